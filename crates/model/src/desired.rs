@@ -1,0 +1,62 @@
+//! What the datapath of one node shall hold, in words of the domain: no ids, no slots.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ClusterId, PortName, ServiceName};
+use crate::snapshot::Protocol;
+
+/// What a client dials: a ClusterIP, port and protocol. IPv4 is never v4-mapped here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Frontend {
+    pub address: IpAddr,
+    /// 1–65535.
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+/// A frontend's groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredService {
+    pub service: ServiceName,
+    pub port_name: Option<PortName>,
+    /// The own cluster has ready backends and something else serves the frontend too.
+    pub plain_ok: bool,
+    /// At most one per cluster, sorted by tier, then cluster; none is empty. At most `MAX_GROUPS` (16).
+    pub groups: Vec<DesiredGroup>,
+}
+
+/// One cluster's backends behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredGroup {
+    pub cluster: ClusterId,
+    /// 0 is preferred.
+    pub tier: u8,
+    /// Share of new connections within the tier.
+    pub weight: u32,
+    /// Sorted by address and port, without duplicates.
+    pub backends: Vec<DesiredBackend>,
+}
+
+/// A backend of a group; its protocol is its frontend's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DesiredBackend {
+    pub address: IpAddr,
+    /// 1–65535.
+    pub port: u16,
+    pub state: BackendState,
+}
+
+/// Whether a backend takes new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendState {
+    Active,
+    /// Serving but terminating.
+    Terminating,
+}
+
+/// The frontends of one service, or of all.
+pub type Desired = BTreeMap<Frontend, DesiredService>;

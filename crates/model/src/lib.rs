@@ -1,0 +1,8 @@
+//! Domain types and the pure middle of the mesh: export, merge, select, desired state.
+//!
+//! Nothing here is async, does I/O, reads a clock, or knows Kubernetes clients, etcd or eBPF.
+
+pub mod annotation;
+pub mod desired;
+pub mod name;
+pub mod snapshot;

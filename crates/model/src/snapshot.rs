@@ -1,0 +1,109 @@
+//! What a source says of its own cluster: the global Services and what stands behind them.
+//!
+//! A source publishes a snapshot only once it has seen everything (its first full list); before that there is
+//! none, which is ignorance and never emptiness.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::annotation::Scope;
+use crate::name::{NodeName, PortName, ServiceName, SliceName};
+
+/// Transport protocol of a port. SCTP is not balanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// A cluster's global Services and Nodes. Maps share structure, so cloning one and comparing two neighbours
+/// costs by what changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterSnapshot {
+    /// Only Services that are global by annotation and can be balanced.
+    pub services: OrdMap<ServiceName, Arc<Service>>,
+    pub nodes: OrdMap<NodeName, Arc<Node>>,
+}
+
+/// A global Service with its EndpointSlices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub scope: Scope,
+    /// One or two (dual stack); never empty.
+    pub cluster_ips: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+    /// Seconds that a client stays with a backend (`sessionAffinity: ClientIP`); recorded, not yet honoured.
+    pub session_affinity_seconds: Option<u32>,
+    /// `metadata.creationTimestamp` as written, RFC 3339.
+    pub created_at: Option<String>,
+    pub slices: BTreeMap<SliceName, Arc<Slice>>,
+}
+
+/// A port that a client dials.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Unnamed only where it is the only port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PortName>,
+    pub protocol: Protocol,
+    /// 1–65535.
+    pub port: u16,
+}
+
+/// One EndpointSlice: its endpoints all serve the same ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port on which the endpoints of a slice listen; matched to a [`ServicePort`] by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlicePort {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PortName>,
+    pub protocol: Protocol,
+    /// 1–65535.
+    pub port: u16,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The first of the slice's addresses for this endpoint: all are fungible and the first is to be used
+    /// (Kubernetes' EndpointSlice API).
+    pub address: IpAddr,
+    pub condition: Condition,
+    pub node: Option<NodeName>,
+    pub zone: Option<String>,
+    pub hostname: Option<String>,
+}
+
+/// Conditions of an endpoint (Kubernetes' EndpointConditions, KEP-1672), with their defaults applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Condition {
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+/// A Node of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<ipnet::IpNet>,
+}

@@ -1,0 +1,29 @@
+//! The key of the `SERVICES` map: what a client dials.
+
+use crate::plain;
+
+/// IANA protocol number of TCP, as the kernel gives it in `bpf_sock_addr.protocol`.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IANA protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// A frontend: address, port and protocol.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// 16 bytes in network order; IPv4 is v4-mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2).
+    pub address: [u8; 16],
+    /// Network order.
+    pub port: [u8; 2],
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
+    /// Padding, always 0.
+    pub zero: u8,
+}
+plain!(ServiceKey, size 20, align 1);
+
+impl ServiceKey {
+    pub const fn new(address: [u8; 16], port: u16, protocol: u8) -> Self {
+        Self { address, port: port.to_be_bytes(), protocol, zero: 0 }
+    }
+}
