@@ -13,7 +13,7 @@ pub const STATE_QUARANTINED: u32 = 3;
 
 /// A backend. Its address never changes under its id while anything refers to it; its state is one aligned
 /// word of which only the lowest byte ever changes, so a concurrent reader sees the old or the new state.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendEntry {
     /// 16 bytes in network order; IPv4 is v4-mapped.
@@ -32,4 +32,4 @@ pub struct BackendEntry {
     /// to (id, epoch).
     pub epoch: u32,
 }
-plain!(BackendEntry, size 32, align 4);
+plain!(BackendEntry, size 32, align 8);

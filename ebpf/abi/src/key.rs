@@ -7,8 +7,8 @@ pub const PROTOCOL_TCP: u8 = 6;
 /// IANA protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
 
-/// A frontend: address, port and protocol.
-#[repr(C)]
+/// A frontend: address, port and protocol. Aligned, so that a program compares keys by words.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// 16 bytes in network order; IPv4 is v4-mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2).
@@ -20,7 +20,7 @@ pub struct ServiceKey {
     /// Padding, always 0.
     pub zero: u8,
 }
-plain!(ServiceKey, size 20, align 1);
+plain!(ServiceKey, size 20, align 4);
 
 impl ServiceKey {
     pub const fn new(address: [u8; 16], port: u16, protocol: u8) -> Self {

@@ -11,8 +11,8 @@ pub const FLAG_PLAIN_OK: u8 = 1;
 /// for the process that dialled and that it reads these maps.
 pub const FLAG_CANARY: u8 = 2;
 
-/// Identifies one version of one service entry.
-#[repr(C)]
+/// Identifies one version of one service entry. Eight aligned bytes, so a program reads it whole.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// Service id, unique among the live entries of one instance; never 0.
@@ -20,7 +20,7 @@ pub struct Stamp {
     /// Goes up by one with every rewrite of the entry, wrapping.
     pub generation: u32,
 }
-plain!(Stamp, size 8, align 4);
+plain!(Stamp, size 8, align 8);
 
 /// A frontend's groups, sorted by tier, then cluster.
 ///
@@ -42,4 +42,4 @@ pub struct ServiceEntry {
     pub groups: [Group; MAX_GROUPS],
     pub tail: Stamp,
 }
-plain!(ServiceEntry, size 360, align 4);
+plain!(ServiceEntry, size 360, align 8);
