@@ -1,1 +1,17 @@
+//! How the mesh's processes live and die: arguments, logs, admin server, metrics, readiness, supervision, shutdown.
+//!
+//! Nothing here knows what the processes are for.
 
+pub mod admin;
+pub mod args;
+pub mod logs;
+pub mod metrics;
+pub mod readiness;
+pub mod shutdown;
+pub mod supervisor;
+
+pub use admin::{AdminServer, Listen};
+pub use args::{AdminArgs, Identity, IdentityArgs, LogArgs};
+pub use metrics::Registry;
+pub use readiness::{Condition, Readiness};
+pub use supervisor::{Supervisor, SupervisorError, Task};

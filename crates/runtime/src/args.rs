@@ -1,0 +1,290 @@
+//! The flags both binaries share, and what they become once validated.
+//!
+//! This module is the only place that reads `CLUSTERMESH_…` from the environment (through clap); everything
+//! downstream takes the validated values.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use mesh_model::name::{ClusterId, ClusterName};
+
+/// Who this process's cluster is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cluster identity")]
+pub struct IdentityArgs {
+    /// Name of this cluster, unique in the mesh: lower case letters, digits and '-', at most 63.
+    ///
+    /// Peers call this cluster by it: their peer file is `<name>.yaml`.
+    #[arg(long, env = "CLUSTERMESH_CLUSTER_NAME", value_name = "NAME")]
+    pub cluster_name: ClusterName,
+
+    /// Id of this cluster, unique in the mesh: 1–4095.
+    ///
+    /// Name and id stay for the cluster's life; peers pin both and refuse a cluster that changes one.
+    #[arg(long, env = "CLUSTERMESH_CLUSTER_ID", value_name = "ID")]
+    pub cluster_id: ClusterId,
+
+    /// A range that pod addresses come from, e.g. 10.1.0.0/16. Repeatable.
+    ///
+    /// Pods of all clusters must be routed to each other, and their ranges must not overlap. A backend that a
+    /// peer announces inside this range is refused.
+    #[arg(long = "pod-cidr", env = "CLUSTERMESH_POD_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub pod_cidrs: Vec<IpNet>,
+
+    /// A range that ClusterIPs come from, e.g. 10.96.0.0/16. Repeatable; clusters may use the same one.
+    #[arg(
+        long = "service-cidr",
+        env = "CLUSTERMESH_SERVICE_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub service_cidrs: Vec<IpNet>,
+
+    /// A range that node addresses come from, e.g. 192.168.1.0/24. Repeatable.
+    ///
+    /// Backends on the host network have such addresses.
+    #[arg(long = "node-cidr", env = "CLUSTERMESH_NODE_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub node_cidrs: Vec<IpNet>,
+}
+
+/// A cluster's identity and address ranges, validated. Ranges are sorted and without duplicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: ClusterName,
+    pub id: ClusterId,
+    pub pod_cidrs: Vec<IpNet>,
+    /// Disjoint from the pod and node ranges.
+    pub service_cidrs: Vec<IpNet>,
+    /// May overlap the pod ranges: some networks give pods node addresses.
+    pub node_cidrs: Vec<IpNet>,
+}
+
+/// Why an identity was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{flag} {range} has bits set behind its prefix; write {network}")]
+    HostBits { flag: &'static str, range: IpNet, network: IpNet },
+    #[error("{flag} {range} {why}; name the range that this cluster really uses")]
+    Unusable { flag: &'static str, range: IpNet, why: &'static str },
+    #[error(
+        "--service-cidr {service} overlaps {flag} {other}; ClusterIPs must be apart from addresses of pods and nodes, \
+         so correct whichever is wrong"
+    )]
+    Overlap { service: IpNet, flag: &'static str, other: IpNet },
+}
+
+impl TryFrom<IdentityArgs> for Identity {
+    type Error = IdentityError;
+
+    fn try_from(args: IdentityArgs) -> Result<Self, IdentityError> {
+        let pod_cidrs = ranges("--pod-cidr", args.pod_cidrs)?;
+        let service_cidrs = ranges("--service-cidr", args.service_cidrs)?;
+        let node_cidrs = ranges("--node-cidr", args.node_cidrs)?;
+        check_apart(&service_cidrs, "--pod-cidr", &pod_cidrs)?;
+        check_apart(&service_cidrs, "--node-cidr", &node_cidrs)?;
+        Ok(Self { name: args.cluster_name, id: args.cluster_id, pod_cidrs, service_cidrs, node_cidrs })
+    }
+}
+
+impl IdentityArgs {
+    /// Validates the flags against each other.
+    pub fn identity(&self) -> Result<Identity, IdentityError> {
+        self.clone().try_into()
+    }
+}
+
+fn ranges(flag: &'static str, mut ranges: Vec<IpNet>) -> Result<Vec<IpNet>, IdentityError> {
+    for range in &ranges {
+        check_range(flag, *range)?;
+    }
+    ranges.sort();
+    ranges.dedup();
+    Ok(ranges)
+}
+
+fn check_range(flag: &'static str, range: IpNet) -> Result<(), IdentityError> {
+    if range.trunc() != range {
+        return Err(IdentityError::HostBits { flag, range, network: range.trunc() });
+    }
+    let address = range.network();
+    let why = if range.prefix_len() == 0 {
+        "covers every address"
+    } else if address.is_loopback() {
+        "is loopback"
+    } else if address.is_multicast() {
+        "is multicast"
+    } else if is_link_local(address) {
+        "is link-local"
+    } else {
+        return Ok(());
+    };
+    Err(IdentityError::Unusable { flag, range, why })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn check_apart(services: &[IpNet], flag: &'static str, others: &[IpNet]) -> Result<(), IdentityError> {
+    for service in services {
+        if let Some(other) = others.iter().find(|other| overlap(service, other)) {
+            return Err(IdentityError::Overlap { service: *service, flag, other: *other });
+        }
+    }
+    Ok(())
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// How this process logs.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// `text` for people, `json` (one object a line) for collectors. Logs go to stderr.
+    #[arg(long, env = "CLUSTERMESH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// What to log: a level (error, warn, info, debug, trace), or one per module, e.g. `info,mesh_kv=debug`.
+    #[arg(long, env = "CLUSTERMESH_LOG", value_name = "FILTER", default_value = "info")]
+    pub log_filter: String,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Where probes and Prometheus reach this process.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Admin server")]
+pub struct AdminArgs {
+    /// Address of the admin server: /livez, /readyz (says what is missing) and /metrics.
+    ///
+    /// Port 0 takes a free one; the address is logged at start. There is no authentication: on anything but
+    /// loopback, let a network policy decide who may connect.
+    #[arg(
+        long,
+        env = "CLUSTERMESH_ADMIN_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:0"
+    )]
+    pub admin_address: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        identity: IdentityArgs,
+        #[command(flatten)]
+        log: LogArgs,
+        #[command(flatten)]
+        admin: AdminArgs,
+    }
+
+    fn parse(more: &[&str]) -> Result<Flags, clap::Error> {
+        let base = ["test", "--cluster-name", "rebels", "--cluster-id", "7"];
+        Flags::try_parse_from(base.iter().chain(more))
+    }
+
+    fn identity(more: &[&str]) -> Result<Identity, IdentityError> {
+        parse(more).expect("the flags parse").identity.identity()
+    }
+
+    #[test]
+    fn flags_become_a_sorted_identity() {
+        let args = [
+            "--pod-cidr",
+            "10.2.0.0/16",
+            "--pod-cidr",
+            "10.1.0.0/16,10.2.0.0/16",
+            "--node-cidr",
+            "fd00::/64",
+        ];
+        let identity = identity(&args).expect("valid");
+        assert_eq!(identity.name.as_str(), "rebels");
+        assert_eq!(identity.id.value(), 7);
+        assert_eq!(
+            identity.pod_cidrs,
+            ["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse::<IpNet>().unwrap()]
+        );
+        assert_eq!(identity.node_cidrs, ["fd00::/64".parse::<IpNet>().unwrap()]);
+    }
+
+    #[test]
+    fn host_bits_are_refused_with_the_remedy() {
+        let error = identity(&["--pod-cidr", "10.1.2.3/16"]).expect_err("host bits");
+        assert_eq!(
+            error.to_string(),
+            "--pod-cidr 10.1.2.3/16 has bits set behind its prefix; write 10.1.0.0/16"
+        );
+    }
+
+    #[test]
+    fn ranges_that_no_cluster_has_are_refused() {
+        for bad in
+            ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/0", "::/0", "fe80::/64", "ff00::/8"]
+        {
+            let error = identity(&["--node-cidr", bad]).expect_err(bad);
+            assert!(matches!(error, IdentityError::Unusable { flag: "--node-cidr", .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn services_must_be_apart_from_pods_and_nodes() {
+        for flag in ["--pod-cidr", "--node-cidr"] {
+            let error = identity(&["--service-cidr", "10.0.0.0/8", flag, "10.96.0.0/16"]).expect_err(flag);
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("--service-cidr 10.0.0.0/8 overlaps {flag} 10.96.0.0/16"))
+            );
+        }
+        identity(&["--pod-cidr", "10.1.0.0/16", "--node-cidr", "10.1.0.0/16"])
+            .expect("pods may have node addresses");
+    }
+
+    #[test]
+    fn bad_flags_are_refused_at_the_door() {
+        for bad in [
+            &["--pod-cidr", "10.1.0.0"][..],
+            &["--log-format", "xml"],
+            &["--admin-address", "9000"],
+            &["--cluster-id", "0"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(Flags::try_parse_from(["test", "--cluster-name", "A", "--cluster-id", "1"]).is_err());
+    }
+
+    #[test]
+    fn defaults_log_text_and_serve_on_loopback() {
+        let flags = parse(&[]).expect("valid");
+        assert_eq!(flags.log.log_format, LogFormat::Text);
+        assert_eq!(flags.log.log_filter, "info");
+        assert!(flags.admin.admin_address.ip().is_loopback());
+    }
+}
