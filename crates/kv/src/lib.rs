@@ -1,1 +1,20 @@
+//! The mesh's etcd client: dial, publish, watch, leases, peer files.
+//!
+//! Knows keys as bytes and the few records that its own work depends on; never Kubernetes, never eBPF.
 
+pub mod backoff;
+pub mod dial;
+pub mod endpoint;
+pub mod fault;
+pub mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod tls;
+pub mod watch;
+
+pub use dial::Dialer;
+pub use endpoint::Endpoint;
+pub use fault::{CallError, DialError, KvError};
+pub use session::{Entry, Session};
+pub use tls::Tls;
+pub use watch::{Change, Event, PeerWatch};

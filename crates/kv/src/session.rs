@@ -1,0 +1,239 @@
+//! One connection to one etcd, and the calls on it.
+//!
+//! A session never reconnects: whatever was read in one session was read from one etcd process, which a silent
+//! reconnect could not promise. Whoever owns a session opens another after a failure.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, GetOptions, KeyValue, KvClient, Txn, TxnResponse, WatchOptions, WatchStream};
+use hyper_util::rt::TokioIo;
+
+use crate::dial::{Dialed, Dialer, Ending, Stream};
+use crate::endpoint::Endpoint;
+use crate::fault::{CallError, CallReason, DialError};
+
+/// For every call but an open watch.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// etcd closes connections whose pings come more often than every 5 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The biggest message that we take: far above a sane page or burst, far below what would hurt.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Keys of one page of a list.
+pub(crate) const PAGE_KEYS: i64 = 1000;
+
+/// A key with its value, as etcd holds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub mod_revision: i64,
+    pub create_revision: i64,
+}
+
+impl From<KeyValue> for Entry {
+    fn from(pair: KeyValue) -> Self {
+        let (mod_revision, create_revision) = (pair.mod_revision(), pair.create_revision());
+        let (key, value) = pair.into_key_value();
+        Self { key, value, mod_revision, create_revision }
+    }
+}
+
+/// One connection.
+pub struct Session {
+    dialer: Arc<Dialer>,
+    endpoint: Endpoint,
+    ending: Ending,
+    client: Client,
+}
+
+impl Session {
+    /// Dials; nothing is asked of the server yet.
+    pub async fn open(dialer: &Arc<Dialer>) -> Result<Self, DialError> {
+        let Dialed { endpoint, stream } = dialer.dial().await?;
+        let ending = stream.ending();
+        let channel = etcd_client::Channel::Tonic(channel(&endpoint, stream));
+        let client = Client::from_channel(channel, None).await.expect("without a user nothing is sent");
+        Ok(Self { dialer: Arc::clone(dialer), endpoint, ending, client })
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Runs a call with a deadline. A broken or hung endpoint is avoided by the next dial.
+    pub(crate) async fn call<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, CallError> {
+        let reason = match tokio::time::timeout(CALL_DEADLINE, call).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => CallReason::of(&error, self.ending.text()),
+            Err(_) => CallReason::Deadline,
+        };
+        Err(self.failed(action, reason))
+    }
+
+    /// Makes an error of a failed call on this session.
+    pub(crate) fn failed(&self, action: &'static str, reason: CallReason) -> CallError {
+        if matches!(reason, CallReason::Deadline | CallReason::Broken(_)) {
+            self.dialer.avoid(&self.endpoint);
+        }
+        CallError { endpoint: self.endpoint.clone(), action, reason }
+    }
+
+    /// Makes an error of what a stream of this session said.
+    pub(crate) fn stream_failed(&self, action: &'static str, error: &etcd_client::Error) -> CallError {
+        self.failed(action, CallReason::of(error, self.ending.text()))
+    }
+
+    pub(crate) fn kv(&self) -> KvClient {
+        self.client.kv_client().max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn lease(&self) -> etcd_client::LeaseClient {
+        self.client.lease_client()
+    }
+
+    /// Reads one key. Returns the store's revision at that moment, and the entry if there is one.
+    pub async fn read(&self, action: &'static str, key: &str) -> Result<(i64, Option<Entry>), CallError> {
+        let mut answer = self.call(action, self.kv().get(key, None)).await?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        Ok((revision, answer.take_kvs().pop().map(Into::into)))
+    }
+
+    /// Applies a transaction. Returns the store's revision behind it where its comparisons held.
+    pub(crate) async fn commit(&self, action: &'static str, txn: Txn) -> Result<Option<i64>, CallError> {
+        let answer: TxnResponse = self.call(action, self.kv().txn(txn)).await?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        Ok(answer.succeeded().then_some(revision))
+    }
+
+    /// Lists everything below a prefix, in pages that all show the same revision.
+    pub fn list<'a>(&'a self, action: &'static str, prefix: &str) -> Pages<'a> {
+        Pages {
+            session: self,
+            action,
+            next: Some(prefix.as_bytes().to_vec()),
+            end: prefix_end(prefix),
+            revision: None,
+            limit: PAGE_KEYS,
+        }
+    }
+
+    /// Opens a watch on everything below a prefix and reads its confirmation.
+    ///
+    /// Without fragments: the client doesn't show which message is the last fragment of a revision, and half a
+    /// revision must never be applied. A message is bounded by what we decode instead.
+    pub(crate) async fn watch(&self, prefix: &str, from_revision: i64) -> Result<WatchStream, CallError> {
+        const ACTION: &str = "opening the watch";
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let options =
+            WatchOptions::new().with_prefix().with_start_revision(from_revision).with_progress_notify();
+        let opening = async {
+            let mut stream = client.watch(prefix, Some(options)).await?;
+            let first = stream.message().await?;
+            Ok((stream, first))
+        };
+        let (stream, first) = self.call(ACTION, opening).await?;
+        match first {
+            Some(first) if first.created() && !first.canceled() => Ok(stream),
+            Some(first) => Err(self.failed(ACTION, CallReason::of_cancel(&first))),
+            None => Err(self.failed(ACTION, CallReason::Broken("the watch ended at once".into()))),
+        }
+    }
+}
+
+/// The first key behind all that begin with a prefix.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    let last = end.last_mut().expect("a prefix is never empty");
+    *last = last.checked_add(1).expect("text holds no byte 255");
+    end
+}
+
+fn channel(endpoint: &Endpoint, stream: Stream) -> tonic::transport::Channel {
+    let mut stream = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let stream = stream.take();
+        async move { stream.ok_or_else(|| std::io::Error::other("a session has one connection")) }
+    });
+    // TLS is below the channel, which needn't know of it.
+    tonic::transport::Endpoint::from_shared(format!("http://{}", endpoint.authority()))
+        .expect("an endpoint's authority is a valid one")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector)
+}
+
+/// Part of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The revision that all pages of this list show.
+    pub revision: i64,
+    pub entries: Vec<Entry>,
+}
+
+/// The pages of a list.
+pub struct Pages<'a> {
+    session: &'a Session,
+    action: &'static str,
+    /// The first key of the next page; none behind the last.
+    next: Option<Vec<u8>>,
+    end: Vec<u8>,
+    revision: Option<i64>,
+    limit: i64,
+}
+
+impl Pages<'_> {
+    /// Keys of the first page; later ones grow again.
+    pub(crate) fn with_limit(self, limit: i64) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// The next page, none behind the last one. There is always a first page.
+    pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
+        loop {
+            let Some(start) = self.next.clone() else { return Ok(None) };
+            match self.read(start).await {
+                // Big values: smaller pages until a single value doesn't fit, which etcd itself doesn't take.
+                Err(CallError { reason: CallReason::TooBig(_), .. }) if self.limit > 1 => {
+                    self.limit = (self.limit / 8).max(1);
+                }
+                Ok(page) => {
+                    self.limit = (self.limit * 2).min(PAGE_KEYS);
+                    return Ok(Some(page));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn read(&mut self, start: Vec<u8>) -> Result<Page, CallError> {
+        let mut options = GetOptions::new().with_range(self.end.clone()).with_limit(self.limit);
+        if let Some(revision) = self.revision {
+            options = options.with_revision(revision);
+        }
+        let mut answer = self.session.call(self.action, self.session.kv().get(start, Some(options))).await?;
+        let header_revision = answer.header().map_or(0, |header| header.revision());
+        let revision = *self.revision.get_or_insert(header_revision);
+        let more = answer.more();
+        let entries: Vec<Entry> = answer.take_kvs().into_iter().map(Into::into).collect();
+        self.next = match entries.last() {
+            Some(last) if more => {
+                let mut next = last.key.clone();
+                next.push(0);
+                Some(next)
+            }
+            Some(_) | None => None,
+        };
+        Ok(Page { revision, entries })
+    }
+}

@@ -1,0 +1,215 @@
+//! Fixtures for tests of this and other crates: a real etcd as a child process, and a throwaway CA.
+//!
+//! Panics where a fixture can't be made: there is no test without it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+use crate::endpoint::Endpoint;
+
+/// How long an etcd may take to serve; it takes a second on an idle machine.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Checks a predicate until it holds.
+pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// An etcd of one member on 127.0.0.1. Killed when dropped, and when the thread that started it ends.
+pub struct Etcd {
+    child: Option<Child>,
+    dir: PathBuf,
+    client_port: u16,
+    peer_port: u16,
+    tls: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Starts one on a free port, with its data in `dir`.
+    pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, None)
+    }
+
+    /// Starts one that speaks TLS with `ca.crt`, `tls.crt` and `tls.key` of `tls` and wants client certificates.
+    pub fn start_tls(dir: &Path, tls: &Path) -> Self {
+        Self::start_with(dir, Some(tls.into()))
+    }
+
+    fn start_with(dir: &Path, tls: Option<PathBuf>) -> Self {
+        // Another process may take a free port before etcd does.
+        for _ in 0..5 {
+            let (client_port, peer_port) = (free_port(), free_port());
+            let mut etcd =
+                Self { child: None, dir: dir.join("etcd"), client_port, peer_port, tls: tls.clone() };
+            if etcd.spawn() {
+                return etcd;
+            }
+            etcd.remove_data();
+        }
+        panic!("etcd did not start: is it installed (Debian: etcd-server)?");
+    }
+
+    /// Whether it came to serve.
+    fn spawn(&mut self) -> bool {
+        let client = self.endpoint().to_string();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        // setpriv makes the kernel kill etcd with the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "etcd", "--name", "test", "--log-level", "error"]);
+        command.arg("--data-dir").arg(&self.dir);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("test={peer}"), "--unsafe-no-fsync"]);
+        if let Some(tls) = &self.tls {
+            command.arg("--client-cert-auth");
+            command.arg("--trusted-ca-file").arg(tls.join("ca.crt"));
+            command.arg("--cert-file").arg(tls.join("tls.crt")).arg("--key-file").arg(tls.join("tls.key"));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = self.child.insert(command.spawn().expect("setpriv is part of util-linux"));
+        let end = Instant::now() + START_DEADLINE;
+        while Instant::now() < end {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port)).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("etcd does not serve after {START_DEADLINE:?}");
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port).parse().unwrap()
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts a killed one again, on its port and data.
+    pub fn restart(&mut self) {
+        self.kill();
+        assert!(self.spawn(), "etcd did not start again on port {}", self.client_port);
+    }
+
+    /// Starts it again on its port, without its data.
+    pub fn wipe(&mut self) {
+        self.kill();
+        self.remove_data();
+        self.restart();
+    }
+
+    /// The same data on another port, where nobody who knows the first sees it. Kill this one before.
+    pub fn on_another_port(&self) -> Self {
+        assert!(self.child.is_none(), "two etcds can't share their data");
+        for _ in 0..5 {
+            let (client_port, peer_port) = (free_port(), self.peer_port);
+            let mut etcd =
+                Self { child: None, dir: self.dir.clone(), client_port, peer_port, tls: self.tls.clone() };
+            if etcd.spawn() {
+                return etcd;
+            }
+        }
+        panic!("etcd did not start on another port");
+    }
+
+    fn remove_data(&self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+
+    /// Stops it without ending it.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets a frozen one go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Runs etcdctl against it.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint().to_string()]);
+        if let Some(tls) = &self.tls {
+            command.arg("--cacert").arg(tls.join("ca.crt"));
+            command.arg("--cert").arg(tls.join("tls.crt")).arg("--key").arg(tls.join("tls.key"));
+        }
+        let output = command.args(arguments).output().expect("etcdctl is installed (Debian: etcd-client)");
+        assert!(
+            output.status.success(),
+            "etcdctl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A CA that lives as long as a test.
+pub struct Ca {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// The CA's certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Writes `ca.crt`, `tls.crt` and `tls.key` for 127.0.0.1 into a folder.
+    pub fn issue(&self, name: &str, folder: &Path) {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        // etcd's own gateway dials itself with the server's certificate.
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("ca.crt"), &self.pem).unwrap();
+        std::fs::write(folder.join("tls.crt"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
+    }
+}
