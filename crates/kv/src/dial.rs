@@ -5,8 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -119,16 +119,28 @@ pub(crate) struct Dialed {
 
 /// How a connection ended, as its socket saw it. The gRPC layers above tell only that something broke.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ending(Arc<std::sync::OnceLock<String>>);
+pub(crate) struct Ending(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    error: OnceLock<String>,
+    /// Whether the server ever sent anything behind the handshake.
+    answered: AtomicBool,
+}
 
 impl Ending {
     pub(crate) fn text(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
+        self.0.error.get().map(String::as_str)
+    }
+
+    /// With TLS 1.3 a server judges our certificate after our side of the handshake is done.
+    pub(crate) fn answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
     }
 
     fn note(&self, error: &io::Error) {
         // Only the first error is the cause; what follows is its echo.
-        let _ = self.0.set(error.to_string());
+        let _ = self.0.error.set(error.to_string());
     }
 }
 
@@ -166,6 +178,9 @@ impl AsyncRead for Stream {
             Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
         });
+        if !buffer.filled().is_empty() {
+            self.ending.0.answered.store(true, Ordering::Relaxed);
+        }
         self.noted(result)
     }
 }

@@ -141,6 +141,8 @@ pub enum CallReason {
     Deadline,
     /// The connection broke.
     Broken(String),
+    /// A TLS connection broke before the server's first answer.
+    Unwelcome(String),
     /// The revision asked for has been compacted away, or lies in the future.
     Revision(String),
     /// The answer is bigger than we take.
@@ -153,10 +155,10 @@ impl fmt::Display for CallReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deadline => f.write_str("no answer in time; is the process stopped, or the path cut?"),
-            Self::Broken(text) if text.contains("received fatal alert") => write!(
+            Self::Unwelcome(text) => write!(
                 f,
-                "the server refused our certificate ({text}); check that tls.crt is signed by a CA that it \
-                 trusts, and is valid now"
+                "the server closed the connection without an answer ({text}), as if it refused our certificate; \
+                 check that tls.crt is signed by a CA that it trusts, and is valid now"
             ),
             Self::Broken(text) => write!(f, "the connection broke: {text}"),
             Self::Revision(text) | Self::TooBig(text) | Self::Refused(text) => f.write_str(text),

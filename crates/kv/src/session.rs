@@ -72,25 +72,30 @@ impl Session {
         action: &'static str,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, CallError> {
-        let reason = match tokio::time::timeout(CALL_DEADLINE, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => CallReason::of(&error, self.ending.text()),
-            Err(_) => CallReason::Deadline,
-        };
-        Err(self.failed(action, reason))
+        match tokio::time::timeout(CALL_DEADLINE, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.refused(action, &error)),
+            Err(_) => Err(self.failed(action, CallReason::Deadline)),
+        }
     }
 
-    /// Makes an error of a failed call on this session.
+    /// Makes an error of why a call on this session failed.
     pub(crate) fn failed(&self, action: &'static str, reason: CallReason) -> CallError {
-        if matches!(reason, CallReason::Deadline | CallReason::Broken(_)) {
+        if matches!(reason, CallReason::Deadline | CallReason::Broken(_) | CallReason::Unwelcome(_)) {
             self.dialer.avoid(&self.endpoint);
         }
         CallError { endpoint: self.endpoint.clone(), action, reason }
     }
 
-    /// Makes an error of what a stream of this session said.
-    pub(crate) fn stream_failed(&self, action: &'static str, error: &etcd_client::Error) -> CallError {
-        self.failed(action, CallReason::of(error, self.ending.text()))
+    /// Makes an error of what etcd-client says of a call on this session.
+    pub(crate) fn refused(&self, action: &'static str, error: &etcd_client::Error) -> CallError {
+        let reason = match CallReason::of(error, self.ending.text()) {
+            CallReason::Broken(text) if self.endpoint.is_secure() && !self.ending.answered() => {
+                CallReason::Unwelcome(text)
+            }
+            reason => reason,
+        };
+        self.failed(action, reason)
     }
 
     pub(crate) fn kv(&self) -> KvClient {

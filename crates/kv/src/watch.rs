@@ -248,6 +248,6 @@ pub(crate) async fn receive(session: &Session, stream: &mut WatchStream) -> Resu
         }
         Ok(Some(response)) => Ok(response),
         Ok(None) => Err(session.failed(ACTION, CallReason::Broken("the server ended the watch".into()))),
-        Err(error) => Err(session.stream_failed(ACTION, &error)),
+        Err(error) => Err(session.refused(ACTION, &error)),
     }
 }
