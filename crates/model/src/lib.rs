@@ -4,5 +4,8 @@
 
 pub mod annotation;
 pub mod desired;
+pub mod fence;
 pub mod name;
+pub mod record;
 pub mod snapshot;
+pub mod table;

@@ -1,0 +1,107 @@
+//! The records that clusters publish in etcd: keys, JSON values, limits, and the door at which foreign bytes
+//! become validated types or a rejection.
+//!
+//! Values are JSON objects in snake_case. Unknown fields are ignored and missing ones defaulted, then
+//! everything is validated. Fields that repeat the key (`cluster`, `service`, `slice`, `node`) may be missing,
+//! but must agree with it. The goldens in `tests/scenarios` are the contract.
+
+mod alive;
+mod cluster;
+mod key;
+mod node;
+mod port;
+mod rejection;
+mod service;
+mod slice;
+mod synced;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use alive::AliveRecord;
+pub use cluster::{ClusterRecord, Incarnation, SCHEMA};
+pub use key::{KeyError, KeyRange, Kind, PREFIX, RecordKey, SyncedKind};
+pub use rejection::{Fault, Reason, Rejection};
+pub use service::ServiceRecord;
+pub use slice::SliceRecord;
+pub use synced::SyncedRecord;
+
+use crate::snapshot::Node;
+
+/// Largest value in bytes; a larger one is refused before it is parsed. etcd's own default limit of a whole
+/// request is 1.5 MiB.
+pub const MAX_VALUE_BYTES: usize = 1 << 20;
+/// How many endpoints a writer puts into one slice record. A reader takes as many as fit the value.
+pub const MAX_SLICE_ENDPOINTS: usize = 100;
+/// How many endpoints of one service of one cluster a reader uses; whole slices beyond it, in the order of
+/// their names, are left out and counted.
+pub const MAX_SERVICE_ENDPOINTS: usize = 100_000;
+/// How many ports a service or slice record may have.
+pub const MAX_PORTS: usize = 256;
+/// How many address ranges a cluster record may have.
+pub const MAX_RANGES: usize = 1024;
+
+/// A key and its value, as written to etcd.
+pub type Entry = (String, Vec<u8>);
+
+/// A valid value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    Cluster(ClusterRecord),
+    Alive(AliveRecord),
+    Service(ServiceRecord),
+    Slice(SliceRecord),
+    Node(Node),
+    Synced(SyncedRecord),
+}
+
+/// Parses one entry as it stands in etcd.
+///
+/// In a slice one bad endpoint is refused alone, and [`SliceRecord::refused`] counts it; the others stay. Any
+/// other fault refuses the whole value.
+pub fn parse(key: &str, value: &[u8]) -> Result<(RecordKey, Record), Rejection> {
+    let parsed: RecordKey = key.parse().map_err(|error| Rejection::new(key, Fault::Key(error)))?;
+    let record = parse_value(&parsed, value).map_err(|fault| Rejection::new(key, fault))?;
+    Ok((parsed, record))
+}
+
+/// Parses the value of a known key.
+pub fn parse_value(key: &RecordKey, value: &[u8]) -> Result<Record, Fault> {
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(Fault::TooLarge { bytes: value.len() });
+    }
+    Ok(match key {
+        RecordKey::Cluster(name) => Record::Cluster(ClusterRecord::decode(name, value)?),
+        RecordKey::Alive(_) => Record::Alive(decode_json(value)?),
+        RecordKey::Service(cluster, name) => Record::Service(ServiceRecord::decode(cluster, name, value)?),
+        RecordKey::Slice(cluster, service, slice) => {
+            Record::Slice(SliceRecord::decode(cluster, service, slice, value)?)
+        }
+        RecordKey::Node(cluster, name) => Record::Node(node::decode(cluster, name, value)?),
+        RecordKey::Synced(..) => Record::Synced(decode_json(value)?),
+    })
+}
+
+/// The entry of a Node.
+pub fn node_entry(cluster: &crate::name::ClusterName, name: &crate::name::NodeName, node: &Node) -> Entry {
+    node::entry(cluster, name, node)
+}
+
+fn decode_json<T: DeserializeOwned>(value: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(value).map_err(|error| Fault::from_json(&error))
+}
+
+fn entry(key: &RecordKey, value: &impl Serialize) -> Entry {
+    let value = serde_json::to_vec(value).expect("records have string keys only, so they always serialise");
+    (key.to_string(), value)
+}
+
+/// Checks a field that repeats a part of the key.
+fn agree(field: &'static str, written: Option<&str>, key: &str) -> Result<(), Fault> {
+    match written {
+        Some(found) if found != key => {
+            Err(Fault::Disagrees { field, found: rejection::shorten(found), key: key.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,181 @@
+//! The record of a slice of a Service's endpoints: one pod's change rewrites one of these.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::key::RecordKey;
+use super::port::{self, WirePort};
+use super::rejection::{Fault, shorten};
+use super::{Entry, agree, entry};
+use crate::fence;
+use crate::name::{ClusterName, NodeName, ServiceName, SliceName};
+use crate::snapshot::{Condition, Endpoint, SlicePort};
+
+/// A slice as a cluster published it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceRecord {
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<Endpoint>,
+    /// Microseconds since the Unix epoch when the exporter saw the change, by its clock; never a reason to
+    /// write or to act.
+    pub changed_unix_us: u64,
+    /// Endpoints that were left out of `endpoints` because they are invalid.
+    pub refused: usize,
+    /// What is wrong with the first of them.
+    pub first_refused: Option<Fault>,
+}
+
+/// Compact: fields with their default value are left out.
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    #[serde(default, borrow)]
+    cluster: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    service: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    slice: Option<Cow<'a, str>>,
+    #[serde(default)]
+    ports: Vec<WirePort>,
+    #[serde(default, borrow)]
+    endpoints: Vec<WireEndpoint<'a>>,
+    #[serde(default)]
+    changed_unix_us: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireEndpoint<'a> {
+    #[serde(default, borrow)]
+    address: Cow<'a, str>,
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    ready: bool,
+    /// Left out where it equals `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serving: Option<bool>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    terminating: bool,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    node: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    zone: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    hostname: Option<Cow<'a, str>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Longest zone or hostname in bytes (label values and DNS labels have at most 63; some room for others).
+const MAX_TEXT_BYTES: usize = 253;
+
+/// The entry of up to [`super::MAX_SLICE_ENDPOINTS`] endpoints.
+pub(crate) fn encode(
+    key: &RecordKey,
+    ports: &[SlicePort],
+    endpoints: &[Endpoint],
+    changed_unix_us: u64,
+) -> Entry {
+    let RecordKey::Slice(cluster, service, slice) = key else { unreachable!("only slices are encoded here") };
+    let wire = Wire {
+        cluster: Some(cluster.as_str().into()),
+        service: Some(service.as_str().into()),
+        slice: Some(slice.as_str().into()),
+        ports: ports.iter().map(WirePort::from).collect(),
+        endpoints: endpoints.iter().map(WireEndpoint::from).collect(),
+        changed_unix_us,
+    };
+    entry(key, &wire)
+}
+
+impl<'a> From<&'a Endpoint> for WireEndpoint<'a> {
+    fn from(endpoint: &'a Endpoint) -> Self {
+        let Condition { ready, serving, terminating } = endpoint.condition;
+        Self {
+            address: endpoint.address.to_string().into(),
+            ready,
+            serving: (serving != ready).then_some(serving),
+            terminating,
+            node: endpoint.node.as_ref().map(|node| node.as_str().into()),
+            zone: endpoint.zone.as_deref().map(Cow::from),
+            hostname: endpoint.hostname.as_deref().map(Cow::from),
+        }
+    }
+}
+
+impl SliceRecord {
+    pub fn entry(&self, cluster: &ClusterName, service: &ServiceName, slice: &SliceName) -> Entry {
+        let key = RecordKey::Slice(cluster.clone(), service.clone(), slice.clone());
+        encode(&key, &self.ports, &self.endpoints, self.changed_unix_us)
+    }
+
+    /// Reads a slice. An endpoint with an address that none may have, or an invalid node name, is left out
+    /// alone and counted in `refused`.
+    pub(super) fn decode(
+        cluster: &ClusterName,
+        service: &ServiceName,
+        slice: &SliceName,
+        value: &[u8],
+    ) -> Result<Self, Fault> {
+        let wire: Wire<'_> = serde_json::from_slice(value).map_err(|error| Fault::from_json(&error))?;
+        agree("cluster", wire.cluster.as_deref(), cluster.as_str())?;
+        agree("service", wire.service.as_deref(), service.as_str())?;
+        agree("slice", wire.slice.as_deref(), slice.as_str())?;
+        let ports = port::decode(wire.ports)?;
+        let ports = ports.into_iter().map(|port| SlicePort {
+            name: port.name,
+            protocol: port.protocol,
+            port: port.port,
+        });
+        let mut record =
+            Self { ports: ports.collect(), changed_unix_us: wire.changed_unix_us, ..Self::default() };
+        for endpoint in wire.endpoints {
+            match endpoint.validate() {
+                Ok(endpoint) => record.endpoints.push(endpoint),
+                Err(fault) => {
+                    record.refused += 1;
+                    record.first_refused.get_or_insert(fault);
+                }
+            }
+        }
+        Ok(record)
+    }
+}
+
+impl WireEndpoint<'_> {
+    fn validate(self) -> Result<Endpoint, Fault> {
+        let refuse = |detail: String| Fault::Endpoint { detail };
+        let address: IpAddr = self
+            .address
+            .parse()
+            .map_err(|_| refuse(format!("{:?} is no IP address", shorten(&self.address))))?;
+        if let Some(what) = fence::forbidden(address) {
+            return Err(Fault::OutsideFence(fence::FenceRejection::Forbidden { address, what }));
+        }
+        let node = self.node.as_deref().map(NodeName::new).transpose();
+        let node = node.map_err(|error| refuse(format!("{address}: {error}")))?;
+        for text in [&self.zone, &self.hostname].into_iter().flatten() {
+            if text.len() > MAX_TEXT_BYTES {
+                return Err(refuse(format!(
+                    "{address}: zone or hostname is longer than {MAX_TEXT_BYTES} bytes"
+                )));
+            }
+        }
+        let condition = Condition {
+            ready: self.ready,
+            serving: self.serving.unwrap_or(self.ready),
+            terminating: self.terminating,
+        };
+        let zone = self.zone.map(Cow::into_owned);
+        Ok(Endpoint { address, condition, node, zone, hostname: self.hostname.map(Cow::into_owned) })
+    }
+}
