@@ -6,6 +6,8 @@ pub mod backoff;
 pub mod dial;
 pub mod endpoint;
 pub mod fault;
+pub mod peer_file;
+pub mod peer_folder;
 pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -15,6 +17,7 @@ pub mod watch;
 pub use dial::Dialer;
 pub use endpoint::Endpoint;
 pub use fault::{CallError, DialError, KvError};
+pub use peer_file::{PeerFile, PeerFileError};
 pub use session::{Entry, Session};
 pub use tls::Tls;
 pub use watch::{Change, Event, PeerWatch};
