@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::name::{ClusterId, PortName, ServiceName};
 use crate::snapshot::Protocol;
 
+/// How many groups a frontend has room for; the datapath's `MAX_GROUPS`.
+pub const MAX_GROUPS: usize = 16;
+
 /// What a client dials: a ClusterIP, port and protocol. IPv4 is never v4-mapped here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Frontend {
@@ -24,7 +27,7 @@ pub struct DesiredService {
     pub port_name: Option<PortName>,
     /// The own cluster has ready backends and something else serves the frontend too.
     pub plain_ok: bool,
-    /// At most one per cluster, sorted by tier, then cluster; none is empty. At most `MAX_GROUPS` (16).
+    /// At most one per cluster, sorted by tier, then cluster; none is empty. At most [`MAX_GROUPS`].
     pub groups: Vec<DesiredGroup>,
 }
 

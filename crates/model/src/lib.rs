@@ -4,8 +4,12 @@
 
 pub mod annotation;
 pub mod desired;
+pub mod export;
 pub mod fence;
+pub mod merge;
 pub mod name;
 pub mod record;
+pub mod select;
 pub mod snapshot;
 pub mod table;
+pub mod view;

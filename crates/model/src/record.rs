@@ -21,8 +21,10 @@ use serde::de::DeserializeOwned;
 pub use alive::AliveRecord;
 pub use cluster::{ClusterRecord, Incarnation, SCHEMA};
 pub use key::{KeyError, KeyRange, Kind, PREFIX, RecordKey, SyncedKind};
+pub use node::node_entry;
 pub use rejection::{Fault, Reason, Rejection};
 pub use service::ServiceRecord;
+pub(crate) use slice::Chunk;
 pub use slice::SliceRecord;
 pub use synced::SyncedRecord;
 
@@ -80,11 +82,6 @@ pub fn parse_value(key: &RecordKey, value: &[u8]) -> Result<Record, Fault> {
         RecordKey::Node(cluster, name) => Record::Node(node::decode(cluster, name, value)?),
         RecordKey::Synced(..) => Record::Synced(decode_json(value)?),
     })
-}
-
-/// The entry of a Node.
-pub fn node_entry(cluster: &crate::name::ClusterName, name: &crate::name::NodeName, node: &Node) -> Entry {
-    node::entry(cluster, name, node)
 }
 
 fn decode_json<T: DeserializeOwned>(value: &[u8]) -> Result<T, Fault> {

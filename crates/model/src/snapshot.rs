@@ -11,6 +11,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::Scope;
+use crate::desired::BackendState;
 use crate::name::{NodeName, PortName, ServiceName, SliceName};
 
 /// Transport protocol of a port. SCTP is not balanced.
@@ -99,6 +100,25 @@ pub struct Condition {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+}
+
+impl Condition {
+    /// Takes new connections.
+    pub const READY: Self = Self { ready: true, serving: true, terminating: false };
+    /// Still serves, but will not for long.
+    pub const TERMINATING: Self = Self { ready: false, serving: true, terminating: true };
+    /// Serves nothing.
+    pub const NOT_READY: Self = Self { ready: false, serving: false, terminating: false };
+
+    /// What kind of backend this makes, or `None` if it must not be used. `ready` alone decides on new
+    /// connections: it is true of a terminating pod only where `publishNotReadyAddresses` asks for that.
+    pub fn state(self) -> Option<BackendState> {
+        match self {
+            Self { ready: true, .. } => Some(BackendState::Active),
+            Self { serving: true, terminating: true, .. } => Some(BackendState::Terminating),
+            _ => None,
+        }
+    }
 }
 
 /// A Node of the cluster.

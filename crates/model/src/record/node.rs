@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::RecordKey;
 use super::rejection::Fault;
-use super::{Entry, MAX_RANGES, agree, decode_json};
+use super::{Entry, MAX_RANGES, agree, decode_json, entry};
 use crate::name::{ClusterName, NodeName};
 use crate::snapshot::Node;
 
@@ -22,14 +22,15 @@ struct Wire {
     pod_cidrs: Vec<ipnet::IpNet>,
 }
 
-pub(super) fn entry(cluster: &ClusterName, name: &NodeName, node: &Node) -> Entry {
+/// The entry of a Node.
+pub fn node_entry(cluster: &ClusterName, name: &NodeName, node: &Node) -> Entry {
     let wire = Wire {
         cluster: Some(cluster.as_str().into()),
         node: Some(name.as_str().into()),
         addresses: node.addresses.clone(),
         pod_cidrs: node.pod_cidrs.clone(),
     };
-    super::entry(&RecordKey::Node(cluster.clone(), name.clone()), &wire)
+    entry(&RecordKey::Node(cluster.clone(), name.clone()), &wire)
 }
 
 pub(super) fn decode(cluster: &ClusterName, name: &NodeName, value: &[u8]) -> Result<Node, Fault> {

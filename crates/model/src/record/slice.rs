@@ -78,23 +78,26 @@ fn is_false(value: &bool) -> bool {
 /// Longest zone or hostname in bytes (label values and DNS labels have at most 63; some room for others).
 const MAX_TEXT_BYTES: usize = 253;
 
-/// The entry of up to [`super::MAX_SLICE_ENDPOINTS`] endpoints.
-pub(crate) fn encode(
-    key: &RecordKey,
-    ports: &[SlicePort],
-    endpoints: &[Endpoint],
-    changed_unix_us: u64,
-) -> Entry {
-    let RecordKey::Slice(cluster, service, slice) = key else { unreachable!("only slices are encoded here") };
-    let wire = Wire {
-        cluster: Some(cluster.as_str().into()),
-        service: Some(service.as_str().into()),
-        slice: Some(slice.as_str().into()),
-        ports: ports.iter().map(WirePort::from).collect(),
-        endpoints: endpoints.iter().map(WireEndpoint::from).collect(),
-        changed_unix_us,
-    };
-    entry(key, &wire)
+/// Some endpoints of a slice and what they share.
+pub(crate) struct Chunk<'a> {
+    pub(crate) ports: &'a [SlicePort],
+    /// At most [`super::MAX_SLICE_ENDPOINTS`].
+    pub(crate) endpoints: &'a [Endpoint],
+    pub(crate) changed_unix_us: u64,
+}
+
+impl Chunk<'_> {
+    pub(crate) fn entry(&self, cluster: &ClusterName, service: &ServiceName, slice: &SliceName) -> Entry {
+        let wire = Wire {
+            cluster: Some(cluster.as_str().into()),
+            service: Some(service.as_str().into()),
+            slice: Some(slice.as_str().into()),
+            ports: self.ports.iter().map(WirePort::from).collect(),
+            endpoints: self.endpoints.iter().map(WireEndpoint::from).collect(),
+            changed_unix_us: self.changed_unix_us,
+        };
+        entry(&RecordKey::Slice(cluster.clone(), service.clone(), slice.clone()), &wire)
+    }
 }
 
 impl<'a> From<&'a Endpoint> for WireEndpoint<'a> {
@@ -114,8 +117,8 @@ impl<'a> From<&'a Endpoint> for WireEndpoint<'a> {
 
 impl SliceRecord {
     pub fn entry(&self, cluster: &ClusterName, service: &ServiceName, slice: &SliceName) -> Entry {
-        let key = RecordKey::Slice(cluster.clone(), service.clone(), slice.clone());
-        encode(&key, &self.ports, &self.endpoints, self.changed_unix_us)
+        let Self { ports, endpoints, changed_unix_us, .. } = self;
+        Chunk { ports, endpoints, changed_unix_us: *changed_unix_us }.entry(cluster, service, slice)
     }
 
     /// Reads a slice. An endpoint with an address that none may have, or an invalid node name, is left out

@@ -1,0 +1,195 @@
+//! One global service over all clusters, as clients of this cluster shall see it.
+//!
+//! The client's own cluster decides on addresses, ports and affinity; the others only add backends. A pure
+//! function of its input: the order of peers, slices and endpoints never matters.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::desired::{DesiredBackend, DesiredService, Frontend};
+use crate::name::{ClusterId, ServiceName};
+use crate::select::{self, Candidate};
+use crate::snapshot::{Service, ServicePort, SlicePort};
+use crate::view::PeerService;
+
+/// What a merge looks at.
+pub struct Merge<'a> {
+    pub own: ClusterId,
+    /// Something else (kube-proxy) serves the frontends too.
+    pub plain_ok_allowed: bool,
+    pub name: &'a ServiceName,
+    pub local: &'a Service,
+    /// The service at the peers that have spoken and have it, in any order, each peer once.
+    pub peers: &'a [(ClusterId, Arc<PeerService>)],
+    /// Groups that restored maps hold of clusters that have not spoken yet. A cluster that has spoken, even if
+    /// it does not have the service, must not be among them.
+    pub carried: &'a dyn Fn(&Frontend) -> Vec<CarriedGroup>,
+}
+
+/// A group that the maps hold of a cluster that has not spoken yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedGroup {
+    pub cluster: ClusterId,
+    pub weight: u32,
+    pub backends: Vec<DesiredBackend>,
+}
+
+/// What a merge gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// One per ClusterIP and port, in that order.
+    pub services: Vec<(Frontend, DesiredService)>,
+    /// What is not in it, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Something that a merge had no use for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum LeftOut {
+    #[error(
+        "cluster {cluster} takes no part in port {port_name:?} ({port}/{protocol}): its Service exposes no port \
+         of that name, nor one of that protocol and number",
+        port_name = port.name.as_ref().map_or("", |name| name.as_str()), port = port.port, protocol = port.protocol
+    )]
+    Port { cluster: ClusterId, port: ServicePort },
+    #[error(
+        "{groups} clusters take no part in {address} port {port}/{protocol}: a frontend has room for 16",
+        address = frontend.address, port = frontend.port, protocol = frontend.protocol
+    )]
+    Groups { frontend: Frontend, groups: usize },
+}
+
+/// Merges one service. Nothing comes of a local Service without ClusterIPs.
+pub fn merge(input: &Merge<'_>) -> Vec<(Frontend, DesiredService)> {
+    merge_reported(input).services
+}
+
+/// The same, with what was left out.
+pub fn merge_reported(input: &Merge<'_>) -> Merged {
+    let mut merged = Merged::default();
+    if input.local.cluster_ips.is_empty() {
+        return merged;
+    }
+    let matches: Vec<_> = input
+        .peers
+        .iter()
+        .filter(|(cluster, _)| *cluster != input.own)
+        .map(|(cluster, service)| (*cluster, service, match_ports(&input.local.ports, service.ports())))
+        .collect();
+    for (cluster, _, ports) in &matches {
+        let unmatched = input.local.ports.iter().zip(ports).filter(|(_, remote)| remote.is_none());
+        let left_out = unmatched.map(|(port, _)| LeftOut::Port { cluster: *cluster, port: port.clone() });
+        merged.left_out.extend(left_out);
+    }
+    for address in &input.local.cluster_ips {
+        for (index, port) in input.local.ports.iter().enumerate() {
+            let frontend = Frontend { address: *address, port: port.port, protocol: port.protocol };
+            let mut candidates = BTreeMap::new();
+            offer(&mut candidates, input.own, local_backends(input.local, port, &frontend));
+            for (cluster, service, ports) in &matches {
+                let Some(remote) = ports[index] else { continue };
+                offer(&mut candidates, *cluster, peer_backends(service, remote, &frontend));
+            }
+            merged.add(input, frontend, port, candidates);
+        }
+    }
+    merged.left_out.sort_unstable();
+    merged
+}
+
+impl Merged {
+    fn add(
+        &mut self,
+        input: &Merge<'_>,
+        frontend: Frontend,
+        port: &ServicePort,
+        mut candidates: BTreeMap<ClusterId, Candidate>,
+    ) {
+        let own_ready = candidates.get(&input.own).is_some_and(Candidate::has_active);
+        for group in (input.carried)(&frontend) {
+            let spoken = input.peers.iter().any(|(cluster, _)| *cluster == group.cluster);
+            if group.cluster != input.own && !spoken {
+                candidates.insert(group.cluster, Candidate::new(group.backends, Some(group.weight)));
+            }
+        }
+        let selected = select::select(input.local.scope.affinity, input.own, candidates);
+        if selected.left_out > 0 {
+            self.left_out.push(LeftOut::Groups { frontend, groups: selected.left_out });
+        }
+        let desired = DesiredService {
+            service: input.name.clone(),
+            port_name: port.name.clone(),
+            plain_ok: input.plain_ok_allowed && own_ready,
+            groups: selected.groups,
+        };
+        self.services.push((frontend, desired));
+    }
+}
+
+/// Adds what a cluster offers. A cluster given twice counts as one with both's backends.
+fn offer(
+    candidates: &mut BTreeMap<ClusterId, Candidate>,
+    cluster: ClusterId,
+    backends: impl Iterator<Item = DesiredBackend>,
+) {
+    candidates.entry(cluster).or_default().extend(backends);
+}
+
+/// For every local port the remote port that serves it: the one of the same name and protocol, else the one of
+/// the same protocol and number unless that was taken by name. A port without a name has no match by name.
+pub fn match_ports<'r>(local: &[ServicePort], remote: &'r [ServicePort]) -> Vec<Option<&'r ServicePort>> {
+    let by_name = |port: &ServicePort| {
+        let named = |other: &&ServicePort| other.name == port.name && other.protocol == port.protocol;
+        port.name.as_ref().and_then(|_| remote.iter().find(named))
+    };
+    let named: Vec<Option<&ServicePort>> = local.iter().map(by_name).collect();
+    let taken = |other: &ServicePort| named.iter().flatten().any(|taken| std::ptr::eq(*taken, other));
+    let by_number = |port: &ServicePort| {
+        let same = |other: &&ServicePort| other.port == port.port && other.protocol == port.protocol;
+        remote.iter().find(|other| same(other) && !taken(other))
+    };
+    local.iter().zip(&named).map(|(port, named)| named.or_else(|| by_number(port))).collect()
+}
+
+/// Where the endpoints of a slice listen for a Service port: Kubernetes gives both the same name.
+fn target(ports: &[SlicePort], service_port: &ServicePort) -> Option<u16> {
+    let same = |port: &&SlicePort| port.name == service_port.name && port.protocol == service_port.protocol;
+    ports.iter().find(same).map(|port| port.port)
+}
+
+fn same_family(address: IpAddr, frontend: &Frontend) -> bool {
+    address.is_ipv4() == frontend.address.is_ipv4()
+}
+
+fn local_backends<'a>(
+    local: &'a Service,
+    port: &'a ServicePort,
+    frontend: &'a Frontend,
+) -> impl Iterator<Item = DesiredBackend> + 'a {
+    let slices = local.slices.values();
+    let targets = slices.filter_map(|slice| Some((slice, target(&slice.ports, port)?)));
+    targets.flat_map(move |(slice, target)| {
+        slice.endpoints.iter().filter_map(move |endpoint| {
+            let state = endpoint.condition.state()?;
+            let backend = DesiredBackend { address: endpoint.address, port: target, state };
+            same_family(backend.address, frontend).then_some(backend)
+        })
+    })
+}
+
+fn peer_backends<'a>(
+    service: &'a PeerService,
+    port: &'a ServicePort,
+    frontend: &'a Frontend,
+) -> impl Iterator<Item = DesiredBackend> + 'a {
+    let slices = service.slices().iter();
+    let targets = slices.filter_map(|slice| Some((slice, target(slice.ports(), port)?)));
+    targets.flat_map(move |(slice, target)| {
+        slice.endpoints().filter_map(move |endpoint| {
+            let backend =
+                DesiredBackend { address: endpoint.address(), port: target, state: endpoint.state() };
+            same_family(backend.address, frontend).then_some(backend)
+        })
+    })
+}
