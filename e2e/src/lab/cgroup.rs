@@ -1,0 +1,102 @@
+//! Cgroups of a lab: one tree per lab below the cgroup v2 mount, so that whatever the lab started is found and
+//! ended through the kernel's own bookkeeping.
+//!
+//! Never touches the mount's root, nor anything outside [`TREE`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::wait;
+
+/// The folder below the cgroup v2 mount that holds every lab's tree.
+const TREE: &str = "clustermesh-lab";
+
+/// Where cgroup v2 is mounted; on hybrid hosts that is not `/sys/fs/cgroup`.
+pub fn mount_point() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+        _ => None,
+    })
+}
+
+/// The folder that holds every lab's tree.
+pub fn all_labs() -> Option<PathBuf> {
+    mount_point().map(|mount| mount.join(TREE))
+}
+
+/// One cgroup of a lab.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// The root of a lab's tree.
+    pub fn of_lab(id: &str) -> Result<Self> {
+        let all = all_labs().context("no cgroup v2 mount in /proc/mounts")?;
+        Ok(Self { path: all.join(id) })
+    }
+
+    pub fn child(&self, name: &str) -> Self {
+        Self { path: self.path.join(name) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn create(&self) -> Result<()> {
+        // The end of another lab may take the common folder away between two steps of this.
+        let mut made = fs::create_dir_all(&self.path);
+        for _ in 0..10 {
+            if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                break;
+            }
+            made = fs::create_dir_all(&self.path);
+        }
+        made.with_context(|| format!("creating cgroup {}", self.path.display()))
+    }
+
+    /// Kills every process in the cgroup and below it, and waits until none is left.
+    pub fn kill(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        // One write kills the whole tree, also what forks meanwhile (Linux 5.14).
+        let kill = self.path.join("cgroup.kill");
+        fs::write(&kill, "1").with_context(|| format!("writing {}", kill.display()))?;
+        wait::until("a cgroup's processes to end", Duration::from_secs(10), || {
+            let events = fs::read_to_string(self.path.join("cgroup.events"))?;
+            ensure!(events.contains("populated 0"), "{} is populated", self.path.display());
+            Ok(())
+        })
+    }
+
+    /// Removes the cgroup and those below it; they must hold no process any more.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.path).with_context(|| format!("removing cgroup {}", self.path.display()))
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

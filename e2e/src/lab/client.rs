@@ -1,0 +1,160 @@
+//! Clients in pods: the load's process, and the thread that reads what it says.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::ChildStdout;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::Lab;
+use crate::load::record::{Outcome, Record};
+use crate::wait;
+
+/// What to dial, and how often.
+#[derive(Clone, Debug)]
+pub struct LoadSpec {
+    pub target: SocketAddr,
+    pub per_second: u32,
+    pub timeout: Duration,
+}
+
+impl LoadSpec {
+    /// The usual load: 100 connections a second, 1 s timeout.
+    pub fn to(target: SocketAddr) -> Self {
+        Self { target, per_second: 100, timeout: Duration::from_secs(1) }
+    }
+
+    fn args(&self) -> Vec<String> {
+        vec![
+            "load".into(),
+            format!("--target={}", self.target),
+            format!("--rate={}", self.per_second),
+            format!("--timeout={}ms", self.timeout.as_millis()),
+        ]
+    }
+}
+
+/// What clients said so far; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Records(Arc<Mutex<Vec<Record>>>);
+
+impl Records {
+    fn push(&self, record: Record) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+    }
+
+    /// Those from the `from`th on.
+    pub fn since(&self, from: usize) -> Vec<Record> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(from..).unwrap_or_default().to_vec()
+    }
+
+    pub fn all(&self) -> Vec<Record> {
+        self.since(0)
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Waits for `count` more connections that began after now, and gives those.
+    pub fn next(&self, count: usize, patience: Duration) -> Result<Vec<Record>> {
+        let now = wait::unix_us();
+        wait::until(&format!("{count} more connections"), patience, || {
+            let begun: Vec<_> = self.all().into_iter().filter(|record| record.start_unix_us >= now).collect();
+            if begun.len() < count { Err(anyhow!("{} so far", begun.len())) } else { Ok(begun) }
+        })
+    }
+}
+
+/// A client at work.
+#[derive(Debug)]
+pub struct Client {
+    pod: String,
+    records: Records,
+    reader: Option<JoinHandle<Result<()>>>,
+}
+
+impl Client {
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+}
+
+impl Lab {
+    /// Starts a client in a pod of its own, on the `node`th node (from 0) of a cluster.
+    pub fn start_client(
+        &mut self,
+        cluster: &str,
+        node: usize,
+        name: &str,
+        load: &LoadSpec,
+    ) -> Result<Client> {
+        let pod = self.client_pod(cluster, node, name)?;
+        let stdout = pod.run(load.args())?;
+        let records = Records::default();
+        let sink = records.clone();
+        let reader = thread::Builder::new().name(format!("client-{name}")).spawn(move || read(stdout, &sink));
+        let reader = reader.context("starting a reader")?;
+        Ok(Client { pod: name.into(), records, reader: Some(reader) })
+    }
+
+    /// Ends a client, and gives all that it said.
+    pub fn end_client(&mut self, mut client: Client) -> Result<Vec<Record>> {
+        let name = client.pod.clone();
+        let pod = self.clients().iter_mut().find(|pod| pod.name() == name);
+        let pod = pod.with_context(|| format!("no client {name}"))?;
+        pod.terminate()?;
+        pod.wait_end(Duration::from_secs(10))?;
+        if let Some(reader) = client.reader.take() {
+            reader.join().map_err(|_| anyhow!("the reader of {name} panicked"))??;
+        }
+        Ok(client.records.all())
+    }
+}
+
+fn read(stdout: ChildStdout, sink: &Records) -> Result<()> {
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("reading a client's records")?;
+        sink.push(serde_json::from_str(&line).with_context(|| format!("a client said {line:?}"))?);
+    }
+    Ok(())
+}
+
+/// How many connections each cluster answered, and the errors by kind, as tests compare them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub answers: std::collections::BTreeMap<String, usize>,
+    pub errors: std::collections::BTreeMap<&'static str, usize>,
+}
+
+impl Summary {
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut summary = Self::default();
+        for record in records {
+            match &record.outcome {
+                Outcome::Answer(answer) => {
+                    let cluster = answer.split('/').next().unwrap_or_default();
+                    *summary.answers.entry(cluster.into()).or_default() += 1;
+                }
+                Outcome::Error(failure) => *summary.errors.entry(failure.as_str()).or_default() += 1,
+            }
+        }
+        summary
+    }
+
+    pub fn clusters(&self) -> Vec<&str> {
+        self.answers.keys().map(String::as_str).collect()
+    }
+
+    pub fn failed(&self) -> usize {
+        self.errors.values().sum()
+    }
+}

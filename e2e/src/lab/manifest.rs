@@ -1,0 +1,158 @@
+//! The Kubernetes objects that a lab writes, as ordinary YAML, and how they get into a folder.
+//!
+//! The lab is its clusters' Kubernetes: it plays the controllers that allocate ClusterIPs and keep EndpointSlices.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::address::Pair;
+use crate::wait::unix_us;
+
+/// The namespace of everything that the lab deploys.
+pub const NAMESPACE: &str = "default";
+
+/// A service, and the pods behind it.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    pub name: String,
+    pub annotations: BTreeMap<String, String>,
+    pub dual_stack: bool,
+    /// What clients dial; pods listen at [`TARGET_PORT`].
+    pub port: u16,
+    pub replicas: usize,
+}
+
+/// The port at which the lab's servers listen.
+pub const TARGET_PORT: u16 = 8080;
+
+impl ServiceSpec {
+    /// A global IPv4 service at port 80.
+    pub fn global(name: &str, replicas: usize) -> Self {
+        let annotations = [("clustermesh.io/global".to_owned(), "true".to_owned())].into();
+        Self { name: name.into(), annotations, dual_stack: false, port: 80, replicas }
+    }
+
+    #[must_use]
+    pub fn dual_stack(mut self) -> Self {
+        self.dual_stack = true;
+        self
+    }
+
+    #[must_use]
+    pub fn annotated(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.into(), value.into());
+        self
+    }
+
+    /// How the product names it.
+    pub fn full_name(&self) -> String {
+        format!("{NAMESPACE}/{}", self.name)
+    }
+
+    /// The addresses of a pair that the service has.
+    pub fn families(&self, pair: Pair) -> Vec<IpAddr> {
+        let count = if self.dual_stack { 2 } else { 1 };
+        pair.into_iter().take(count).collect()
+    }
+}
+
+/// A pod as its EndpointSlice shows it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub pod: String,
+    pub node: String,
+    pub addresses: Pair,
+    /// Ready, or still serving while it terminates.
+    pub ready: bool,
+}
+
+pub fn service(spec: &ServiceSpec, cluster_ips: Pair) -> Value {
+    let ips = spec.families(cluster_ips);
+    let families: Vec<_> = ips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": spec.name, "namespace": NAMESPACE, "annotations": spec.annotations},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": ips.first(),
+            "clusterIPs": ips,
+            "ipFamilies": families,
+            "ipFamilyPolicy": if spec.dual_stack { "RequireDualStack" } else { "SingleStack" },
+            "selector": {"app": spec.name},
+            "ports": [{"name": "http", "port": spec.port, "protocol": "TCP", "targetPort": TARGET_PORT}],
+        },
+    })
+}
+
+/// One slice per family, as Kubernetes makes them.
+pub fn slices(spec: &ServiceSpec, endpoints: &[Endpoint]) -> Vec<Value> {
+    let families = if spec.dual_stack { 2 } else { 1 };
+    (0..families).map(|family| slice(spec, endpoints, family)).collect()
+}
+
+fn slice(spec: &ServiceSpec, endpoints: &[Endpoint], family: usize) -> Value {
+    let kind = ["IPv4", "IPv6"][family];
+    let endpoints: Vec<_> = endpoints.iter().map(|endpoint| conditions(endpoint, family)).collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{}-{}", spec.name, kind.to_lowercase()),
+            "namespace": NAMESPACE,
+            "labels": {"kubernetes.io/service-name": spec.name},
+        },
+        "addressType": kind,
+        "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP"}],
+        "endpoints": endpoints,
+    })
+}
+
+fn conditions(endpoint: &Endpoint, family: usize) -> Value {
+    json!({
+        "addresses": [endpoint.addresses[family]],
+        "nodeName": endpoint.node,
+        "targetRef": {"kind": "Pod", "name": endpoint.pod, "namespace": NAMESPACE},
+        "conditions": {"ready": endpoint.ready, "serving": true, "terminating": !endpoint.ready},
+    })
+}
+
+pub fn node(name: &str, addresses: Pair, pods: &[String; 2]) -> Value {
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"podCIDR": pods[0], "podCIDRs": pods},
+        "status": {"addresses": addresses},
+    })
+}
+
+/// Writes a file as an editor that cares does: beside it, then renamed over it. Gives the time just before the
+/// rename, in microseconds since 1970: nobody can have seen the new content earlier.
+pub fn write(folder: &Path, file: &str, documents: &[Value]) -> Result<u64> {
+    let mut text = String::new();
+    for document in documents {
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(document).context("rendering YAML")?);
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    write_text(folder, file, &text)
+}
+
+/// Like [`write`], for any text.
+pub fn write_text(folder: &Path, file: &str, text: &str) -> Result<u64> {
+    let path = folder.join(file);
+    let draft = folder.join(format!(".{file}.new"));
+    fs::write(&draft, text).with_context(|| format!("writing {}", draft.display()))?;
+    let renamed = unix_us();
+    fs::rename(&draft, &path).with_context(|| format!("renaming to {}", path.display()))?;
+    Ok(renamed)
+}

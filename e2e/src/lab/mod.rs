@@ -1,0 +1,172 @@
+//! The namespace lab: clusters out of network namespaces, with real processes, in about a second.
+//!
+//! Owns everything that it makes, and ends all of it when it is dropped, on a panic and on a signal. Nothing in it
+//! can reach the host's network.
+
+pub mod address;
+pub mod cgroup;
+pub mod client;
+pub mod cluster;
+pub mod component;
+pub mod enter;
+pub mod events;
+pub mod home;
+pub mod http;
+mod interrupt;
+pub mod link;
+pub mod logs;
+pub mod manifest;
+pub mod netns;
+pub mod node;
+pub mod pod;
+pub mod process;
+pub mod workload;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use address::Plan;
+use cluster::Cluster;
+use home::Home;
+use link::Way;
+use netns::Netns;
+use pod::Pod;
+
+/// How long a lab's processes may take until they are ready.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct LabSpec {
+    pub clusters: Vec<String>,
+    pub nodes_per_cluster: u8,
+    /// Whether the mesh's processes are started; without, it is a network with pods.
+    pub mesh: bool,
+    /// Whether the lab may be left to itself at the end.
+    pub keep: bool,
+}
+
+impl LabSpec {
+    /// Clusters with two nodes each and the mesh between them.
+    pub fn new(clusters: &[&str]) -> Self {
+        let clusters = clusters.iter().map(|name| (*name).to_owned()).collect();
+        Self { clusters, nodes_per_cluster: 2, mesh: true, keep: false }
+    }
+}
+
+#[derive(Debug)]
+pub struct Lab {
+    // Before `home`: processes are ended and waited for one by one, then the home ends whatever is left.
+    clusters: Vec<Cluster>,
+    clients: Vec<Pod>,
+    _wan: Netns,
+    home: Arc<Home>,
+}
+
+impl Lab {
+    /// Builds it and waits until every component is ready.
+    pub fn start(spec: &LabSpec) -> Result<Self> {
+        let mut lab = Self::build(spec)?;
+        if spec.mesh {
+            lab.join_all()?;
+            lab.clusters.iter_mut().try_for_each(Cluster::start)?;
+            lab.wait_ready()?;
+        }
+        Ok(lab)
+    }
+
+    fn build(spec: &LabSpec) -> Result<Self> {
+        let home = Home::claim(spec.keep)?;
+        let wan = Netns::create_router(&home, "wan")?;
+        let plans = (1..=spec.clusters.len()).map(Plan::new).collect::<Result<Vec<_>>>()?;
+        let clusters = thread::scope(|scope| {
+            let create = |(name, plan)| {
+                let (home, wan, plans) = (&home, &wan, &plans);
+                scope.spawn(move || Cluster::create(home, wan, (name, plan), spec.nodes_per_cluster, plans))
+            };
+            let named = spec.clusters.iter().map(String::as_str).zip(plans.iter().copied());
+            let threads: Vec<_> = named.map(create).collect();
+            let made =
+                threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+            made.collect::<Result<Vec<_>>>()
+        })?;
+        Ok(Self { clusters, clients: Vec::new(), _wan: wan, home })
+    }
+
+    /// Gives every cluster the peer files of all others.
+    fn join_all(&self) -> Result<()> {
+        for cluster in &self.clusters {
+            for peer in self.clusters.iter().filter(|peer| peer.name() != cluster.name()) {
+                cluster.join(peer.name(), &peer.peer_file())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.clusters.iter_mut().try_for_each(|cluster| cluster.wait_ready(START_PATIENCE))
+    }
+
+    pub fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    pub fn clusters(&self) -> &[Cluster] {
+        &self.clusters
+    }
+
+    pub fn clusters_mut(&mut self) -> &mut [Cluster] {
+        &mut self.clusters
+    }
+
+    pub fn cluster(&mut self, name: &str) -> Result<&mut Cluster> {
+        let found = self.clusters.iter_mut().find(|cluster| cluster.name() == name);
+        found.with_context(|| format!("the lab has no cluster {name}"))
+    }
+
+    /// Cuts the way between two clusters, in both directions and without a word: packets vanish.
+    pub fn partition(&self, one: &str, other: &str) -> Result<()> {
+        self.turn(Way::Cut, one, other)
+    }
+
+    pub fn heal(&self, one: &str, other: &str) -> Result<()> {
+        self.turn(Way::Healed, one, other)
+    }
+
+    fn turn(&self, way: Way, one: &str, other: &str) -> Result<()> {
+        let find = |name: &str| {
+            let found = self.clusters.iter().find(|cluster| cluster.name() == name);
+            found.with_context(|| format!("the lab has no cluster {name}"))
+        };
+        let (one, other) = (find(one)?, find(other)?);
+        one.turn(way, other.plan())?;
+        other.turn(way, one.plan())
+    }
+
+    /// A pod for a client, on the `node`th node of a cluster (from 0); the lab removes it at its end.
+    pub fn client_pod(&mut self, cluster: &str, node: usize, name: &str) -> Result<&mut Pod> {
+        let pod = self.cluster(cluster)?.bare_pod(name, node)?;
+        self.clients.push(pod);
+        self.clients.last_mut().context("a pod that was just added")
+    }
+
+    pub fn clients(&mut self) -> &mut [Pod] {
+        &mut self.clients
+    }
+
+    /// Fails when something that should run does not.
+    pub fn check(&mut self) -> Result<()> {
+        self.clusters.iter_mut().try_for_each(Cluster::check)
+    }
+
+    /// Leaves it as it is and to itself; only for one that was built with `keep`.
+    pub fn abandon(self) -> String {
+        let id = self.home.id().to_owned();
+        // Dropping it would end everything; its lock goes with this process.
+        std::mem::forget(self);
+        id
+    }
+}

@@ -1,0 +1,186 @@
+//! Nodes: a namespace on the cluster's LAN, a cgroup that is the node's whole world, and a node-agent.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::address::{Plan, with_length};
+use super::cgroup::Cgroup;
+use super::component::Component;
+use super::home::Home;
+use super::http::{self, Door};
+use super::link;
+use super::netns::Netns;
+use super::process::{Launch, Program};
+
+/// The agent's HTTP port, in its own namespace.
+const ADMIN_PORT: u16 = 9101;
+
+/// What the agents of one cluster have in common.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub cluster: String,
+    pub plan: Plan,
+    pub manifests: PathBuf,
+    pub peers: PathBuf,
+}
+
+impl Identity {
+    /// The flags that both binaries take.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = vec![
+            format!("--cluster-name={}", self.cluster),
+            format!("--cluster-id={}", self.plan.index()),
+            format!("--source=manifests:{}", self.manifests.display()),
+        ];
+        flags.extend(self.plan.pods().iter().map(|range| format!("--pod-cidr={range}")));
+        flags.extend(self.plan.services().iter().map(|range| format!("--service-cidr={range}")));
+        flags.extend(self.plan.nodes().iter().map(|range| format!("--node-cidr={range}")));
+        flags
+    }
+}
+
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    cluster: String,
+    plan: Plan,
+    number: u8,
+    netns: Netns,
+    cgroup: Cgroup,
+    home: Arc<Home>,
+    agent: Component,
+    next_slot: u8,
+}
+
+impl Node {
+    /// Makes a node and plugs it into its cluster's router.
+    pub(super) fn create(
+        home: &Arc<Home>,
+        router: &Netns,
+        identity: &Identity,
+        number: u8,
+        others: &[Plan],
+    ) -> Result<Self> {
+        let (cluster, plan) = (identity.cluster.clone(), identity.plan);
+        let name = format!("n{number}");
+        let netns = Netns::create_router(home, &format!("{cluster}.{name}"))?;
+        router.ip(&link::plug(&name, netns.name()))?;
+        let mut commands = link::lan_member(plan.node(number), plan, others);
+        commands.extend(link::pod_bridge(plan, number));
+        netns.ip(&commands)?;
+        router.ip(&link::router_to_node(plan, number))?;
+        let cgroup = home.cgroup()?.child(&cluster).child(&name);
+        cgroup.create()?;
+        let agent = Component::new(agent(home, identity, &name, &netns, &cgroup), home);
+        Ok(Self { name, cluster, plan, number, netns, cgroup, home: home.clone(), agent, next_slot: 2 })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    pub(super) fn number(&self) -> u8 {
+        self.number
+    }
+
+    pub(super) fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub fn agent(&mut self) -> &mut Component {
+        &mut self.agent
+    }
+
+    /// The instance name of the node's agent: all agents of a lab share one bpffs and one run folder.
+    pub fn instance(&self) -> String {
+        instance(&self.cluster, &self.name)
+    }
+
+    /// The agent's admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.home.run_dir().join(self.instance()).join("agent.sock")
+    }
+
+    /// An answer of the agent's admin API, without the `/v1/`.
+    pub fn admin(&self, path: &str) -> Result<Value> {
+        let text = http::fetch(&Door::Unix(self.socket()), &format!("/v1/{path}"))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("the agent's answer to {path} is not JSON: {text}"))
+    }
+
+    /// Succeeds when the agent says that it is ready.
+    pub fn agent_ready(&self) -> Result<()> {
+        self.admin_port("/readyz").map(drop)
+    }
+
+    /// An answer from the agent's HTTP port (`/metrics`, `/readyz`, `/livez`).
+    pub fn admin_port(&self, path: &'static str) -> Result<String> {
+        let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)));
+        self.netns.enter(move || http::fetch(&door, path))
+    }
+
+    pub(super) fn claim_slot(&mut self) -> Result<u8> {
+        ensure!(self.next_slot < 250, "node {} has no pod address left", self.name);
+        self.next_slot += 1;
+        Ok(self.next_slot - 1)
+    }
+
+    /// Pulls the plug: every process on the node dies, and nobody answers at its address.
+    pub(super) fn power_off(&mut self, router: &Netns) -> Result<()> {
+        router.ip(&[format!("link set {} down", self.name)])?;
+        self.cgroup.kill()?;
+        self.agent.lost();
+        Ok(())
+    }
+
+    /// How the node is shown to people.
+    pub fn describe(&self) -> String {
+        format!("{}/{} at {}", self.cluster, self.name, with_length(self.plan.node(self.number)[0], 24, 64))
+    }
+}
+
+fn instance(cluster: &str, node: &str) -> String {
+    format!("{cluster}-{node}")
+}
+
+fn agent(home: &Arc<Home>, identity: &Identity, node: &str, netns: &Netns, cgroup: &Cgroup) -> Launch {
+    let instance = instance(&identity.cluster, node);
+    let mut args = vec![
+        format!("--node-name={node}"),
+        format!("--peers-dir={}", identity.peers.display()),
+        format!("--instance={instance}"),
+        format!("--admin-address=127.0.0.1:{ADMIN_PORT}"),
+    ];
+    let mut folder = |flag: &str, path: &Path| args.push(format!("--{flag}={}", path.display()));
+    folder("cgroup-root", cgroup.path());
+    folder("bpffs", &home.bpffs());
+    folder("run-dir", &home.run_dir());
+    args.extend(identity.flags());
+    Launch {
+        name: format!("{}.{node}.agent", identity.cluster),
+        program: Program::Ours("node-agent"),
+        args,
+        netns: netns.name().into(),
+        cgroup: cgroup.child("agent"),
+    }
+}

@@ -1,0 +1,161 @@
+//! Pods: a namespace on a node, a cgroup below the node's, and this crate's own `lab` program as the process.
+
+use std::net::SocketAddr;
+use std::process::ChildStdout;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use super::address::{Pair, Plan};
+use super::cgroup::Cgroup;
+use super::home::Home;
+use super::link;
+use super::manifest::TARGET_PORT;
+use super::netns::Netns;
+use super::node::Node;
+use super::process::{self, Launch, Process, Program};
+use crate::wait;
+
+/// How long a server that was told to end still accepts connections, as Kubernetes advises: until everybody
+/// who sends any has heard of it.
+pub const LINGER: Duration = Duration::from_millis(1500);
+
+/// What the EndpointSlices say of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Ready,
+    Terminating,
+}
+
+#[derive(Debug)]
+pub struct Pod {
+    name: String,
+    cluster: String,
+    node: String,
+    slot: u8,
+    addresses: Pair,
+    netns: Netns,
+    cgroup: Cgroup,
+    home: Arc<Home>,
+    process: Option<Process>,
+    pub(super) condition: Condition,
+}
+
+impl Pod {
+    /// Makes a pod without a process on a node.
+    pub(super) fn create(node: &mut Node, name: &str, plans: &[Plan]) -> Result<Self> {
+        let home = node.home().clone();
+        let slot = node.claim_slot()?;
+        let netns = Netns::create(&home, &format!("{}.{}.{name}", node.cluster(), node.name()))?;
+        node.netns().ip(&link::plug_pod(slot, netns.name()))?;
+        netns.ip(&link::pod(node.plan(), node.number(), slot, plans))?;
+        let cgroup = node.cgroup().child(&format!("pod-{name}"));
+        Ok(Self {
+            name: name.into(),
+            cluster: node.cluster().into(),
+            node: node.name().into(),
+            slot,
+            addresses: node.plan().pod(node.number(), slot),
+            netns,
+            cgroup,
+            home,
+            process: None,
+            condition: Condition::Ready,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub fn addresses(&self) -> Pair {
+        self.addresses
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    fn launch(&self, args: Vec<String>) -> Launch {
+        Launch {
+            name: format!("{}.{}", self.cluster, self.name),
+            program: Program::Ours("lab"),
+            args,
+            netns: self.netns.name().into(),
+            cgroup: self.cgroup.clone(),
+        }
+    }
+
+    /// Starts a server that answers "cluster/pod", and waits until it listens.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        let answer = format!("{}/{}", self.cluster, self.name);
+        let linger = format!("{}ms", LINGER.as_millis());
+        let args = ["serve", "--answer", &answer, "--port", &TARGET_PORT.to_string(), "--linger", &linger];
+        let launch = self.launch(args.map(str::to_owned).to_vec());
+        self.process = Some(launch.start(&self.home)?);
+        self.wait_listening()
+    }
+
+    fn wait_listening(&mut self) -> Result<()> {
+        let port = SocketAddr::from(([127, 0, 0, 1], TARGET_PORT));
+        let process = &mut self.process;
+        let netns = &self.netns;
+        wait::until(&format!("pod {} to listen", self.name), Duration::from_secs(10), || {
+            process.as_mut().context("it has no process")?.check()?;
+            netns.enter(move || {
+                std::net::TcpStream::connect_timeout(&port, Duration::from_secs(1)).context("dialling it")?;
+                Ok(())
+            })
+        })
+    }
+
+    /// Starts `lab` with these arguments; its standard output is the caller's.
+    pub fn run(&mut self, args: Vec<String>) -> Result<ChildStdout> {
+        let (process, stdout) = self.launch(args).start_piped(&self.home)?;
+        self.process = Some(process);
+        Ok(stdout)
+    }
+
+    /// SIGTERM to its process.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(Signal::SIGTERM))
+    }
+
+    /// Waits for the end of a process that was told to end.
+    pub fn wait_end(&mut self, patience: Duration) -> Result<()> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        let (name, log) = (process.name().to_owned(), process.log().to_owned());
+        let status = process.wait(patience)?;
+        anyhow::ensure!(status.success(), "{name} ended with {status}:\n{}", process::tail(&log, 10));
+        Ok(())
+    }
+
+    /// `kill -9` to its process. The pod's namespace stays: its address answers with a reset.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// Fails when its process should run and does not.
+    pub fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check)
+    }
+
+    pub(super) fn remove(self, node: &Node) -> Result<()> {
+        drop(self.process);
+        self.cgroup.kill()?;
+        self.cgroup.remove()?;
+        // Said, not left to the namespace's end: that happens later, and the link's name may be wanted before.
+        node.netns().ip(&[format!("link del {}", link::pod_link(self.slot))])?;
+        self.netns.remove()
+    }
+}

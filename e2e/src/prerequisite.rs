@@ -1,0 +1,84 @@
+//! What a lab needs of the machine, checked before anything is made, each with its remedy.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::lab::cgroup;
+use crate::lab::process::program;
+
+/// Fails with everything that is missing, and how to get it.
+pub fn check(programs: &[&'static str]) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut need = |met: bool, text: String| {
+        if !met {
+            missing.push(format!("  - {text}"));
+        }
+    };
+    need(
+        nix::unistd::geteuid().is_root(),
+        "not root: run it with sudo, or in a virtual machine of your own".into(),
+    );
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel.trim();
+    need(
+        at_least(kernel, (5, 14)),
+        format!(
+            "kernel {kernel} is too old: 5.14 has all that the lab needs (cgroup.kill); boot a newer one"
+        ),
+    );
+    let mount = cgroup::mount_point();
+    need(
+        mount.as_ref().is_some_and(|mount| mount.join("cgroup.procs").exists()),
+        "no cgroup v2 in /proc/mounts: `mount -t cgroup2 none /sys/fs/cgroup/unified`, or boot with \
+         systemd.unified_cgroup_hierarchy=1"
+            .into(),
+    );
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    need(
+        filesystems.contains("\tbpf"),
+        "the kernel has no bpf file system: it needs CONFIG_BPF_SYSCALL".into(),
+    );
+    need(fs::exists("/proc/self/ns/net").unwrap_or(false), "no network namespaces: CONFIG_NET_NS".into());
+    for (tool, flag, package) in [("ip", "-V", "iproute2"), ("etcd", "--version", "etcd-server")] {
+        need(runs(tool, flag), format!("no {tool}: `apt-get install {package}`, or `make setup`"));
+    }
+    for name in programs {
+        if let Err(error) = program(name) {
+            need(false, error.to_string());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("this machine cannot run the lab:\n{}", missing.join("\n"))
+}
+
+fn runs(tool: &str, flag: &str) -> bool {
+    let run = Command::new(tool)
+        .arg(flag)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    run.is_ok_and(|status| status.success())
+}
+
+fn at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_compare_as_numbers() {
+        assert!(at_least("6.18.44-fc-v657", (5, 14)));
+        assert!(at_least("5.14.0", (5, 14)));
+        assert!(!at_least("5.4.0-150-generic", (5, 14)));
+        assert!(!at_least("", (5, 14)));
+    }
+}
