@@ -1,0 +1,4 @@
+//! The agent's admin API.
+
+pub mod api;
+pub mod events;

@@ -1,0 +1,236 @@
+//! The mirror of the maps: every frontend that they hold, in ids and slots.
+//!
+//! Never touches a map itself. `plan` changes the mirror and says what to write; where a write fails, the
+//! mirror is thrown away and restored from the maps.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use mesh_abi::{
+    FLAG_CANARY, FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry,
+    ServiceKey, Stamp,
+};
+use mesh_model::desired::{BackendState, DesiredBackend, Frontend};
+use mesh_model::merge::CarriedGroup;
+use mesh_model::name::{ClusterId, PortName, ServiceName};
+use mesh_model::snapshot::Protocol;
+
+use super::backends::{BackendKey, Backends};
+use super::extents::{Extent, Extents};
+use super::ids::Ids;
+
+/// What the canary dials: loopback, the discard port (RFC 863), answered by nobody.
+pub const CANARY: Frontend = Frontend {
+    address: IpAddr::V4(std::net::Ipv4Addr::new(127, 255, 67, 77)),
+    port: 9,
+    protocol: Protocol::Tcp,
+};
+
+/// Sizes of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub services: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub counters: u32,
+}
+
+/// What the maps of one instance hold.
+#[derive(Debug)]
+pub struct Actual {
+    pub(super) services: HashMap<Frontend, Held>,
+    pub(super) backends: Backends,
+    pub(super) extents: Extents,
+    pub(super) service_ids: Ids,
+    pub(super) counters: Ids,
+    pub(super) capacity: Capacity,
+}
+
+/// One service entry.
+#[derive(Debug)]
+pub struct Held {
+    pub(super) stamp: Stamp,
+    pub(super) flags: u8,
+    /// Unknown after a restart, until the own source has spoken.
+    pub service: Option<ServiceName>,
+    pub port_name: Option<PortName>,
+    pub groups: Vec<HeldGroup>,
+    /// The maps hold something else than this says: write it again, whatever it says.
+    pub(super) damaged: bool,
+}
+
+/// One group of a service entry.
+#[derive(Debug)]
+pub struct HeldGroup {
+    pub cluster: ClusterId,
+    pub tier: u8,
+    pub weight: u32,
+    pub(super) extent: Extent,
+    /// In the order of the slots.
+    pub(super) members: Vec<Member>,
+    pub counter: u32,
+}
+
+/// A backend id and what the group calls its state, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Member(u32);
+
+impl Member {
+    const TERMINATING: u32 = 1 << 31;
+
+    pub(super) fn new(id: u32, state: BackendState) -> Self {
+        match state {
+            BackendState::Active => Self(id),
+            BackendState::Terminating => Self(id | Self::TERMINATING),
+        }
+    }
+
+    pub(super) fn id(self) -> u32 {
+        self.0 & !Self::TERMINATING
+    }
+
+    pub(super) fn state(self) -> BackendState {
+        if self.0 & Self::TERMINATING == 0 { BackendState::Active } else { BackendState::Terminating }
+    }
+}
+
+impl Actual {
+    /// Empty maps.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            services: HashMap::new(),
+            backends: Backends::new(capacity.backends),
+            extents: Extents::new(capacity.slots),
+            service_ids: Ids::new(u32::MAX),
+            counters: Ids::new(capacity.counters),
+            capacity,
+        }
+    }
+
+    /// The frontends that the maps hold, the canary's aside, in no order.
+    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Held)> {
+        self.services.iter().filter(|(_, held)| held.flags & FLAG_CANARY == 0)
+    }
+
+    pub fn held(&self, frontend: &Frontend) -> Option<&Held> {
+        self.services.get(frontend)
+    }
+
+    /// A group's backends with the state that the maps hold for them, as a `STATE_…` constant.
+    pub fn members(&self, group: &HeldGroup) -> impl Iterator<Item = (&BackendKey, u32)> {
+        group.members.iter().map(|member| (self.backends.key(member.id()), self.backends.state(member.id())))
+    }
+
+    /// The groups that a frontend has of the clusters that `carried` names, in words of the domain.
+    pub fn carried(&self, frontend: &Frontend, carried: impl Fn(ClusterId) -> bool) -> Vec<CarriedGroup> {
+        let Some(held) = self.services.get(frontend) else { return Vec::new() };
+        let groups = held.groups.iter().filter(|group| carried(group.cluster));
+        groups
+            .map(|group| CarriedGroup {
+                cluster: group.cluster,
+                weight: group.weight,
+                backends: group.members.iter().map(|member| self.desired(*member)).collect(),
+            })
+            .collect()
+    }
+
+    /// Number of backends in use or waiting for their grace period.
+    pub fn backend_count(&self) -> usize {
+        self.backends.len()
+    }
+
+    pub fn free_slots(&self) -> u32 {
+        self.extents.free_slots()
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn desired(&self, member: Member) -> DesiredBackend {
+        let key = self.backends.key(member.id());
+        DesiredBackend { address: unmapped(key.address), port: key.port, state: member.state() }
+    }
+}
+
+impl Held {
+    /// The entry as the maps shall hold it.
+    pub(super) fn entry(&self, frontend: &Frontend) -> ServiceEntry {
+        let mut groups = [Group::default(); MAX_GROUPS];
+        for (slot, group) in groups.iter_mut().zip(&self.groups) {
+            *slot = group.entry();
+        }
+        ServiceEntry {
+            head: self.stamp,
+            key: service_key(frontend),
+            group_count: u8::try_from(self.groups.len().min(MAX_GROUPS)).expect("at most 16"),
+            flags: self.flags,
+            zero: [0; 2],
+            groups,
+            tail: self.stamp,
+        }
+    }
+
+    /// Kube-proxy may serve the frontend when the agent is gone.
+    pub fn plain_ok(&self) -> bool {
+        self.flags & FLAG_PLAIN_OK != 0
+    }
+}
+
+impl HeldGroup {
+    /// Number of backends.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn entry(&self) -> Group {
+        Group {
+            cluster: self.cluster.value(),
+            tier: self.tier,
+            zero: 0,
+            weight: self.weight.min(MAX_WEIGHT),
+            first: self.extent.first,
+            count: u32::try_from(self.members.len()).expect("slots are u32"),
+            counter: self.counter,
+        }
+    }
+}
+
+/// The key under which a frontend stands in the maps.
+pub fn service_key(frontend: &Frontend) -> ServiceKey {
+    ServiceKey::new(mapped(frontend.address), frontend.port, protocol_number(frontend.protocol))
+}
+
+/// The frontend that a key of the maps stands for; none where the protocol is not one of ours.
+pub fn frontend_of(key: &ServiceKey) -> Option<Frontend> {
+    let protocol = match key.protocol {
+        PROTOCOL_TCP => Protocol::Tcp,
+        PROTOCOL_UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(Frontend { address: unmapped(key.address), port: u16::from_be_bytes(key.port), protocol })
+}
+
+pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => PROTOCOL_TCP,
+        Protocol::Udp => PROTOCOL_UDP,
+    }
+}
+
+/// 16 bytes in network order, IPv4 v4-mapped.
+pub fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The inverse of [`mapped`].
+pub fn unmapped(octets: [u8; 16]) -> IpAddr {
+    IpAddr::from(octets).to_canonical()
+}

@@ -1,0 +1,21 @@
+//! The node's eBPF maps: what they hold, what they shall hold, and the way from one to the other.
+//!
+//! `actual` mirrors the maps; `plan` turns desired frontends into ordered writes against it; `apply` performs
+//! them; `restore` rebuilds the mirror from the maps after a restart. All of that is pure but for `apply` and
+//! `restore`, which go through the [`maps::Datapath`] trait. `programs`, `maps` and `sys` own the kernel side.
+
+pub mod actual;
+// pub mod apply;
+mod backends;
+mod extents;
+mod ids;
+pub mod plan;
+pub mod restore;
+pub mod text;
+// pub mod canary;
+// pub mod maps;
+// pub mod programs;
+// pub(crate) mod sys;
+
+#[cfg(test)]
+mod plan_tests;

@@ -1,0 +1,332 @@
+//! Plans against a model of the maps, step by step, with readers that are interrupted between their lookups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_abi::{STATE_ACTIVE, STATE_FREE};
+use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
+use mesh_model::name::ClusterId;
+use mesh_model::snapshot::Protocol;
+use proptest::prelude::*;
+
+use super::actual::{Actual, Capacity, service_key, unmapped};
+use super::plan::{Freed, Plan, Shortage};
+use super::restore::{Contents, restore};
+
+const CAPACITY: Capacity = Capacity { services: 8, slots: 256, backends: 64, counters: 16 };
+
+/// The maps, written one element at a time.
+#[derive(Clone, Debug)]
+struct Maps {
+    contents: Contents,
+}
+
+impl Maps {
+    fn new() -> Self {
+        Self { contents: Contents { slots: vec![Default::default(); 256], ..Contents::default() } }
+    }
+
+    /// Carries out the `step`th write of a plan; false behind its end.
+    fn step(&mut self, plan: &Plan, mut step: usize) -> bool {
+        if let Some((id, entry)) = plan.backends.get(step) {
+            self.contents.backends.retain(|(other, _)| other != id);
+            if entry.state != STATE_FREE {
+                self.contents.backends.push((*id, *entry));
+            }
+            return true;
+        }
+        step -= plan.backends.len();
+        if let Some((index, entry)) = plan.slots.get(step) {
+            self.contents.slots[*index as usize] = *entry;
+            return true;
+        }
+        step -= plan.slots.len();
+        if let Some((key, entry)) = plan.services.get(step) {
+            self.contents.services.retain(|(other, _)| other != key);
+            self.contents.services.push((*key, *entry));
+            return true;
+        }
+        step -= plan.services.len();
+        let Some(key) = plan.deleted.get(step) else { return false };
+        self.contents.services.retain(|(other, _)| other != key);
+        true
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        let mut step = 0;
+        while self.step(plan, step) {
+            step += 1;
+        }
+    }
+
+    fn release(&mut self, actual: &mut Actual, freed: Freed) {
+        for (id, _) in actual.release(freed) {
+            self.contents.backends.retain(|(other, _)| *other != id);
+        }
+    }
+
+    /// The backends behind every frontend, by cluster, as a reader finds them; panics where a lookup fails.
+    fn read(&self) -> BTreeMap<Frontend, BTreeMap<u16, BTreeSet<(std::net::IpAddr, u16)>>> {
+        let mut all = BTreeMap::new();
+        for (key, entry) in &self.contents.services {
+            let frontend = super::actual::frontend_of(key).unwrap();
+            let groups: &mut BTreeMap<_, BTreeSet<_>> = all.entry(frontend).or_default();
+            for group in &entry.groups[..usize::from(entry.group_count)] {
+                for index in group.first..group.first + group.count {
+                    let slot = self.contents.slots[index as usize];
+                    assert_eq!(slot.service, entry.head.id, "a slot of another service");
+                    let backend = self.backend(slot.backend);
+                    assert_eq!(backend.cluster, group.cluster);
+                    let backend = (unmapped(backend.address), u16::from_be_bytes(backend.port));
+                    groups.entry(group.cluster).or_default().insert(backend);
+                }
+            }
+        }
+        all
+    }
+
+    fn backend(&self, id: u32) -> mesh_abi::BackendEntry {
+        let found = self.contents.backends.iter().find(|(other, _)| *other == id);
+        found.unwrap_or_else(|| panic!("backend {id} is missing")).1
+    }
+}
+
+/// A program that has looked an entry up and goes on later.
+struct Reader {
+    frontend: Frontend,
+    entry: mesh_abi::ServiceEntry,
+    /// A slot that it has read.
+    backend: Option<u32>,
+}
+
+impl Reader {
+    fn start(maps: &Maps, slot_too: bool) -> Vec<Self> {
+        let entries = maps.contents.services.iter();
+        let readers = entries.map(|(key, entry)| {
+            let frontend = super::actual::frontend_of(key).unwrap();
+            let first = entry.groups[..usize::from(entry.group_count)].first();
+            let backend = first.filter(|_| slot_too).map(|group| {
+                let last = group.first + group.count - 1;
+                maps.contents.slots[last as usize].backend
+            });
+            Self { frontend, entry: *entry, backend }
+        });
+        readers.collect()
+    }
+
+    /// Whatever the reader's old entry leads to is a backend that the frontend had or has.
+    fn finish(&self, maps: &Maps, allowed: &BTreeSet<(Frontend, std::net::IpAddr, u16)>) {
+        for group in &self.entry.groups[..usize::from(self.entry.group_count)] {
+            for index in group.first..group.first + group.count {
+                let slot = maps.contents.slots[index as usize];
+                if slot.service != self.entry.head.id {
+                    continue; // The reader notices and looks up again.
+                }
+                self.check(maps, slot.backend, allowed);
+            }
+        }
+        if let Some(backend) = self.backend {
+            self.check(maps, backend, allowed);
+        }
+    }
+
+    fn check(&self, maps: &Maps, id: u32, allowed: &BTreeSet<(Frontend, std::net::IpAddr, u16)>) {
+        let backend = maps.backend(id);
+        let found = (self.frontend, unmapped(backend.address), u16::from_be_bytes(backend.port));
+        assert!(allowed.contains(&found), "{found:?} was never a backend of the frontend");
+    }
+}
+
+type Want = Vec<(u16, Vec<(u8, bool)>)>;
+
+fn frontend(index: u8) -> Frontend {
+    Frontend { address: [10, 96, 0, index].into(), port: 80, protocol: Protocol::Tcp }
+}
+
+fn service(want: &Want) -> DesiredService {
+    let groups = want.iter().map(|(cluster, backends)| {
+        let mut backends: Vec<_> = backends
+            .iter()
+            .map(|(host, active)| DesiredBackend {
+                address: [10, 0, u8::try_from(*cluster).unwrap(), *host].into(),
+                port: 8080,
+                state: if *active { BackendState::Active } else { BackendState::Terminating },
+            })
+            .collect();
+        backends.sort();
+        backends.dedup_by_key(|backend| backend.address);
+        let weight = u32::try_from(backends.len()).unwrap();
+        DesiredGroup { cluster: ClusterId::new(u64::from(*cluster)).unwrap(), tier: 0, weight, backends }
+    });
+    let mut groups: Vec<_> = groups.collect();
+    groups.sort_by_key(|group| group.cluster);
+    groups.dedup_by_key(|group| group.cluster);
+    DesiredService { service: "ns/svc".parse().unwrap(), port_name: None, plain_ok: false, groups }
+}
+
+fn want() -> impl Strategy<Value = Option<Want>> {
+    let backends = prop::collection::vec((0_u8..20, any::<bool>()), 1..12);
+    prop::option::weighted(0.8, prop::collection::vec((1_u16..4, backends), 0..3))
+}
+
+fn history() -> impl Strategy<Value = Vec<(Vec<(u8, Option<Want>)>, bool, bool)>> {
+    let changes = prop::collection::vec((0_u8..4, want()), 1..4);
+    prop::collection::vec((changes, any::<bool>(), any::<bool>()), 1..12)
+}
+
+fn changes_of(changes: &[(u8, Option<Want>)]) -> Vec<(Frontend, Option<DesiredService>)> {
+    let by_frontend: BTreeMap<_, _> = changes.iter().map(|(index, want)| (frontend(*index), want)).collect();
+    by_frontend.into_iter().map(|(frontend, want)| (frontend, want.as_ref().map(service))).collect()
+}
+
+fn backends_of(desired: &DesiredService) -> impl Iterator<Item = (std::net::IpAddr, u16)> + '_ {
+    desired.groups.iter().flat_map(|group| &group.backends).map(|backend| (backend.address, backend.port))
+}
+
+proptest! {
+    #[test]
+    fn no_prefix_of_a_plan_exposes_a_missing_backend(history in history()) {
+        let mut maps = Maps::new();
+        let mut actual = Actual::new(CAPACITY);
+        let mut desired: BTreeMap<Frontend, DesiredService> = BTreeMap::new();
+        let mut waiting = Freed::default();
+        let mut ever = BTreeSet::new();
+        let mut readers: Vec<Reader> = Vec::new();
+        for (changes, grace, restart) in history {
+            let changes = changes_of(&changes);
+            for (frontend, change) in &changes {
+                match change {
+                    Some(service) => {
+                        ever.extend(backends_of(service).map(|(address, port)| (*frontend, address, port)));
+                        desired.insert(*frontend, service.clone());
+                    }
+                    None => drop(desired.remove(frontend)),
+                }
+            }
+            let mut plan = actual.plan(&changes);
+            prop_assert!(plan.refused.is_empty(), "{:?}", plan.refused);
+            let mut step = 0;
+            readers.extend(Reader::start(&maps, true));
+            while maps.step(&plan, step) {
+                step += 1;
+                maps.read();
+                readers.iter().for_each(|reader| reader.finish(&maps, &ever));
+                readers.extend(Reader::start(&maps, step % 2 == 0));
+            }
+            waiting.append(std::mem::take(&mut plan.freed));
+            if grace {
+                // A grace period ends only after every reader that was there at its start.
+                readers.clear();
+                maps.release(&mut actual, std::mem::take(&mut waiting));
+            }
+            if restart {
+                readers.clear();
+                let restored = restore(&maps.contents, CAPACITY);
+                prop_assert_eq!(restored.damaged, 0);
+                actual = restored.actual;
+                waiting = restored.leftover;
+                // A restarted agent plans everything once it knows everything.
+                let all: Vec<_> = desired.iter().map(|(f, s)| (*f, Some(s.clone()))).collect();
+                let mut plan = actual.plan(&all);
+                maps.apply(&plan);
+                waiting.append(std::mem::take(&mut plan.freed));
+            }
+            let expected: BTreeMap<_, _> = desired
+                .iter()
+                .map(|(frontend, service)| {
+                    let groups = service.groups.iter().map(|group| {
+                        let backends = group.backends.iter().map(|b| (b.address, b.port)).collect();
+                        (group.cluster.value(), backends)
+                    });
+                    (*frontend, groups.collect::<BTreeMap<_, BTreeSet<_>>>())
+                })
+                .collect();
+            prop_assert_eq!(maps.read(), expected);
+        }
+        // Planning the same again writes nothing.
+        let again: Vec<_> = desired.iter().map(|(f, s)| (*f, Some(s.clone()))).collect();
+        prop_assert!(actual.plan(&again).is_empty());
+        // Nothing leaks: with everything deleted, everything is free.
+        let gone: Vec<_> = desired.keys().map(|frontend| (*frontend, None)).collect();
+        let mut plan = actual.plan(&gone);
+        maps.apply(&plan);
+        waiting.append(std::mem::take(&mut plan.freed));
+        maps.release(&mut actual, waiting);
+        prop_assert_eq!(actual.backend_count(), 0);
+        prop_assert_eq!(actual.free_slots(), CAPACITY.slots);
+        prop_assert!(maps.contents.services.is_empty() && maps.contents.backends.is_empty());
+    }
+
+    #[test]
+    fn a_backend_is_active_while_any_service_calls_it_active(first in any::<bool>(), second in any::<bool>()) {
+        let mut maps = Maps::new();
+        let mut actual = Actual::new(CAPACITY);
+        let one = |active| service(&vec![(1, vec![(1, active)])]);
+        maps.apply(&actual.plan(&[(frontend(1), Some(one(true)))]));
+        maps.apply(&actual.plan(&[(frontend(2), Some(one(first)))]));
+        maps.apply(&actual.plan(&[(frontend(1), Some(one(second)))]));
+        prop_assert_eq!(maps.contents.backends.len(), 1);
+        let active = maps.contents.backends[0].1.state == STATE_ACTIVE;
+        prop_assert_eq!(active, first || second);
+    }
+}
+
+#[test]
+fn one_backends_change_costs_a_slot_whatever_the_size() {
+    let capacity = Capacity { services: 8, slots: 4096, backends: 4096, counters: 16 };
+    let mut actual = Actual::new(capacity);
+    let hosts = |range: std::ops::Range<u16>| {
+        let backends = range.map(|host| DesiredBackend {
+            address: [10, 0, (host >> 8) as u8, host as u8].into(),
+            port: 80,
+            state: BackendState::Active,
+        });
+        let group = DesiredGroup {
+            cluster: ClusterId::new(1).unwrap(),
+            tier: 0,
+            weight: 1,
+            backends: backends.collect(),
+        };
+        DesiredService {
+            service: "ns/svc".parse().unwrap(),
+            port_name: None,
+            plain_ok: false,
+            groups: vec![group],
+        }
+    };
+    actual.plan(&[(frontend(1), Some(hosts(0..1000)))]);
+    let replaced = actual.plan(&[(frontend(1), Some(hosts(1..1001)))]);
+    assert_eq!((replaced.backends.len(), replaced.slots.len(), replaced.services.len()), (1, 1, 0));
+    let shrunk = actual.plan(&[(frontend(1), Some(hosts(2..1001)))]);
+    assert_eq!((shrunk.backends.len(), shrunk.slots.len(), shrunk.services.len()), (0, 1, 1));
+}
+
+#[test]
+fn a_full_map_refuses_one_frontend_and_keeps_the_others() {
+    let capacity = Capacity { services: 2, slots: 16, backends: 4, counters: 2 };
+    let mut actual = Actual::new(capacity);
+    let small = service(&vec![(1, vec![(1, true)])]);
+    let large = service(&vec![(1, (1..10).map(|host| (host, true)).collect())]);
+    let plan = actual.plan(&[(frontend(1), Some(small.clone())), (frontend(2), Some(large))]);
+    assert_eq!(plan.refused, [(frontend(2), Shortage::Backends)]);
+    let plan = actual.plan(&[(frontend(2), Some(small.clone()))]);
+    assert!(plan.refused.is_empty());
+    let plan = actual.plan(&[(frontend(3), Some(small))]);
+    assert_eq!(plan.refused, [(frontend(3), Shortage::Services)]);
+    assert_eq!(actual.frontends().count(), 2);
+}
+
+#[test]
+fn a_service_entry_with_foreign_slots_is_written_again() {
+    let mut maps = Maps::new();
+    let mut actual = Actual::new(CAPACITY);
+    let wanted = service(&vec![(1, vec![(1, true), (2, true)])]);
+    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    let entry = maps.contents.services[0].1;
+    maps.contents.slots[entry.groups[0].first as usize].service = 999;
+    let mut restored = restore(&maps.contents, CAPACITY);
+    assert_eq!(restored.damaged, 1);
+    let plan = restored.actual.plan(&[(frontend(1), Some(wanted))]);
+    assert_eq!(plan.services[0].0, service_key(&frontend(1)));
+    maps.apply(&plan);
+    assert_eq!(maps.read()[&frontend(1)][&1].len(), 2);
+}

@@ -1,0 +1,9 @@
+//! From what the sources say to what the maps hold.
+//!
+//! `merger` decides (pure), `task` carries out and answers questions about it (async), `claims` settles which
+//! service owns a frontend.
+
+mod claims;
+pub mod merger;
+pub mod metrics;
+pub mod query;
