@@ -15,8 +15,7 @@ mod service;
 mod slice;
 mod synced;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub use alive::AliveRecord;
 pub use cluster::{ClusterRecord, Incarnation, SCHEMA};
@@ -84,7 +83,11 @@ pub fn parse_value(key: &RecordKey, value: &[u8]) -> Result<Record, Fault> {
     })
 }
 
-fn decode_json<T: DeserializeOwned>(value: &[u8]) -> Result<T, Fault> {
+/// Reads a JSON object. Serde would also take an array for a struct, field by field.
+fn decode_json<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Fault> {
+    if value.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Fault::WrongType { detail: "an array where an object is expected".into() });
+    }
     serde_json::from_slice(value).map_err(|error| Fault::from_json(&error))
 }
 

@@ -5,25 +5,28 @@
 //! panics on what a peer wrote.
 //!
 //! Rules: a list is applied whole when it ends. An invalid value keeps the previous good one and counts.
-//! Nothing of a kind is deleted without that kind's `synced` marker. A cluster record with another id or name
+//! Nothing is published before the first `synced` markers, and nothing of a kind is deleted without that kind's
+//! marker. A cluster record with another id or name
 //! refuses the whole peer: what was published stays as it is until a good record comes.
 
 mod rejections;
 mod service;
+mod snapshot;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
 
 pub use rejections::{RECENT_REJECTIONS, Rejections};
 pub use service::{PeerEndpoint, PeerService, PeerSlice};
+pub use snapshot::PeerSnapshot;
 
 use crate::fence::Fence;
 use crate::name::{ClusterId, ClusterName, ServiceName, SliceName};
 use crate::record::{
-    self, AliveRecord, ClusterRecord, Fault, Reason, Record, RecordKey, Rejection, ServiceRecord,
-    SliceRecord, SyncedKind,
+    self, AliveRecord, ClusterRecord, Fault, Record, RecordKey, Rejection, ServiceRecord, SliceRecord,
+    SyncedKind,
 };
 use crate::table::{Knowledge, Table};
 
@@ -33,40 +36,6 @@ pub struct PeerPin {
     pub name: ClusterName,
     pub id: ClusterId,
     pub fence: Fence,
-}
-
-/// A peer at one moment. Cheap to clone and to compare: maps share structure.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PeerSnapshot {
-    /// The last good cluster record.
-    pub cluster: Option<Arc<ClusterRecord>>,
-    /// Why nothing new of this peer is used, if so.
-    pub refused: Option<Rejection>,
-    /// The last alive record. Its absence means nothing.
-    pub alive: Option<AliveRecord>,
-    /// The peer has spoken: a first full list was applied and its exporter had marked services and endpoints
-    /// as complete. Never goes back, so it means "`services` is complete as of some time".
-    pub synced: bool,
-    /// Services with what the fence lets through of their endpoints.
-    pub services: OrdMap<ServiceName, Arc<PeerService>>,
-    /// Endpoints in `services`.
-    pub endpoints: usize,
-    /// How often something was rejected, by reason.
-    pub rejected: BTreeMap<Reason, u64>,
-    /// The last rejections as text, oldest first.
-    pub recent_rejections: Vec<Arc<str>>,
-}
-
-impl PeerSnapshot {
-    /// Sum over all reasons.
-    pub fn rejected_total(&self) -> u64 {
-        self.rejected.values().sum()
-    }
-
-    /// The incarnation of the peer's etcd, once its cluster record was read.
-    pub fn incarnation(&self) -> Option<&str> {
-        self.cluster.as_ref().map(|cluster| cluster.incarnation.as_str())
-    }
 }
 
 /// A slice's place. `None` sorts before every slice of its service.
@@ -188,11 +157,9 @@ impl PeerView {
             changed.iter().for_each(|key| self.note_fenced(key));
         }
         self.dirty.extend(changed.into_iter().map(|(service, _)| service));
-        self.publish();
     }
 
-    /// A record was written. Between `begin_list` and `end_list` it counts as listed. The changes of one
-    /// revision belong together: take a snapshot only after the last of them.
+    /// A record was written. Between `begin_list` and `end_list` it counts as listed.
     pub fn put(&mut self, key: &str, value: &[u8]) {
         let parsed: RecordKey = match key.parse() {
             Ok(parsed) => parsed,
@@ -205,7 +172,6 @@ impl PeerView {
             Ok(record) => self.accept(key, parsed, record),
             Err(fault) => self.refuse_value(&parsed, Rejection::new(key, fault)),
         }
-        self.publish();
     }
 
     /// A record was deleted. Cluster and alive records stay as they were last seen: their absence means nothing.
@@ -229,11 +195,12 @@ impl PeerView {
             RecordKey::Synced(_, kind) => self.mark(kind, false),
             RecordKey::Cluster(_) | RecordKey::Alive(_) | RecordKey::Node(..) => {}
         }
-        self.publish();
     }
 
-    /// The peer as it is now. Costs a few reference counts.
-    pub fn snapshot(&self) -> Arc<PeerSnapshot> {
+    /// The peer as it is now; costs by what changed since the last one. The changes of one revision belong
+    /// together: take a snapshot only after the last of them.
+    pub fn snapshot(&mut self) -> Arc<PeerSnapshot> {
+        self.publish();
         Arc::new(PeerSnapshot {
             cluster: self.cluster.clone(),
             refused: self.refused.clone(),
@@ -374,12 +341,15 @@ impl PeerView {
         self.rejections.add(&Rejection::new(&text, Fault::OutsideFence(first)), count);
     }
 
-    /// Brings the published services up to date, unless a list is open or the peer may not be believed.
+    /// Brings the published services up to date, unless the peer may not be believed.
     fn publish(&mut self) {
-        if self.listing.is_some() || !self.listed || self.refused.is_some() || self.cluster.is_none() {
+        if !self.listed || self.refused.is_some() || self.cluster.is_none() {
             return;
         }
         self.synced |= self.markers.services && self.markers.endpoints;
+        if !self.synced {
+            return;
+        }
         for name in std::mem::take(&mut self.dirty) {
             self.publish_service(name);
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::key::RecordKey;
 use super::port::{self, WirePort};
 use super::rejection::{Fault, shorten};
-use super::{Entry, agree, entry};
+use super::{Entry, agree, decode_json, entry};
 use crate::fence;
 use crate::name::{ClusterName, NodeName, ServiceName, SliceName};
 use crate::snapshot::{Condition, Endpoint, SlicePort};
@@ -129,7 +129,7 @@ impl SliceRecord {
         slice: &SliceName,
         value: &[u8],
     ) -> Result<Self, Fault> {
-        let wire: Wire<'_> = serde_json::from_slice(value).map_err(|error| Fault::from_json(&error))?;
+        let wire: Wire<'_> = decode_json(value)?;
         agree("cluster", wire.cluster.as_deref(), cluster.as_str())?;
         agree("service", wire.service.as_deref(), service.as_str())?;
         agree("slice", wire.slice.as_deref(), slice.as_str())?;
