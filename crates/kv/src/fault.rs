@@ -177,8 +177,12 @@ impl CallReason {
 
     /// Sorts what etcd-client says. `ending` is what the socket saw, if it has ended.
     pub(crate) fn of(error: &etcd_client::Error, ending: Option<&str>) -> Self {
-        let etcd_client::Error::GRpcStatus(status) = error else {
-            return Self::Broken(ending.map_or_else(|| chain(error), Into::into));
+        let status = match error {
+            etcd_client::Error::GRpcStatus(status) => status,
+            etcd_client::Error::LeaseKeepAliveError(text) if text == "lease not found" => {
+                return Self::Refused("the lease has expired".into());
+            }
+            other => return Self::Broken(ending.map_or_else(|| chain(other), Into::into)),
         };
         let message = status.message().to_owned();
         match status.code() {

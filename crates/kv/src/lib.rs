@@ -4,10 +4,13 @@
 
 pub mod backoff;
 pub mod dial;
+pub mod election;
 pub mod endpoint;
 pub mod fault;
+pub mod lease;
 pub mod peer_file;
 pub mod peer_folder;
+pub mod publish;
 pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;

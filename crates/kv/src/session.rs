@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, KeyValue, KvClient, Txn, TxnResponse, WatchOptions, WatchStream};
+use etcd_client::{Client, GetOptions, KeyValue, KvClient, Txn, WatchOptions, WatchStream};
 use hyper_util::rt::TokioIo;
 
 use crate::dial::{Dialed, Dialer, Ending, Stream};
@@ -30,18 +30,27 @@ pub(crate) const PAGE_KEYS: i64 = 1000;
 /// A key with its value, as etcd holds them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    pub key: Vec<u8>,
+    /// Bytes that are no text are replaced: such a key is none of ours, and is refused as such.
+    pub key: String,
     pub value: Vec<u8>,
     pub mod_revision: i64,
     pub create_revision: i64,
+    /// 0 where none is attached.
+    pub lease: i64,
 }
 
 impl From<KeyValue> for Entry {
     fn from(pair: KeyValue) -> Self {
         let (mod_revision, create_revision) = (pair.mod_revision(), pair.create_revision());
+        let lease = pair.lease();
         let (key, value) = pair.into_key_value();
-        Self { key, value, mod_revision, create_revision }
+        Self { key: text_of(key), value, mod_revision, create_revision, lease }
     }
+}
+
+/// A key as text.
+pub(crate) fn text_of(key: Vec<u8>) -> String {
+    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// One connection.
@@ -113,9 +122,9 @@ impl Session {
         Ok((revision, answer.take_kvs().pop().map(Into::into)))
     }
 
-    /// Applies a transaction. Returns the store's revision behind it where its comparisons held.
+    /// Applies a transaction. Returns its revision where its comparisons held.
     pub(crate) async fn commit(&self, action: &'static str, txn: Txn) -> Result<Option<i64>, CallError> {
-        let answer: TxnResponse = self.call(action, self.kv().txn(txn)).await?;
+        let answer = self.call(action, self.kv().txn(txn)).await?;
         let revision = answer.header().map_or(0, |header| header.revision());
         Ok(answer.succeeded().then_some(revision))
     }
@@ -230,15 +239,8 @@ impl Pages<'_> {
         let header_revision = answer.header().map_or(0, |header| header.revision());
         let revision = *self.revision.get_or_insert(header_revision);
         let more = answer.more();
-        let entries: Vec<Entry> = answer.take_kvs().into_iter().map(Into::into).collect();
-        self.next = match entries.last() {
-            Some(last) if more => {
-                let mut next = last.key.clone();
-                next.push(0);
-                Some(next)
-            }
-            Some(_) | None => None,
-        };
-        Ok(Page { revision, entries })
+        let pairs = answer.take_kvs();
+        self.next = pairs.last().filter(|_| more).map(|last| [last.key(), &[0]].concat());
+        Ok(Page { revision, entries: pairs.into_iter().map(Into::into).collect() })
     }
 }

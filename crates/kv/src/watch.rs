@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{WatchResponse, WatchStream};
+use mesh_model::name::ClusterName;
+use mesh_model::record::{PREFIX, RecordKey};
+use mesh_model::view::PeerView;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::dial::Dialer;
 use crate::endpoint::Endpoint;
 use crate::fault::{CallError, CallReason, KvError};
-use crate::session::{Entry, PAGE_KEYS, Session};
+use crate::session::{Entry, PAGE_KEYS, Session, text_of};
 
 /// After so long a silence we ask the server whether it still lives.
 const QUIET: Duration = Duration::from_secs(5);
@@ -59,15 +62,35 @@ pub enum Event {
 /// A changed key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Put { key: Vec<u8>, value: Vec<u8> },
-    Delete { key: Vec<u8> },
+    Put { key: String, value: Vec<u8> },
+    Delete { key: String },
+}
+
+impl Event {
+    /// Does to a view what the event says. Take the view's snapshot afterwards.
+    pub fn feed(&self, view: &mut PeerView) {
+        match self {
+            Self::ListBegin => view.begin_list(),
+            Self::ListPage(entries) => {
+                entries.iter().for_each(|entry| view.list_entry(&entry.key, &entry.value))
+            }
+            Self::ListEnd { .. } => view.end_list(),
+            Self::Changed { changes, .. } => {
+                for change in changes {
+                    match change {
+                        Change::Put { key, value } => view.put(key, value),
+                        Change::Delete { key } => view.delete(key),
+                    }
+                }
+            }
+            Self::Connected { .. } | Self::Resumed { .. } | Self::Disconnected { .. } => {}
+        }
+    }
 }
 
 /// Follows one cluster's records.
 pub struct PeerWatch {
     dialer: Arc<Dialer>,
-    /// Everything below it is followed.
-    prefix: String,
     /// The key of the peer's cluster record.
     cluster_key: String,
     /// The revision up to which everything is known; none until a list is complete.
@@ -90,12 +113,11 @@ fn incarnation_of(value: &[u8]) -> Option<String> {
 }
 
 impl PeerWatch {
-    /// Follows everything below `prefix`; `cluster_key` is the key of the peer's cluster record.
-    pub fn new(dialer: Arc<Dialer>, prefix: &str, cluster_key: &str) -> Self {
+    /// Follows everything below [`PREFIX`], so that what a peer writes below other names shows too.
+    pub fn new(dialer: Arc<Dialer>, cluster: &ClusterName) -> Self {
         Self {
             dialer,
-            prefix: prefix.into(),
-            cluster_key: cluster_key.into(),
+            cluster_key: RecordKey::Cluster(cluster.clone()).to_string(),
             position: None,
             incarnation: None,
             page_keys: PAGE_KEYS,
@@ -139,7 +161,7 @@ impl PeerWatch {
             Some(revision) => revision,
             None => self.list(&session, sink).await?,
         };
-        let mut stream = session.watch(&self.prefix, revision + 1).await.map_err(|e| self.lost(e))?;
+        let mut stream = session.watch(PREFIX, revision + 1).await.map_err(|e| self.lost(e))?;
         if resumes {
             sink(Event::Resumed { revision });
         }
@@ -169,7 +191,7 @@ impl PeerWatch {
         sink: &mut (impl FnMut(Event) + Send),
     ) -> Result<i64, CallError> {
         sink(Event::ListBegin);
-        let mut pages = session.list("listing the records", &self.prefix).with_limit(self.page_keys);
+        let mut pages = session.list("listing the records", PREFIX).with_limit(self.page_keys);
         let mut revision = 0;
         loop {
             match pages.next().await {
@@ -197,8 +219,8 @@ impl PeerWatch {
     }
 
     /// Remembers the incarnation where the key is the cluster record's.
-    fn note(&mut self, key: &[u8], value: &[u8]) {
-        if key == self.cluster_key.as_bytes() {
+    fn note(&mut self, key: &str, value: &[u8]) {
+        if key == self.cluster_key {
             self.incarnation = incarnation_of(value);
         }
     }
@@ -209,7 +231,7 @@ impl PeerWatch {
         for pair in response.events().iter().filter_map(|event| event.kv()) {
             // The header's revision is the store's, which may be ahead of what this message holds.
             revision = revision.max(pair.mod_revision());
-            let (key, value) = (pair.key().to_vec(), pair.value().to_vec());
+            let (key, value) = (text_of(pair.key().to_vec()), pair.value().to_vec());
             // A deletion resets a key's version to 0; etcd-client's own event type panics on unknown ones.
             if pair.version() == 0 {
                 changes.push(Change::Delete { key });

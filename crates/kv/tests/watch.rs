@@ -1,4 +1,5 @@
 //! A peer watch against a real etcd, through everything that an etcd does to it.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use std::time::Duration;
 use etcd_client::{Client, Txn, TxnOp};
 use mesh_kv::testing::{Ca, Etcd};
 use mesh_kv::{Change, Dialer, Event, PeerWatch, Tls};
+use mesh_model::name::ClusterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const PREFIX: &str = "clustermesh/v1/";
-const CLUSTER_KEY: &str = "clustermesh/v1/clusters/hoth";
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a consumer of the events knows.
@@ -40,7 +41,7 @@ impl Seen {
             Event::ListPage(entries) => {
                 self.pages.push(entries.len());
                 let listing = self.listing.as_mut().expect("a list has begun");
-                listing.extend(entries.into_iter().map(|entry| (text(entry.key), text(entry.value))));
+                listing.extend(entries.into_iter().map(|entry| (entry.key, text(entry.value))));
             }
             Event::ListEnd { .. } => {
                 self.view = self.listing.take().expect("a list has begun");
@@ -51,8 +52,8 @@ impl Seen {
                 self.bursts.push(changes.len());
                 for change in changes {
                     match change {
-                        Change::Put { key, value } => self.view.insert(text(key), text(value)),
-                        Change::Delete { key } => self.view.remove(&text(key)),
+                        Change::Put { key, value } => self.view.insert(key, text(value)),
+                        Change::Delete { key } => self.view.remove(&key),
                     };
                 }
             }
@@ -70,7 +71,7 @@ impl Watching {
     fn start(dialer: Dialer) -> Self {
         let (sender, seen) = watch::channel(Seen::default());
         let token = CancellationToken::new();
-        let peer = PeerWatch::new(Arc::new(dialer), PREFIX, CLUSTER_KEY);
+        let peer = PeerWatch::new(Arc::new(dialer), &ClusterName::new("hoth").unwrap());
         let run = peer.run(token.clone(), move |event| sender.send_modify(|seen| seen.take(event)));
         tokio::spawn(run);
         Self { seen, _end: token.drop_guard() }

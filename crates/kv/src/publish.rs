@@ -1,0 +1,325 @@
+//! Writes a cluster's records, and nothing but its own.
+//!
+//! Every transaction compares the leader key's and the cluster record's create revision: one of a leader that was
+//! replaced, or to an etcd that was wiped meanwhile, changes nothing. Knows what stands in etcd by having read or
+//! written it; never decides what shall stand there.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, WatchResponse, WatchStream};
+use mesh_model::export::{Entries, ServiceOps};
+use mesh_model::name::ClusterName;
+use mesh_model::record::{Entry as Record, KeyError, Kind, PREFIX, RecordKey};
+
+use crate::election::Leadership;
+use crate::fault::{CallError, CallReason};
+use crate::session::{Entry, Session, text_of};
+
+/// Of a transaction; etcd takes 128 by default.
+pub const MAX_OPERATIONS: usize = 100;
+/// Of a transaction's keys and values; etcd takes 1.5 MiB of everything by default.
+pub const MAX_BYTES: usize = 1_000_000;
+/// Framing of one operation, generously.
+const OPERATION_BYTES: usize = 32;
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    Put(Record),
+    Delete(String),
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        OPERATION_BYTES
+            + match self {
+                Self::Put((key, value)) => key.len() + value.len(),
+                Self::Delete(key) => key.len(),
+            }
+    }
+}
+
+/// Packs operations into transactions. Those of one subject stay together where they fit into one transaction;
+/// where they don't, puts go before deletes.
+pub fn transactions(all: Vec<ServiceOps>) -> Vec<Vec<Write>> {
+    let mut packed = Packer::default();
+    for ops in all {
+        let puts = ops.puts.into_iter().map(Write::Put);
+        let writes: Vec<Write> = puts.chain(ops.deletes.into_iter().map(Write::Delete)).collect();
+        let bytes = writes.iter().map(Write::bytes).sum();
+        if !packed.has_room(writes.len(), bytes) {
+            packed.close();
+        }
+        for write in writes {
+            packed.push(write);
+        }
+    }
+    packed.close();
+    packed.closed
+}
+
+#[derive(Default)]
+struct Packer {
+    closed: Vec<Vec<Write>>,
+    open: Vec<Write>,
+    open_bytes: usize,
+}
+
+impl Packer {
+    fn has_room(&self, operations: usize, bytes: usize) -> bool {
+        self.open.len() + operations <= MAX_OPERATIONS && self.open_bytes + bytes <= MAX_BYTES
+    }
+
+    fn push(&mut self, write: Write) {
+        let bytes = write.bytes();
+        if !self.has_room(1, bytes) {
+            self.close();
+        }
+        self.open.push(write);
+        self.open_bytes += bytes;
+    }
+
+    fn close(&mut self) {
+        self.open_bytes = 0;
+        if !self.open.is_empty() {
+            self.closed.push(std::mem::take(&mut self.open));
+        }
+    }
+}
+
+/// What stands in etcd, read at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    pub revision: i64,
+    /// The own cluster record.
+    pub cluster: Option<Entry>,
+    /// All other records below the own name.
+    pub own: Entries,
+    /// Other clusters that have a cluster record here.
+    pub others: Vec<String>,
+}
+
+/// Reads everything that stands below `cluster`'s name.
+pub async fn read_back(session: &Session, cluster: &ClusterName) -> Result<Standing, CallError> {
+    let own: Vec<_> = Kind::ALL.iter().map(|kind| kind.range(cluster)).collect();
+    let own_key = RecordKey::Cluster(cluster.clone()).to_string();
+    let mut standing = Standing::default();
+    let mut pages = session.list("reading back what stands in etcd", PREFIX);
+    while let Some(page) = pages.next().await? {
+        standing.revision = page.revision;
+        for entry in page.entries {
+            if entry.key == own_key {
+                standing.cluster = Some(entry);
+            } else if own.iter().any(|range| range.contains(&entry.key)) {
+                standing.own.insert(entry.key, entry.value);
+            } else if let Ok(RecordKey::Cluster(other)) = entry.key.parse() {
+                standing.others.push(other.to_string());
+            }
+        }
+    }
+    Ok(standing)
+}
+
+/// Why nothing was written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("another process leads now, or etcd was wiped: nothing was written")]
+    Fenced,
+    #[error("key {key} was changed by somebody else; only this cluster's exporter may write below its name")]
+    Interference { key: String },
+}
+
+/// Writes the records of one cluster as its leader.
+pub struct Publisher<'a> {
+    session: &'a Session,
+    leadership: &'a Leadership,
+    cluster: ClusterName,
+    cluster_key: String,
+    /// The cluster record's create revision.
+    cluster_revision: i64,
+    /// What stands in etcd, the cluster record apart.
+    actual: Entries,
+    revision: i64,
+    /// Revisions of our own transactions that the watch has not shown yet.
+    unseen: VecDeque<i64>,
+    watch: WatchStream,
+}
+
+impl<'a> Publisher<'a> {
+    /// Starts from what stands. `record` is the cluster record that shall stand: it is created if there is none,
+    /// and replaced where it differs from what was read.
+    pub async fn open(
+        session: &'a Session,
+        leadership: &'a Leadership,
+        cluster: &ClusterName,
+        standing: Standing,
+        record: Record,
+    ) -> Result<Publisher<'a>, PublishError> {
+        let watch = session.watch(PREFIX, standing.revision + 1).await?;
+        let mut publisher = Self {
+            session,
+            leadership,
+            cluster: cluster.clone(),
+            cluster_key: record.0.clone(),
+            cluster_revision: standing.cluster.as_ref().map_or(0, |entry| entry.create_revision),
+            actual: standing.own,
+            revision: standing.revision,
+            unseen: VecDeque::new(),
+            watch,
+        };
+        if standing.cluster.as_ref().is_none_or(|entry| entry.value != record.1) {
+            publisher.write_cluster(record).await?;
+        }
+        Ok(publisher)
+    }
+
+    /// The records that stand below the own name, the cluster record apart.
+    pub fn actual(&self) -> &Entries {
+        &self.actual
+    }
+
+    /// The revision of what was read or written last.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    async fn write_cluster(&mut self, record: Record) -> Result<(), PublishError> {
+        let creates = self.cluster_revision == 0;
+        let put = TxnOp::put(record.0, record.1, None);
+        let revision = self.commit("writing the cluster record", vec![put]).await?;
+        if creates {
+            self.cluster_revision = revision;
+        }
+        Ok(())
+    }
+
+    /// Applies one transaction and remembers what stands now.
+    pub async fn apply(&mut self, writes: Vec<Write>) -> Result<i64, PublishError> {
+        let operations = writes.iter().map(|write| match write {
+            Write::Put((key, value)) => TxnOp::put(key.as_str(), value.as_slice(), None),
+            Write::Delete(key) => TxnOp::delete(key.as_str(), None),
+        });
+        let revision = self.commit("writing records", operations.collect()).await?;
+        for write in writes {
+            match write {
+                Write::Put((key, value)) => drop(self.actual.insert(key, value)),
+                Write::Delete(key) => drop(self.actual.remove(&key)),
+            }
+        }
+        Ok(revision)
+    }
+
+    async fn commit(&mut self, action: &'static str, writes: Vec<TxnOp>) -> Result<i64, PublishError> {
+        // 0 where the record is about to be created, and then means that there must be none.
+        let same_store =
+            Compare::create_revision(self.cluster_key.as_str(), CompareOp::Equal, self.cluster_revision);
+        let txn = Txn::new().when([self.leadership.fence(), same_store]).and_then(writes);
+        let revision = self.session.commit(action, txn).await?.ok_or(PublishError::Fenced)?;
+        self.revision = revision;
+        self.unseen.push_back(revision);
+        Ok(revision)
+    }
+
+    /// Waits until somebody else changes something below the own name, or the connection breaks. Cancel-safe.
+    pub async fn interference(&mut self) -> PublishError {
+        const ACTION: &str = "watching the own records";
+        loop {
+            let response = match self.watch.message().await {
+                Ok(Some(response)) if response.canceled() => {
+                    return self.session.failed(ACTION, CallReason::of_cancel(&response)).into();
+                }
+                Ok(Some(response)) => response,
+                Ok(None) => {
+                    let reason = CallReason::Broken("the server ended the watch".into());
+                    return self.session.failed(ACTION, reason).into();
+                }
+                Err(error) => return self.session.refused(ACTION, &error).into(),
+            };
+            if let Some(key) = self.foreign_change(&response) {
+                return PublishError::Interference { key };
+            }
+        }
+    }
+
+    /// The first key below the own name in a revision that is none of ours.
+    fn foreign_change(&mut self, response: &WatchResponse) -> Option<String> {
+        for pair in response.events().iter().filter_map(|event| event.kv()) {
+            while self.unseen.front().is_some_and(|own| *own < pair.mod_revision()) {
+                self.unseen.pop_front();
+            }
+            let is_own_write = self.unseen.front() == Some(&pair.mod_revision());
+            let key = text_of(pair.key().to_vec());
+            if !is_own_write && self.is_own_key(&key) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn is_own_key(&self, key: &str) -> bool {
+        match key.parse::<RecordKey>() {
+            Ok(parsed) => *parsed.cluster() == self.cluster,
+            Err(KeyError::Prefix) => false,
+            Err(_) => Kind::ALL.iter().any(|kind| kind.range(&self.cluster).contains(key)),
+        }
+    }
+}
+
+/// Counts records by kind, for metrics.
+pub fn count_by_kind(entries: &Entries) -> BTreeMap<Kind, u64> {
+    let mut counts: BTreeMap<Kind, u64> = BTreeMap::new();
+    for key in entries.keys().filter_map(|key| key.parse::<RecordKey>().ok()) {
+        *counts.entry(key.kind()).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_model::export::Subject;
+
+    use super::*;
+
+    fn ops(subject: &str, puts: usize, put_bytes: usize, deletes: usize) -> ServiceOps {
+        ServiceOps {
+            subject: Subject::Unknown(subject.into()),
+            puts: (0..puts).map(|index| (format!("{subject}/{index}"), vec![0; put_bytes])).collect(),
+            deletes: (0..deletes).map(|index| format!("{subject}/old/{index}")).collect(),
+        }
+    }
+
+    fn sizes(transactions: &[Vec<Write>]) -> Vec<usize> {
+        transactions.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn small_subjects_share_a_transaction_and_stay_whole() {
+        let packed = transactions(vec![ops("a", 40, 1, 0), ops("b", 40, 1, 10), ops("c", 20, 1, 0)]);
+        assert_eq!(sizes(&packed), [90, 20]);
+        assert!(transactions(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_large_subject_is_split_with_puts_before_deletes() {
+        let packed = transactions(vec![ops("a", 1, 1, 0), ops("b", 150, 1, 60), ops("c", 1, 1, 0)]);
+        assert_eq!(sizes(&packed), [1, 100, 100, 11]);
+        let writes: Vec<&Write> = packed.iter().flatten().collect();
+        let last_put =
+            writes.iter().rposition(|write| matches!(write, Write::Put((key, _)) if key.starts_with('b')));
+        let first_delete = writes.iter().position(|write| matches!(write, Write::Delete(_)));
+        assert!(last_put < first_delete);
+    }
+
+    #[test]
+    fn bytes_of_keys_and_values_are_bounded() {
+        let packed = transactions(vec![ops("a", 100, 20_000, 0)]);
+        assert_eq!(packed.len(), 3);
+        for writes in &packed {
+            assert!(writes.iter().map(Write::bytes).sum::<usize>() <= MAX_BYTES);
+        }
+        // One that fits into no transaction goes alone; etcd has the last word on it.
+        assert_eq!(sizes(&transactions(vec![ops("a", 1, 1, 0), ops("b", 1, 1_200_000, 0)])), [1, 1]);
+    }
+}

@@ -1,0 +1,182 @@
+//! Elections and fenced transactions against a real etcd.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_kv::election::{Candidate, Leadership, Standing};
+use mesh_kv::publish::{PublishError, Publisher, Write, read_back, transactions};
+use mesh_kv::testing::Etcd;
+use mesh_kv::{Dialer, Session};
+use mesh_model::export::{ServiceOps, Subject};
+use mesh_model::name::ClusterName;
+
+fn hoth() -> ClusterName {
+    ClusterName::new("hoth").unwrap()
+}
+
+fn record() -> (String, Vec<u8>) {
+    ("clustermesh/v1/clusters/hoth".into(), br#"{"incarnation":"one"}"#.to_vec())
+}
+
+fn put(name: &str, value: &str) -> Write {
+    Write::Put((format!("clustermesh/v1/services/hoth/ns/{name}"), value.into()))
+}
+
+async fn session(etcd: &Etcd) -> Session {
+    let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
+    Session::open(&dialer).await.unwrap()
+}
+
+async fn lead(session: &Session, holder: &str) -> Leadership {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Candidate::new(&hoth(), holder).campaign(session, None).await.unwrap() {
+            Standing::Leader(leadership) => return leadership,
+            Standing::Standby { .. } => assert!(Instant::now() < deadline, "{holder} is never elected"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn publisher<'a>(session: &'a Session, leadership: &'a Leadership) -> Publisher<'a> {
+    let standing = read_back(session, &hoth()).await.unwrap();
+    Publisher::open(session, leadership, &hoth(), standing, record()).await.unwrap()
+}
+
+#[tokio::test]
+async fn there_is_one_leader_and_the_next_after_it_resigns() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let first = lead(&session, "first").await;
+    let second = Candidate::new(&hoth(), "second");
+    let standing = second.campaign(&session, None).await.unwrap();
+    assert_eq!(standing, Standing::Standby { holder: "first".into() });
+    let again = Candidate::new(&hoth(), "first").campaign(&session, Some(&first)).await.unwrap();
+    assert_eq!(again, Standing::Leader(first.clone()));
+    first.resign(&session).await.unwrap();
+    assert!(matches!(second.campaign(&session, None).await.unwrap(), Standing::Leader(_)));
+}
+
+#[tokio::test]
+async fn a_leader_without_a_sign_of_life_is_replaced_within_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    lead(&session, "first").await;
+    let start = Instant::now();
+    lead(&session, "second").await;
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_leader_that_keeps_its_lease_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let first = lead(&session, "first").await;
+    let kept = tokio::time::timeout(Duration::from_secs(6), first.keep(&session)).await;
+    assert!(kept.is_err(), "{kept:?}");
+    let again = Candidate::new(&hoth(), "first").campaign(&session, Some(&first)).await.unwrap();
+    assert_eq!(again, Standing::Leader(first.clone()));
+    first.clone().resign(&session).await.unwrap();
+    let error = first.keep(&session).await.unwrap_err().to_string();
+    assert!(error.contains("the lease has expired"), "{error}");
+}
+
+#[tokio::test]
+async fn a_leader_that_was_replaced_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let first = lead(&session, "first").await;
+    let mut old = publisher(&session, &first).await;
+    old.apply(vec![put("a", "1")]).await.unwrap();
+    first.clone().resign(&session).await.unwrap();
+    let second = lead(&session, "second").await;
+    assert!(matches!(old.apply(vec![put("a", "2")]).await, Err(PublishError::Fenced)));
+    let mut new = publisher(&session, &second).await;
+    assert_eq!(new.actual()["clustermesh/v1/services/hoth/ns/a"], b"1");
+    new.apply(vec![put("a", "3")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_whose_cluster_record_was_replaced_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let leadership = lead(&session, "first").await;
+    let mut publisher = publisher(&session, &leadership).await;
+    etcd.ctl(&["del", "clustermesh/v1/clusters/hoth"]);
+    etcd.ctl(&["put", "clustermesh/v1/clusters/hoth", "another"]);
+    assert!(matches!(publisher.apply(vec![put("a", "1")]).await, Err(PublishError::Fenced)));
+}
+
+#[tokio::test]
+async fn a_large_service_arrives_whole_in_several_transactions() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let leadership = lead(&session, "first").await;
+    let mut publisher = publisher(&session, &leadership).await;
+    let value = vec![b'x'; 20_000];
+    let key = |index: usize| format!("clustermesh/v1/endpoints/hoth/ns/big/slice-{index:04}");
+    let ops = ServiceOps {
+        subject: Subject::Service("ns/big".parse().unwrap()),
+        puts: (0..300).map(|index| (key(index), value.clone())).collect(),
+        deletes: Vec::new(),
+    };
+    let transactions = transactions(vec![ops]);
+    assert!(transactions.len() > 3);
+    let count = transactions.len();
+    let before = publisher.revision();
+    for writes in transactions {
+        publisher.apply(writes).await.unwrap();
+    }
+    assert_eq!(publisher.revision(), before + i64::try_from(count).unwrap());
+    let standing = read_back(&session, &hoth()).await.unwrap();
+    assert_eq!(standing.own.len(), 300);
+    assert_eq!(&standing.own, publisher.actual());
+}
+
+#[tokio::test]
+async fn reading_back_sees_own_records_and_other_clusters() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    for key in [
+        "clusters/hoth",
+        "clusters/hoth-2",
+        "services/hoth/ns/a",
+        "services/hoth-2/ns/a",
+        "synced/hoth/nodes",
+    ] {
+        etcd.ctl(&["put", &format!("clustermesh/v1/{key}"), "{}"]);
+    }
+    let standing = read_back(&session, &hoth()).await.unwrap();
+    assert_eq!(standing.others, ["hoth-2"]);
+    assert!(standing.cluster.is_some());
+    let own: Vec<&String> = standing.own.keys().collect();
+    assert_eq!(own, ["clustermesh/v1/services/hoth/ns/a", "clustermesh/v1/synced/hoth/nodes"]);
+}
+
+#[tokio::test]
+async fn others_writes_below_the_own_name_are_noticed_and_own_ones_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let leadership = lead(&session, "first").await;
+    let mut publisher = publisher(&session, &leadership).await;
+    publisher.apply(vec![put("a", "1"), put("b", "1")]).await.unwrap();
+    publisher
+        .apply(vec![put("a", "2"), Write::Delete("clustermesh/v1/services/hoth/ns/b".into())])
+        .await
+        .unwrap();
+    etcd.ctl(&["put", "clustermesh/v1/services/endor/ns/a", "x"]);
+    let quiet = tokio::time::timeout(Duration::from_secs(1), publisher.interference()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    etcd.ctl(&["del", "clustermesh/v1/services/hoth/ns/a"]);
+    let error = tokio::time::timeout(Duration::from_secs(10), publisher.interference()).await.unwrap();
+    assert!(matches!(&error, PublishError::Interference { key } if key.ends_with("ns/a")), "{error}");
+}
