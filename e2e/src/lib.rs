@@ -8,3 +8,4 @@ pub mod load;
 pub mod prerequisite;
 pub mod story;
 pub mod wait;
+pub mod world;

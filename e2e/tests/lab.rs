@@ -19,9 +19,8 @@ fn network() -> Result<Lab> {
 
 /// What a client in hoth sees of ten connections to `target`.
 fn dial(lab: &mut Lab, name: &str, target: SocketAddr) -> Result<Summary> {
-    let client = lab.start_client("hoth", 0, name, &LoadSpec::to(target))?;
-    let seen = client.records().next(10, PATIENCE)?;
-    lab.end_client(client)?;
+    let seen = lab.client("hoth", 0, name, &LoadSpec::to(target))?.next(10, PATIENCE)?;
+    lab.end_clients()?;
     Ok(Summary::of(&seen))
 }
 
@@ -83,10 +82,11 @@ fn graceful_end_answers_everybody_who_came_in_time() -> Result<()> {
     let mut lab = network()?;
     lab.cluster("yavin")?.apply(&ServiceSpec::global("rebel-base", 1))?;
     let [target, _] = first_pod(&mut lab, "yavin")?;
-    let client = lab.start_client("hoth", 1, "x-wing", &LoadSpec::to(target))?;
-    client.records().next(10, PATIENCE)?;
+    let records = lab.client("hoth", 1, "x-wing", &LoadSpec::to(target))?;
+    records.next(10, PATIENCE)?;
     let change = lab.cluster("yavin")?.scale("rebel-base", 0)?;
-    let all = lab.end_client(client)?;
+    lab.end_clients()?;
+    let all = records.all();
     // A second after the change the server still lingers; whoever came until then must have been answered.
     let in_time = all.iter().filter(|record| record.start_unix_us < change.renamed_unix_us + 1_000_000);
     let seen = Summary::of(in_time);

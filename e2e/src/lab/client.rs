@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::Lab;
+use super::pod::Pod;
 use crate::load::record::{Outcome, Record};
 use crate::wait;
 
@@ -70,53 +71,44 @@ impl Records {
     }
 }
 
-/// A client at work.
+/// A client at work: its pod, and the thread that reads what it says.
 #[derive(Debug)]
-pub struct Client {
-    pod: String,
-    records: Records,
-    reader: Option<JoinHandle<Result<()>>>,
-}
-
-impl Client {
-    pub fn records(&self) -> &Records {
-        &self.records
-    }
-
-    pub fn pod(&self) -> &str {
-        &self.pod
-    }
+pub(super) struct Client {
+    pod: Pod,
+    reader: JoinHandle<Result<()>>,
 }
 
 impl Lab {
     /// Starts a client in a pod of its own, on the `node`th node (from 0) of a cluster.
-    pub fn start_client(
-        &mut self,
-        cluster: &str,
-        node: usize,
-        name: &str,
-        load: &LoadSpec,
-    ) -> Result<Client> {
-        let pod = self.client_pod(cluster, node, name)?;
+    pub fn client(&mut self, cluster: &str, node: usize, name: &str, load: &LoadSpec) -> Result<Records> {
+        let mut pod = self.cluster(cluster)?.bare_pod(name, node)?;
         let stdout = pod.run(load.args())?;
         let records = Records::default();
         let sink = records.clone();
         let reader = thread::Builder::new().name(format!("client-{name}")).spawn(move || read(stdout, &sink));
-        let reader = reader.context("starting a reader")?;
-        Ok(Client { pod: name.into(), records, reader: Some(reader) })
+        self.clients.push(Client { pod, reader: reader.context("starting a reader")? });
+        Ok(records)
     }
 
-    /// Ends a client, and gives all that it said.
-    pub fn end_client(&mut self, mut client: Client) -> Result<Vec<Record>> {
-        let name = client.pod.clone();
-        let pod = self.clients().iter_mut().find(|pod| pod.name() == name);
-        let pod = pod.with_context(|| format!("no client {name}"))?;
-        pod.terminate()?;
-        pod.wait_end(Duration::from_secs(10))?;
-        if let Some(reader) = client.reader.take() {
-            reader.join().map_err(|_| anyhow!("the reader of {name} panicked"))??;
+    /// Ends all clients; what they have under way is waited for. Their pods stay, for whoever wants a shell there.
+    pub fn end_clients(&mut self) -> Result<()> {
+        let clients = std::mem::take(&mut self.clients);
+        clients.iter().try_for_each(|client| client.pod.terminate())?;
+        for mut client in clients {
+            client.pod.wait_end(Duration::from_secs(10))?;
+            client.reader.join().map_err(|_| anyhow!("a client's reader panicked"))??;
+            self.idle.push(client.pod);
         }
-        Ok(client.records.all())
+        Ok(())
+    }
+
+    /// The pods of clients that have ended.
+    pub fn idle_pods(&self) -> &[Pod] {
+        &self.idle
+    }
+
+    pub(super) fn check_clients(&mut self) -> Result<()> {
+        self.clients.iter_mut().try_for_each(|client| client.pod.check())
     }
 }
 

@@ -149,7 +149,7 @@ impl Cluster {
 
     /// Writes the peer file of `peer` for this cluster's agents.
     pub fn join(&self, peer: &str, file: &serde_json::Value) -> Result<()> {
-        manifest::write(self.peers_folder(), &format!("{peer}.yaml"), &[file.clone()]).map(drop)
+        manifest::write(self.peers_folder(), &format!("{peer}.yaml"), std::slice::from_ref(file)).map(drop)
     }
 
     /// Removes the peer file of `peer`.

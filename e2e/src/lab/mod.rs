@@ -29,6 +29,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use address::Plan;
+use client::Client;
 use cluster::Cluster;
 use home::Home;
 use link::Way;
@@ -61,7 +62,8 @@ impl LabSpec {
 pub struct Lab {
     // Before `home`: processes are ended and waited for one by one, then the home ends whatever is left.
     clusters: Vec<Cluster>,
-    clients: Vec<Pod>,
+    clients: Vec<Client>,
+    idle: Vec<Pod>,
     _wan: Netns,
     home: Arc<Home>,
 }
@@ -93,7 +95,7 @@ impl Lab {
                 threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
             made.collect::<Result<Vec<_>>>()
         })?;
-        Ok(Self { clusters, clients: Vec::new(), _wan: wan, home })
+        Ok(Self { clusters, clients: Vec::new(), idle: Vec::new(), _wan: wan, home })
     }
 
     /// Gives every cluster the peer files of all others.
@@ -146,20 +148,10 @@ impl Lab {
         other.turn(way, one.plan())
     }
 
-    /// A pod for a client, on the `node`th node of a cluster (from 0); the lab removes it at its end.
-    pub fn client_pod(&mut self, cluster: &str, node: usize, name: &str) -> Result<&mut Pod> {
-        let pod = self.cluster(cluster)?.bare_pod(name, node)?;
-        self.clients.push(pod);
-        self.clients.last_mut().context("a pod that was just added")
-    }
-
-    pub fn clients(&mut self) -> &mut [Pod] {
-        &mut self.clients
-    }
-
     /// Fails when something that should run does not.
     pub fn check(&mut self) -> Result<()> {
-        self.clusters.iter_mut().try_for_each(Cluster::check)
+        self.clusters.iter_mut().try_for_each(Cluster::check)?;
+        self.check_clients()
     }
 
     /// Leaves it as it is and to itself; only for one that was built with `keep`.

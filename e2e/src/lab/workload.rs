@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -96,6 +97,12 @@ impl Cluster {
     /// The address that clients in this cluster dial.
     pub fn cluster_ip(&self, service: &str) -> Result<Pair> {
         Ok(self.workloads.deployed(service)?.cluster_ips)
+    }
+
+    /// Where clients in this cluster dial a service: its first ClusterIP and its port.
+    pub fn dial_address(&self, service: &str) -> Result<SocketAddr> {
+        let deployed = self.workloads.deployed(service)?;
+        Ok(SocketAddr::new(deployed.cluster_ips[0], deployed.spec.port))
     }
 
     pub fn pods(&self, service: &str) -> Result<&[Pod]> {

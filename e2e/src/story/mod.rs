@@ -1,1 +1,19 @@
-//! The story that is told in a lab.
+//! The story, told once for every lab: x-wings in all clusters call `rebel-base`, and things happen to it.
+//!
+//! Owns what happens, what is expected of it and how it is shown; whatever it does to clusters goes through
+//! [`World`](crate::world::World).
+
+pub mod board;
+mod expect;
+pub mod picture;
+pub mod plot;
+pub mod report;
+pub mod seconds;
+pub mod step;
+pub mod table;
+mod terminal;
+pub mod tour;
+pub mod view;
+
+/// The service that everybody calls.
+pub const SERVICE: &str = "rebel-base";

@@ -1,0 +1,73 @@
+//! `make demo`: the story in the namespace lab, shown live.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use mesh_e2e::lab::{Lab, LabSpec, home};
+use mesh_e2e::story::board::Board;
+use mesh_e2e::story::{picture, plot, report, table, view};
+use mesh_e2e::{prerequisite, story};
+
+#[derive(Parser)]
+#[command(name = "demo", about = "Two clusters, one global service: a failover to watch, in under a minute")]
+struct Cli {
+    /// Also write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw the run.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Leave the lab up, and say what to try in it.
+    #[arg(long)]
+    keep: bool,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Remove kept labs, and what is left of labs whose process was killed.
+    Clean,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    if let Some(Verb::Clean) = cli.command {
+        home::clean_and_say()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver"])?;
+    let spec = LabSpec { keep: cli.keep, ..LabSpec::new(&["hoth", "yavin"]) };
+    let board = Board::new(spec.clusters.clone(), plot::STEPS);
+    let screen = view::watch(&board).context("starting the view")?;
+    let told = perform(&spec, &board);
+    board.end();
+    // The view has nothing to say that its screen has not said.
+    let _ = screen.join();
+    let (lab, steps) = told?;
+    let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
+    print!("{}", table::render(&outcomes, &board.clusters));
+    if let Some(path) = &cli.json {
+        report::write(path, &outcomes)?;
+    }
+    if let Some(path) = &cli.svg {
+        picture::write(path, &board, &outcomes)?;
+    }
+    if cli.keep {
+        print!("{}", story::tour::of(&lab)?);
+        lab.abandon();
+    }
+    let ok = outcomes.iter().all(|step| step.failures.is_empty());
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn perform(spec: &LabSpec, board: &Board) -> Result<(Lab, Vec<story::step::Step>)> {
+    let mut lab = Lab::start(spec)?;
+    let told = plot::set_up(&mut lab, board).and_then(|()| plot::tell(&mut lab, board));
+    match told {
+        Ok(steps) => Ok((lab, steps)),
+        Err(error) => Err(error.context(format!("the logs end with:\n{}", lab.tails(8)))),
+    }
+}

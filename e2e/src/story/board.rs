@@ -1,0 +1,75 @@
+//! What the story and its audience share: who flies, and which step is under way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::lab::client::Records;
+use crate::wait::unix_us;
+
+/// A client of the story.
+#[derive(Clone, Debug)]
+pub struct XWing {
+    pub cluster: String,
+    pub records: Records,
+}
+
+/// A step as the audience sees it.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    pub name: String,
+    /// One sentence on what happens.
+    pub tale: String,
+    pub begun_us: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    x_wings: Vec<XWing>,
+    scenes: Vec<Scene>,
+    over: bool,
+}
+
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// In the order in which they are shown.
+    pub clusters: Vec<String>,
+    /// How many steps the story has.
+    pub steps: usize,
+    pub begun_us: u64,
+    state: Arc<Mutex<State>>,
+}
+
+impl Board {
+    pub fn new(clusters: Vec<String>, steps: usize) -> Self {
+        let state = State { x_wings: Vec::new(), scenes: Vec::new(), over: false };
+        Self { clusters, steps, begun_us: unix_us(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn join(&self, x_wing: XWing) {
+        self.state().x_wings.push(x_wing);
+    }
+
+    pub fn x_wings(&self) -> Vec<XWing> {
+        self.state().x_wings.clone()
+    }
+
+    pub fn begin(&self, scene: Scene) {
+        self.state().scenes.push(scene);
+    }
+
+    pub fn scenes(&self) -> Vec<Scene> {
+        self.state().scenes.clone()
+    }
+
+    pub fn end(&self) {
+        self.state().over = true;
+    }
+
+    pub fn over(&self) -> bool {
+        self.state().over
+    }
+}

@@ -1,0 +1,162 @@
+//! What happens, in order.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::lab::manifest::ServiceSpec;
+use crate::lab::workload::Change;
+use crate::wait::unix_us;
+use crate::world::World;
+
+use super::SERVICE;
+use super::board::{Board, Scene, XWing};
+use super::expect::Expectation;
+use super::step::{Direction, Move, Step};
+
+/// Pods of the service in each cluster.
+const REPLICAS: usize = 2;
+/// How many steps [`tell`] tells.
+pub const STEPS: usize = 6;
+/// How long a step's outcome is watched.
+const HOLD: Duration = Duration::from_secs(4);
+/// How long killed pods stay in the objects: what a kubelet and the controllers would take, or less.
+const UNNOTICED: Duration = Duration::from_millis(1500);
+/// How long connections may go on being refused when the manifest has followed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Builds the stage: the service everywhere, and an x-wing on every node.
+pub fn set_up(world: &mut dyn World, board: &Board) -> Result<()> {
+    for cluster in &board.clusters {
+        world.apply(cluster, &ServiceSpec::global(SERVICE, REPLICAS))?;
+    }
+    world.wait_backends(SERVICE, REPLICAS)?;
+    for cluster in &board.clusters {
+        for node in 0..world.nodes(cluster) {
+            let records = world.start_client(cluster, node, &format!("x-wing-{}", node + 1), SERVICE)?;
+            board.join(XWing { cluster: cluster.clone(), records });
+        }
+    }
+    Ok(())
+}
+
+/// Tells the story of the first two clusters.
+pub fn tell(world: &mut dyn World, board: &Board) -> Result<Vec<Step>> {
+    let [one, other, ..] = board.clusters.as_slice() else {
+        anyhow::bail!("the story needs two clusters");
+    };
+    let mut teller = Teller { world, board, one: one.clone(), other: other.clone() };
+    let steps = [
+        teller.everybody_answers(),
+        teller.pods_are_deleted(),
+        teller.deleted_pods_come_back(),
+        teller.pods_are_killed(),
+        teller.killed_pods_come_back(),
+        teller.agents_are_killed(),
+    ];
+    let steps = steps.into_iter().collect::<Result<Vec<_>>>()?;
+    world.check()?;
+    world.end_clients().context("ending the x-wings")?;
+    Ok(steps)
+}
+
+struct Teller<'w> {
+    world: &'w mut dyn World,
+    board: &'w Board,
+    one: String,
+    other: String,
+}
+
+/// A step under way.
+struct Under {
+    name: String,
+    begun_us: u64,
+}
+
+impl Under {
+    /// Ends it, after it has been watched long enough.
+    fn hold(self, moved: Option<Move>, expectations: Vec<Expectation>) -> Step {
+        let settled_us = unix_us();
+        thread::sleep(HOLD);
+        Step {
+            name: self.name,
+            begun_us: self.begun_us,
+            settled_us,
+            ended_us: unix_us(),
+            moved,
+            expectations,
+        }
+    }
+}
+
+impl Teller<'_> {
+    fn begin(&self, name: String, tale: &str) -> Under {
+        let begun_us = unix_us();
+        self.board.begin(Scene { name: name.clone(), tale: tale.into(), begun_us });
+        Under { name, begun_us }
+    }
+
+    fn both(&self) -> Expectation {
+        Expectation::AllAnswer(vec![self.one.clone(), self.other.clone()])
+    }
+
+    fn moved(&mut self, change: Change, direction: Direction) -> Move {
+        let control = self.world.control_time(&change).map_err(|error| format!("{error:#}"));
+        Move { change, control, direction }
+    }
+
+    fn everybody_answers(&mut self) -> Result<Step> {
+        let step =
+            self.begin("both clusters answer".into(), "Every x-wing dials the ClusterIP of its own cluster.");
+        Ok(step.hold(None, vec![Expectation::NoErrors, self.both()]))
+    }
+
+    fn pods_are_deleted(&mut self) -> Result<Step> {
+        let tale = "As Kubernetes does it: terminating first, the processes end later.";
+        let step = self.begin(format!("{}: pods deleted", self.one), tale);
+        let change = self.world.scale(&self.one, SERVICE, 0)?;
+        let moved = self.moved(change, Direction::Away);
+        let rest = Expectation::OnlyAnswers(self.other.clone());
+        Ok(step.hold(Some(moved), vec![Expectation::NoErrors, Expectation::Followed, rest]))
+    }
+
+    fn deleted_pods_come_back(&mut self) -> Result<Step> {
+        self.come_back(self.one.clone())
+    }
+
+    fn pods_are_killed(&mut self) -> Result<Step> {
+        let tale = "kill -9, nobody told: their part is refused until the manifest follows.";
+        let step = self.begin(format!("{}: pods killed", self.other), tale);
+        self.world.kill_pods(&self.other, SERVICE)?;
+        thread::sleep(UNNOTICED);
+        let change = self.world.notice_killed_pods(&self.other, SERVICE)?;
+        let moved = self.moved(change, Direction::Away);
+        thread::sleep(GRACE);
+        let refused = Expectation::OnlyRefusedUntilNoticed { grace: GRACE };
+        let rest = Expectation::OnlyAnswers(self.one.clone());
+        Ok(step.hold(Some(moved), vec![refused, Expectation::Followed, rest]))
+    }
+
+    fn killed_pods_come_back(&mut self) -> Result<Step> {
+        self.come_back(self.other.clone())
+    }
+
+    fn come_back(&mut self, cluster: String) -> Result<Step> {
+        let step = self
+            .begin(format!("{cluster}: pods back"), "New pods, new addresses: both clusters answer again.");
+        let change = self.world.scale(&cluster, SERVICE, REPLICAS)?;
+        let moved = self.moved(change, Direction::Back);
+        self.world.wait_backends(SERVICE, REPLICAS)?;
+        Ok(step.hold(Some(moved), vec![Expectation::NoErrors, Expectation::Followed, self.both()]))
+    }
+
+    fn agents_are_killed(&mut self) -> Result<Step> {
+        let tale = "kill -9 to the agents of all nodes, a second without any, then they start again.";
+        let step = self.begin("agents killed and restarted".into(), tale);
+        self.world.kill_agents()?;
+        thread::sleep(Duration::from_secs(1));
+        self.world.start_agents()?;
+        Ok(step.hold(None, vec![Expectation::NoErrors, self.both()]))
+    }
+}

@@ -1,0 +1,95 @@
+//! Who answered whom, second by second: what the live view and the picture show.
+
+use std::collections::BTreeMap;
+
+use crate::lab::client::Records;
+use crate::load::record::{Failure, Outcome};
+
+use super::board::Board;
+
+/// What the x-wings of one cluster saw in one second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Second {
+    /// Per answering cluster, in the board's order.
+    pub answers: Vec<usize>,
+    pub errors: BTreeMap<Failure, usize>,
+}
+
+impl Second {
+    pub fn failed(&self) -> usize {
+        self.errors.values().sum()
+    }
+
+    pub fn total(&self) -> usize {
+        self.answers.iter().sum::<usize>() + self.failed()
+    }
+
+    /// The errors in words: "12 refused, 1 timeout".
+    pub fn complaint(&self) -> String {
+        let kinds = self.errors.iter().map(|(failure, count)| format!("{count} {}", failure.as_str()));
+        kinds.collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.answers.resize(self.answers.len().max(other.answers.len()), 0);
+        other.answers.iter().zip(&mut self.answers).for_each(|(more, sum)| *sum += more);
+        other.errors.iter().for_each(|(kind, more)| *self.errors.entry(*kind).or_default() += more);
+    }
+}
+
+/// Counts the board's records into seconds, each record once, by when it was over: that is when somebody saw it.
+#[derive(Debug, Default)]
+pub struct Seconds {
+    read: Vec<usize>,
+    /// By second since the story's beginning, then by the client's cluster.
+    seconds: Vec<Vec<Second>>,
+}
+
+impl Seconds {
+    /// Takes in what is new.
+    pub fn update(&mut self, board: &Board) {
+        for (index, x_wing) in board.x_wings().iter().enumerate() {
+            self.read.resize(self.read.len().max(index + 1), 0);
+            let home = board.clusters.iter().position(|cluster| *cluster == x_wing.cluster);
+            self.read_one(board, index, home.unwrap_or_default(), &x_wing.records);
+        }
+    }
+
+    fn read_one(&mut self, board: &Board, index: usize, home: usize, records: &Records) {
+        let new = records.since(self.read[index]);
+        self.read[index] += new.len();
+        for record in new {
+            let over = record.start_unix_us + record.latency_us;
+            let since =
+                usize::try_from(over.saturating_sub(board.begun_us) / 1_000_000).unwrap_or(usize::MAX);
+            let second = self.second(since, home, board.clusters.len());
+            match record.outcome {
+                Outcome::Answer(from) => {
+                    let cluster = from.split('/').next().unwrap_or_default();
+                    match board.clusters.iter().position(|name| name == cluster) {
+                        Some(place) => second.answers[place] += 1,
+                        None => *second.errors.entry(Failure::Garbled).or_default() += 1,
+                    }
+                }
+                Outcome::Error(failure) => *second.errors.entry(failure).or_default() += 1,
+            }
+        }
+    }
+
+    fn second(&mut self, since: usize, home: usize, clusters: usize) -> &mut Second {
+        let empty = || Second { answers: vec![0; clusters], errors: BTreeMap::new() };
+        while self.seconds.len() <= since {
+            self.seconds.push((0..clusters).map(|_| empty()).collect());
+        }
+        &mut self.seconds[since][home]
+    }
+
+    /// One entry per client cluster for a second of the story.
+    pub fn at(&self, second: usize) -> Option<&[Second]> {
+        self.seconds.get(second).map(Vec::as_slice)
+    }
+
+    pub fn count(&self) -> usize {
+        self.seconds.len()
+    }
+}

@@ -1,0 +1,220 @@
+//! The live view: who answers whom, one bar a second. On a terminal it redraws in place; elsewhere it is one plain
+//! line a second.
+
+use std::io::Write;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::wait::unix_us;
+
+use super::board::{Board, Scene};
+use super::seconds::{Second, Seconds};
+use super::terminal::{Look, glyph};
+
+/// Seconds that are shown at once.
+const ROWS: usize = 12;
+/// Length of a bar.
+const BAR: usize = 26;
+/// A second is complete this much after its end: what the clients say takes its time.
+const LAG_US: u64 = 150_000;
+
+/// Shows the board on standard output, on a thread of its own, until the story is over.
+pub fn watch(board: &Board) -> std::io::Result<JoinHandle<()>> {
+    let mut view = View::new(board, Look::of_stdout());
+    thread::Builder::new().name("view".into()).spawn(move || {
+        while !view.board.over() {
+            view.tick();
+            thread::sleep(Duration::from_millis(if view.look.live { 200 } else { 50 }));
+        }
+        view.tick();
+    })
+}
+
+struct View {
+    board: Board,
+    look: Look,
+    seconds: Seconds,
+    /// Lines that the last drawing took.
+    drawn: usize,
+    /// Plain mode: what has been said.
+    said_seconds: usize,
+    said_scenes: usize,
+}
+
+impl View {
+    fn new(board: &Board, look: Look) -> Self {
+        let seconds = Seconds::default();
+        Self { board: board.clone(), look, seconds, drawn: 0, said_seconds: 0, said_scenes: 0 }
+    }
+
+    fn tick(&mut self) {
+        self.seconds.update(&self.board);
+        let text = if self.look.live { self.redraw() } else { self.news() };
+        let mut out = std::io::stdout().lock();
+        // Whoever closed our output does not look any more; the story goes on.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// How many seconds of the story are complete.
+    fn complete(&self) -> usize {
+        let passed = unix_us().saturating_sub(self.board.begun_us + LAG_US) / 1_000_000;
+        usize::try_from(passed).unwrap_or(usize::MAX)
+    }
+
+    fn redraw(&mut self) -> String {
+        let lines = self.frame();
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        self.drawn = lines.len();
+        for line in lines {
+            text.push_str(&line);
+            text.push_str("\x1b[K\n");
+        }
+        text + "\x1b[J"
+    }
+
+    fn frame(&self) -> Vec<String> {
+        let scenes = self.board.scenes();
+        let mut lines = vec![String::new(), self.title(&scenes)];
+        let tale = scenes.last().map_or("The clusters are being built …", |scene| scene.tale.as_str());
+        lines.push(format!(" {tale}"));
+        lines.push(String::new());
+        lines.push(self.legend());
+        lines.push(self.heads());
+        let complete = self.complete();
+        let first = complete.saturating_sub(ROWS);
+        for row in first..first + ROWS {
+            let second = self.seconds.at(row).filter(|_| row < complete);
+            lines.push(second.map_or_else(String::new, |second| self.row(row, second)));
+        }
+        lines
+    }
+
+    fn title(&self, scenes: &[Scene]) -> String {
+        let passed = unix_us().saturating_sub(self.board.begun_us) / 1_000_000;
+        let name = scenes.last().map_or("…", |scene| scene.name.as_str());
+        let step = format!("{}/{}", scenes.len(), self.board.steps);
+        format!(
+            " {} {}   {}",
+            self.look.faint(&step),
+            self.look.bold(name),
+            self.look.faint(&format!("{passed} s"))
+        )
+    }
+
+    fn legend(&self) -> String {
+        let look = self.look;
+        let names = self.board.clusters.iter().enumerate();
+        let names = names.map(|(place, name)| format!("{} {name}", look.cluster(place, glyph(place))));
+        format!(" answered by  {}   {} error", names.collect::<Vec<_>>().join("   "), look.error("✗"))
+    }
+
+    fn heads(&self) -> String {
+        let heads = self.board.clusters.iter().map(|name| format!("{:<BAR$}", format!("x-wings in {name}")));
+        self.look.faint(&format!("       {}", heads.collect::<Vec<_>>().join("  ")))
+    }
+
+    fn row(&self, number: usize, second: &[Second]) -> String {
+        let bars = second.iter().map(|second| bar(second, self.look)).collect::<Vec<_>>().join("  ");
+        let sum = sum(second);
+        let answered = sum.total() - sum.failed();
+        let complaint =
+            if sum.failed() > 0 { self.look.error(&format!("  {}", sum.complaint())) } else { String::new() };
+        format!(" {number:>3} s {bars}  {answered:>4}{complaint}")
+    }
+
+    /// Plain mode: what happened since the last time.
+    fn news(&mut self) -> String {
+        let mut text = String::new();
+        let scenes = self.board.scenes();
+        for scene in &scenes[self.said_scenes..] {
+            self.said_scenes += 1;
+            text.push_str(&format!(
+                "step {} of {}, {}: {}\n",
+                self.said_scenes, self.board.steps, scene.name, scene.tale
+            ));
+        }
+        let complete = self.complete().min(self.seconds.count());
+        for row in self.said_seconds..complete {
+            let second = self.seconds.at(row).unwrap_or_default();
+            if second.iter().any(|second| second.total() > 0) {
+                text.push_str(&plain(row, second, &self.board.clusters));
+            }
+        }
+        self.said_seconds = complete.max(self.said_seconds);
+        text
+    }
+}
+
+fn sum(seconds: &[Second]) -> Second {
+    seconds.iter().fold(Second::default(), |mut sum, second| {
+        sum.add(second);
+        sum
+    })
+}
+
+/// "  12 s  x-wings in hoth: 101 hoth, 99 yavin; x-wings in yavin: …; no errors".
+fn plain(row: usize, seconds: &[Second], clusters: &[String]) -> String {
+    let of = |(home, second): (&String, &Second)| {
+        let answers = clusters.iter().zip(&second.answers).map(|(name, count)| format!("{count:>3} {name}"));
+        format!("x-wings in {home}: {}", answers.collect::<Vec<_>>().join(" "))
+    };
+    let parts: Vec<_> = clusters.iter().zip(seconds).map(of).collect();
+    let sum = sum(seconds);
+    let errors = if sum.failed() > 0 { format!("ERRORS: {}", sum.complaint()) } else { "no errors".into() };
+    format!("{row:>4} s  {}  {errors}\n", parts.join("  "))
+}
+
+/// A bar whose parts are as long as the clusters' parts of the answers; an error is always seen.
+fn bar(second: &Second, look: Look) -> String {
+    let total = second.total().max(1);
+    let failed = second.failed();
+    let red = if failed > 0 { (failed * BAR).div_ceil(total) } else { 0 };
+    let answered = (total - failed).max(1);
+    let (mut text, mut sum, mut drawn) = (String::new(), 0, 0);
+    for (place, count) in second.answers.iter().enumerate() {
+        sum += count;
+        // Rounded at the running sum, so that the parts always fill the bar.
+        let end = (sum * (BAR - red) * 2 + answered) / (answered * 2);
+        text.push_str(&look.cluster(place, &glyph(place).repeat(end - drawn)));
+        drawn = end;
+    }
+    text.push_str(&look.error(&"✗".repeat(red)));
+    text + &" ".repeat(BAR - red - drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::record::Failure;
+
+    const PLAIN: Look = Look { live: true, colour: false };
+
+    fn second(answers: [usize; 2], refused: usize) -> Second {
+        let errors = if refused > 0 { [(Failure::Refused, refused)].into() } else { Default::default() };
+        Second { answers: answers.to_vec(), errors }
+    }
+
+    #[test]
+    fn bars_are_always_full_and_never_hide_an_error() {
+        for (answers, refused) in [([100, 100], 0), ([0, 200], 0), ([199, 0], 1), ([0, 0], 7), ([67, 67], 66)]
+        {
+            let bar = bar(&second(answers, refused), PLAIN);
+            assert_eq!(bar.chars().count(), BAR, "{bar:?}");
+            assert_eq!(bar.contains('✗'), refused > 0, "{bar:?}");
+        }
+        assert_eq!(bar(&second([0, 0], 0), PLAIN), " ".repeat(BAR));
+    }
+
+    #[test]
+    fn plain_lines_name_everybody() {
+        let clusters = ["hoth".to_owned(), "yavin".to_owned()];
+        let line = plain(7, &[second([90, 110], 0), second([0, 198], 2)], &clusters);
+        assert_eq!(
+            line,
+            "   7 s  x-wings in hoth:  90 hoth 110 yavin  x-wings in yavin:   0 hoth 198 yavin  ERRORS: 2 refused\n"
+        );
+    }
+}
