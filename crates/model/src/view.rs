@@ -157,6 +157,7 @@ impl PeerView {
             changed.iter().for_each(|key| self.note_fenced(key));
         }
         self.dirty.extend(changed.into_iter().map(|(service, _)| service));
+        self.note_spoken();
     }
 
     /// A record was written. Between `begin_list` and `end_list` it counts as listed.
@@ -172,6 +173,7 @@ impl PeerView {
             Ok(record) => self.accept(key, parsed, record),
             Err(fault) => self.refuse_value(&parsed, Rejection::new(key, fault)),
         }
+        self.note_spoken();
     }
 
     /// A record was deleted. Cluster and alive records stay as they were last seen: their absence means nothing.
@@ -341,13 +343,19 @@ impl PeerView {
         self.rejections.add(&Rejection::new(&text, Fault::OutsideFence(first)), count);
     }
 
-    /// Brings the published services up to date, unless the peer may not be believed.
+    /// Whether what the peer says now is to be used.
+    fn is_believed(&self) -> bool {
+        self.listed && self.refused.is_none() && self.cluster.is_some()
+    }
+
+    /// From here on the peer's word counts, also for what it does not mention.
+    fn note_spoken(&mut self) {
+        self.synced |= self.is_believed() && self.markers.services && self.markers.endpoints;
+    }
+
+    /// Brings the published services up to date.
     fn publish(&mut self) {
-        if !self.listed || self.refused.is_some() || self.cluster.is_none() {
-            return;
-        }
-        self.synced |= self.markers.services && self.markers.endpoints;
-        if !self.synced {
+        if !self.synced || !self.is_believed() {
             return;
         }
         for name in std::mem::take(&mut self.dirty) {
