@@ -1,4 +1,5 @@
 //! Records and keys survive the way through bytes, and arbitrary bytes never panic.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 mod support;
 

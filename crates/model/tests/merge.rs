@@ -1,4 +1,5 @@
 //! Global service semantics: named cases, and all of them against a naive reading of the rules.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 mod support;
 

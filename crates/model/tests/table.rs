@@ -1,4 +1,5 @@
 //! `Table` against a naive model.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

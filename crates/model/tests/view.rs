@@ -1,4 +1,5 @@
 //! What a peer's records add up to, in whatever order they come.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 mod support;
 
