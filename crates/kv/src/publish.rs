@@ -141,6 +141,7 @@ pub struct Publisher<'a> {
     cluster_revision: i64,
     /// What stands in etcd, the cluster record apart.
     actual: Entries,
+    counts: BTreeMap<Kind, u64>,
     revision: i64,
     /// Revisions of our own transactions that the watch has not shown yet.
     unseen: VecDeque<i64>,
@@ -164,6 +165,7 @@ impl<'a> Publisher<'a> {
             cluster: cluster.clone(),
             cluster_key: record.0.clone(),
             cluster_revision: standing.cluster.as_ref().map_or(0, |entry| entry.create_revision),
+            counts: count_by_kind(&standing.own),
             actual: standing.own,
             revision: standing.revision,
             unseen: VecDeque::new(),
@@ -178,6 +180,11 @@ impl<'a> Publisher<'a> {
     /// The records that stand below the own name, the cluster record apart.
     pub fn actual(&self) -> &Entries {
         &self.actual
+    }
+
+    /// How many records of a kind stand.
+    pub fn count(&self, kind: Kind) -> u64 {
+        self.counts.get(&kind).copied().unwrap_or_default()
     }
 
     /// The revision of what was read or written last.
@@ -203,12 +210,23 @@ impl<'a> Publisher<'a> {
         });
         let revision = self.commit("writing records", operations.collect()).await?;
         for write in writes {
-            match write {
-                Write::Put((key, value)) => drop(self.actual.insert(key, value)),
-                Write::Delete(key) => drop(self.actual.remove(&key)),
-            }
+            self.remember(write);
         }
         Ok(revision)
+    }
+
+    fn remember(&mut self, write: Write) {
+        let (kind, change) = match write {
+            Write::Put((key, value)) => {
+                let kind = kind_of(&key);
+                (kind, i64::from(self.actual.insert(key, value).is_none()))
+            }
+            Write::Delete(key) => (kind_of(&key), -i64::from(self.actual.remove(&key).is_some())),
+        };
+        if let Some(kind) = kind {
+            let count = self.counts.entry(kind).or_default();
+            *count = count.saturating_add_signed(change);
+        }
     }
 
     async fn commit(&mut self, action: &'static str, writes: Vec<TxnOp>) -> Result<i64, PublishError> {
@@ -267,13 +285,17 @@ impl<'a> Publisher<'a> {
     }
 }
 
-/// Counts records by kind, for metrics.
-pub fn count_by_kind(entries: &Entries) -> BTreeMap<Kind, u64> {
-    let mut counts: BTreeMap<Kind, u64> = BTreeMap::new();
-    for key in entries.keys().filter_map(|key| key.parse::<RecordKey>().ok()) {
-        *counts.entry(key.kind()).or_default() += 1;
+/// How many records there are of each kind.
+fn count_by_kind(entries: &Entries) -> BTreeMap<Kind, u64> {
+    let mut counts = BTreeMap::new();
+    for kind in entries.keys().filter_map(|key| kind_of(key)) {
+        *counts.entry(kind).or_default() += 1;
     }
     counts
+}
+
+fn kind_of(key: &str) -> Option<Kind> {
+    key.parse::<RecordKey>().ok().map(|parsed| parsed.kind())
 }
 
 #[cfg(test)]

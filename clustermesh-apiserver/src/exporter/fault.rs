@@ -1,0 +1,54 @@
+//! Why nothing is published at the moment.
+
+use mesh_kv::publish::PublishError;
+use mesh_kv::{CallError, DialError};
+use mesh_model::name::{ClusterId, ClusterName};
+
+use super::metrics::FailureReason;
+
+/// Why a connection to the own etcd ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(
+        "the etcd at {endpoint} holds records of {}, not only of {own}: give this cluster an etcd of its own with \
+         --etcd-endpoint; if a cluster was renamed, delete what it left there: etcdctl del --prefix \
+         clustermesh/v1/", .others.join(", ")
+    )]
+    ForeignStore { endpoint: String, own: ClusterName, others: Vec<String> },
+    #[error(
+        "the etcd at {endpoint} says that cluster {own} has the id {found}, not {id}: give this cluster an etcd of \
+         its own with --etcd-endpoint, or set --cluster-id {found}; if the id was changed on purpose, delete what \
+         the old one left there: etcdctl del --prefix clustermesh/v1/"
+    )]
+    OtherId { endpoint: String, own: ClusterName, id: ClusterId, found: ClusterId },
+    #[error(
+        "the cluster record of {own} in the etcd at {endpoint} is of another version ({detail}): run the newer \
+         clustermesh-apiserver"
+    )]
+    OtherSchema { endpoint: String, own: ClusterName, detail: String },
+}
+
+impl ExportError {
+    /// Whether trying again doesn't help.
+    pub(super) fn is_for_people(&self) -> bool {
+        matches!(self, Self::ForeignStore { .. } | Self::OtherId { .. } | Self::OtherSchema { .. })
+    }
+
+    pub(super) fn reason(&self) -> FailureReason {
+        match self {
+            Self::Dial(_) => FailureReason::Unreachable,
+            Self::Call(_) | Self::Publish(PublishError::Call(_)) => FailureReason::Call,
+            Self::Publish(PublishError::Fenced) => FailureReason::Fenced,
+            Self::Publish(PublishError::Interference { .. }) => FailureReason::Interference,
+            Self::ForeignStore { .. } | Self::OtherId { .. } | Self::OtherSchema { .. } => {
+                FailureReason::ForeignStore
+            }
+        }
+    }
+}

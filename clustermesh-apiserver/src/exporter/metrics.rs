@@ -1,0 +1,151 @@
+//! What the exporter counts.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Why publishing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum FailureReason {
+    /// No endpoint could be dialled.
+    Unreachable,
+    /// A call failed.
+    Call,
+    /// Another process leads, or etcd was wiped.
+    Fenced,
+    /// Somebody else wrote below the own name.
+    Interference,
+    /// The etcd belongs to another cluster.
+    ForeignStore,
+}
+
+impl FailureReason {
+    const ALL: [Self; 5] =
+        [Self::Unreachable, Self::Call, Self::Fenced, Self::Interference, Self::ForeignStore];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    reason: FailureReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Operation {
+    Put,
+    Delete,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: Operation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum RecordKind {
+    Services,
+    Endpoints,
+    Nodes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: RecordKind,
+}
+
+/// Metrics of the exporter. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct ExportMetrics {
+    pub(super) passes: Counter,
+    failures: Family<FailureLabels, Counter>,
+    pub(super) pending: Gauge,
+    pub(super) duration: Histogram,
+    pub(super) last_success: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub(super) transactions: Counter,
+    operations: Family<OperationLabels, Counter>,
+    records: Family<KindLabels, Gauge>,
+    pub(super) leading: Gauge,
+    pub(super) connected: Gauge,
+}
+
+impl ExportMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            passes: Counter::default(),
+            failures: Family::default(),
+            pending: Gauge::default(),
+            duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
+            last_success: Gauge::default(),
+            transactions: Counter::default(),
+            operations: Family::default(),
+            records: Family::default(),
+            leading: Gauge::default(),
+            connected: Gauge::default(),
+        };
+        metrics.show_all_series();
+        metrics.enter(registry);
+        metrics
+    }
+
+    /// A series that appears only with its first failure can't be alerted on.
+    fn show_all_series(&self) {
+        for reason in FailureReason::ALL {
+            drop(self.failures.get_or_create(&FailureLabels { reason }));
+        }
+        for operation in [Operation::Put, Operation::Delete] {
+            drop(self.operations.get_or_create(&OperationLabels { operation }));
+        }
+        for kind in [RecordKind::Services, RecordKind::Endpoints, RecordKind::Nodes] {
+            drop(self.records.get_or_create(&KindLabels { kind }));
+        }
+    }
+
+    fn enter(&self, registry: &mut Registry) {
+        let seconds = Unit::Seconds;
+        registry.register("export_passes", "Snapshots of the source brought to etcd", self.passes.clone());
+        registry.register(
+            "export_failures",
+            "Connections to etcd that ended, by reason",
+            self.failures.clone(),
+        );
+        registry.register("export_pending_operations", "Operations not yet applied", self.pending.clone());
+        registry.register_with_unit(
+            "export_duration",
+            "From a snapshot's arrival to its last transaction",
+            seconds.clone(),
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "export_last_success_timestamp",
+            "When etcd last showed all that the source says, since the Unix epoch; 0 if never",
+            seconds,
+            self.last_success.clone(),
+        );
+        registry.register("export_transactions", "Transactions applied", self.transactions.clone());
+        registry.register("export_operations", "Operations applied, by operation", self.operations.clone());
+        registry.register("export_records", "Records that stand in etcd, by kind", self.records.clone());
+        registry.register("export_leading", "1 while this process may write", self.leading.clone());
+        registry.register("etcd_connected", "1 while a connection to etcd stands", self.connected.clone());
+    }
+
+    pub(super) fn failed(&self, reason: FailureReason) {
+        self.failures.get_or_create(&FailureLabels { reason }).inc();
+        self.leading.set(0);
+        self.connected.set(0);
+    }
+
+    pub(super) fn applied(&self, puts: usize, deletes: usize) {
+        self.transactions.inc();
+        self.operations.get_or_create(&OperationLabels { operation: Operation::Put }).inc_by(puts as u64);
+        self.operations
+            .get_or_create(&OperationLabels { operation: Operation::Delete })
+            .inc_by(deletes as u64);
+    }
+
+    pub(super) fn set_records(&self, kind: RecordKind, count: u64) {
+        self.records.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,311 @@
+//! The exporter against a real etcd, with a source that the test holds in its hands.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clustermesh_apiserver::exporter::{ExportMetrics, Exporter};
+use mesh_kv::testing::Etcd;
+use mesh_kv::{Dialer, Session};
+use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::export::Identity;
+use mesh_model::fence::OwnRanges;
+use mesh_model::name::{ClusterId, ClusterName, NodeName, SliceName};
+use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Service, Slice};
+use mesh_runtime::{Readiness, Registry};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const PREFIX: &str = "clustermesh/v1/";
+
+struct Running {
+    source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
+    readiness: Readiness,
+    task: tokio::task::JoinHandle<()>,
+    token: CancellationToken,
+    _end: DropGuard,
+}
+
+impl Running {
+    fn start(etcd: &Etcd) -> Self {
+        Self::start_as(etcd, "hoth", 2)
+    }
+
+    fn start_as(etcd: &Etcd, name: &str, id: u64) -> Self {
+        let identity = Identity {
+            name: ClusterName::new(name).unwrap(),
+            id: ClusterId::new(id).unwrap(),
+            ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
+        };
+        let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
+        let (source, snapshots) = watch::channel(None);
+        let readiness = Readiness::default();
+        let condition = readiness.condition("export", "the source");
+        let metrics = ExportMetrics::register(Registry::new("test", "0").root());
+        let exporter = Exporter::new(identity, dialer, snapshots, condition, metrics);
+        let token = CancellationToken::new();
+        let task = tokio::spawn(exporter.run(token.clone()));
+        Self { source, readiness, task, token: token.clone(), _end: token.drop_guard() }
+    }
+
+    fn say(&self, services: &[(&str, &[u8])]) {
+        let services =
+            services.iter().map(|(name, slices)| (name.parse().unwrap(), service(slices))).collect();
+        let nodes = [(NodeName::new("node-1").unwrap(), Arc::default())].into_iter().collect();
+        self.source.send_replace(Some(Arc::new(ClusterSnapshot { services, nodes })));
+    }
+
+    async fn until_ready(&self) {
+        until("ready", || self.readiness.is_ready()).await;
+    }
+
+    fn missing(&self) -> String {
+        self.readiness.missing().first().map(|missing| missing.reason.clone()).unwrap_or_default()
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap();
+    }
+
+    /// Ends it as a crash would.
+    async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// A service with one slice of one endpoint per number.
+fn service(slices: &[u8]) -> Arc<Service> {
+    let endpoint = |last: u8| Endpoint {
+        address: [10, 2, 0, last].into(),
+        condition: Condition { ready: true, serving: true, terminating: false },
+        node: None,
+        zone: None,
+        hostname: None,
+    };
+    let slice = |(index, last): (usize, &u8)| {
+        let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint(*last)] };
+        (SliceName::new(&format!("slice-{index}")).unwrap(), Arc::new(slice))
+    };
+    Arc::new(Service {
+        scope: Scope { shared: true, affinity: Affinity::None },
+        cluster_ips: vec![[10, 102, 0, 1].into()],
+        ports: Vec::new(),
+        session_affinity_seconds: None,
+        created_at: None,
+        slices: slices.iter().enumerate().map(slice).collect(),
+    })
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What stands in etcd: value and revision by the key's part behind the prefix; alive and cluster left out.
+type Stands = BTreeMap<String, (Vec<u8>, i64)>;
+
+async fn stands(etcd: &Etcd) -> Stands {
+    let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
+    let session = Session::open(&dialer).await.unwrap();
+    let mut all = Stands::new();
+    let mut pages = session.list("reading", PREFIX);
+    while let Some(page) = pages.next().await.unwrap() {
+        for entry in page.entries {
+            let key = entry.key.strip_prefix(PREFIX).unwrap().to_owned();
+            if !key.starts_with("alive/") && !key.starts_with("clusters/") {
+                all.insert(key, (entry.value, entry.mod_revision));
+            }
+        }
+    }
+    all
+}
+
+async fn until_stands(etcd: &Etcd, what: &str, holds: impl Fn(&Stands) -> bool) -> Stands {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let all = stands(etcd).await;
+        if holds(&all) {
+            return all;
+        }
+        assert!(Instant::now() < end, "{what}: {:?}", all.keys().collect::<Vec<_>>());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn keys(all: &Stands) -> Vec<&str> {
+    all.keys().map(String::as_str).collect()
+}
+
+const ALL_OF_A: [&str; 6] = [
+    "endpoints/hoth/ns/a/slice-0",
+    "nodes/hoth/node-1",
+    "services/hoth/ns/a",
+    "synced/hoth/endpoints",
+    "synced/hoth/nodes",
+    "synced/hoth/services",
+];
+
+fn etcd_of(dir: &tempfile::TempDir) -> Etcd {
+    Etcd::start(Path::new(dir.path()))
+}
+
+#[tokio::test]
+async fn a_change_is_one_transaction_and_touches_only_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1, 2]), ("ns/b", &[3])]);
+    running.until_ready().await;
+    let before = stands(&etcd).await;
+    // A slice changes, another goes and a service appears, all in one snapshot.
+    running.say(&[("ns/a", &[9]), ("ns/b", &[3]), ("ns/c", &[4])]);
+    let after = until_stands(&etcd, "changed", |all| all.contains_key("services/hoth/ns/c")).await;
+    let changed: Vec<&str> =
+        after.iter().filter(|(key, at)| before.get(*key) != Some(*at)).map(|(key, _)| key.as_str()).collect();
+    assert_eq!(changed, ["endpoints/hoth/ns/a/slice-0", "endpoints/hoth/ns/c/slice-0", "services/hoth/ns/c"]);
+    let revisions: Vec<i64> = changed.iter().map(|key| after[*key].1).collect();
+    assert!(revisions.iter().all(|revision| *revision == revisions[0]), "{revisions:?}");
+    assert!(!after.contains_key("endpoints/hoth/ns/a/slice-1"));
+}
+
+#[tokio::test]
+async fn leftovers_are_pruned_only_once_the_source_has_spoken() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    for key in [
+        "services/hoth/ns/old",
+        "endpoints/hoth/ns/old/x",
+        "services/hoth/what/is/this",
+        "services/endor/ns/a",
+    ] {
+        etcd.ctl(&["put", &format!("{PREFIX}{key}"), "{}"]);
+    }
+    let before = stands(&etcd).await;
+    let running = Running::start(&etcd);
+    // It leads and shows that it lives, and still removes nothing.
+    until("alive", || !etcd.ctl(&["get", "clustermesh/v1/alive/hoth"]).is_empty()).await;
+    assert_eq!(stands(&etcd).await, before);
+    assert_eq!(running.missing(), "the source");
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let mut expected = ALL_OF_A.to_vec();
+    expected.push("services/endor/ns/a");
+    expected.sort_unstable();
+    assert_eq!(keys(&stands(&etcd).await), expected);
+}
+
+#[tokio::test]
+async fn a_wiped_etcd_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let record = etcd.ctl(&["get", "--print-value-only", "clustermesh/v1/clusters/hoth"]);
+    etcd.wipe();
+    let all = until_stands(&etcd, "written anew", |all| all.contains_key("synced/hoth/nodes")).await;
+    assert_eq!(keys(&all), ALL_OF_A);
+    let anew = etcd.ctl(&["get", "--print-value-only", "clustermesh/v1/clusters/hoth"]);
+    assert!(!record.is_empty() && !anew.is_empty() && record != anew, "the incarnation must be another one");
+}
+
+#[tokio::test]
+async fn records_deleted_or_changed_by_others_are_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let before = stands(&etcd).await;
+    etcd.ctl(&["put", "clustermesh/v1/endpoints/hoth/ns/a/slice-0", "vandalised"]);
+    etcd.ctl(&["put", "clustermesh/v1/services/hoth/ns/fake", "{}"]);
+    let text = |all: &Stands| String::from_utf8(all["endpoints/hoth/ns/a/slice-0"].0.clone()).unwrap();
+    until_stands(&etcd, "repaired", |all| keys(all) == ALL_OF_A && text(all).contains("10.2.0.1")).await;
+    etcd.ctl(&["del", "--prefix", PREFIX]);
+    let after = until_stands(&etcd, "written anew", |all| keys(all) == ALL_OF_A).await;
+    assert_eq!(text(&after).split("changed").next(), text(&before).split("changed").next());
+}
+
+#[tokio::test]
+async fn a_restarted_etcd_or_exporter_rewrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let before = stands(&etcd).await;
+
+    etcd.restart();
+    until("noticed", || !running.readiness.is_ready()).await;
+    running.until_ready().await;
+    assert_eq!(stands(&etcd).await, before);
+
+    running.stop().await;
+    assert_eq!(stands(&etcd).await, before, "to stop is not to leave");
+    let started = Instant::now();
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    assert!(started.elapsed() < Duration::from_secs(2), "the leadership was not given up");
+    assert_eq!(stands(&etcd).await, before);
+}
+
+#[tokio::test]
+async fn a_successor_of_a_crashed_exporter_takes_over_within_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let before = stands(&etcd).await;
+    running.crash().await;
+    let started = Instant::now();
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    until("standing by", || running.missing().contains("standing by")).await;
+    running.until_ready().await;
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert_eq!(stands(&etcd).await, before);
+}
+
+#[tokio::test]
+async fn a_frozen_etcd_is_noticed_and_gets_what_it_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    etcd.freeze();
+    running.say(&[("ns/b", &[1])]);
+    until("noticed", || running.missing().contains("no answer in time")).await;
+    etcd.thaw();
+    running.until_ready().await;
+    assert!(stands(&etcd).await.contains_key("services/hoth/ns/b"));
+}
+
+#[tokio::test]
+async fn an_etcd_of_another_cluster_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let first = Running::start(&etcd);
+    first.say(&[("ns/a", &[1])]);
+    first.until_ready().await;
+    first.stop().await;
+    let before = etcd.ctl(&["get", "--prefix", ""]);
+    for (name, id, part) in [("endor", 3, "holds records of hoth"), ("hoth", 7, "has the id 2, not 7")] {
+        let wrong = Running::start_as(&etcd, name, id);
+        wrong.say(&[("ns/a", &[1])]);
+        until("refused", || wrong.missing().contains(part)).await;
+        wrong.stop().await;
+        assert_eq!(etcd.ctl(&["get", "--prefix", ""]), before);
+    }
+}
