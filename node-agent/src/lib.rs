@@ -4,3 +4,4 @@
 pub mod admin;
 pub mod datapath;
 pub mod merge;
+pub mod peers;

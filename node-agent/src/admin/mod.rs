@@ -1,4 +1,7 @@
-//! The agent's admin API.
+//! The agent's admin API: HTTP and JSON on a unix socket, below `/v1/`.
+//!
+//! Answers questions; changes nothing.
 
 pub mod api;
 pub mod events;
+pub mod routes;

@@ -10,7 +10,7 @@ use mesh_abi::{
     FLAG_CANARY, FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry,
     ServiceKey, Stamp,
 };
-use mesh_model::desired::{BackendState, DesiredBackend, Frontend};
+use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
 use mesh_model::name::{ClusterId, PortName, ServiceName};
 use mesh_model::snapshot::Protocol;
@@ -18,6 +18,7 @@ use mesh_model::snapshot::Protocol;
 use super::backends::{BackendKey, Backends};
 use super::extents::{Extent, Extents};
 use super::ids::Ids;
+use super::plan::Plan;
 
 /// What the canary dials: loopback, the discard port (RFC 863), answered by nobody.
 pub const CANARY: Frontend = Frontend {
@@ -145,6 +146,30 @@ impl Actual {
 
     pub fn capacity(&self) -> Capacity {
         self.capacity
+    }
+
+    /// The same content in maps of another size, and the plan that fills them. Services are unnamed again.
+    pub fn moved_to(&self, capacity: Capacity) -> (Self, Plan) {
+        let unnamed = ServiceName::new("unknown", "unknown").expect("a valid name");
+        let changes = self.frontends().map(|(frontend, held)| {
+            let groups = held.groups.iter().map(|group| DesiredGroup {
+                cluster: group.cluster,
+                tier: group.tier,
+                weight: group.weight,
+                backends: group.members.iter().map(|member| self.desired(*member)).collect(),
+            });
+            let service = DesiredService {
+                service: unnamed.clone(),
+                port_name: None,
+                plain_ok: held.plain_ok(),
+                groups: groups.collect(),
+            };
+            (*frontend, Some(service))
+        });
+        let mut moved = Self::new(capacity);
+        let plan = moved.plan(&changes.collect::<Vec<_>>());
+        moved.services.values_mut().for_each(|held| held.service = None);
+        (moved, plan)
     }
 
     fn desired(&self, member: Member) -> DesiredBackend {

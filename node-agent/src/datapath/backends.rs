@@ -11,19 +11,19 @@ use mesh_model::desired::BackendState;
 
 /// What a backend is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct BackendKey {
+pub struct BackendKey {
     /// Network order, IPv4 v4-mapped.
-    pub(crate) address: [u8; 16],
-    pub(crate) port: u16,
+    pub address: [u8; 16],
+    pub port: u16,
     /// Cluster id.
-    pub(crate) cluster: u16,
+    pub cluster: u16,
     /// IANA protocol number.
-    pub(crate) protocol: u8,
+    pub protocol: u8,
 }
 
 impl BackendKey {
     /// The key of what stands in the maps.
-    pub(crate) fn of(entry: &BackendEntry) -> Self {
+    pub fn of(entry: &BackendEntry) -> Self {
         Self {
             address: entry.address,
             port: u16::from_be_bytes(entry.port),

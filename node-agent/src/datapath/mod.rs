@@ -6,7 +6,8 @@
 
 pub mod actual;
 // pub mod apply;
-mod backends;
+pub mod backends;
+pub mod dump;
 mod extents;
 mod ids;
 pub mod plan;

@@ -26,10 +26,9 @@ type PeerServices = OrdMap<ServiceName, Arc<PeerService>>;
 /// What the peers say.
 #[derive(Clone, Debug, Default)]
 pub struct PeerInputs {
-    /// The folder of peer files has been read completely, so a cluster that no file claims is no peer.
-    pub folder_read: bool,
-    /// Ids that a peer file claims, whatever became of the peer.
-    pub claimed: BTreeSet<ClusterId>,
+    /// Ids that a peer file claims, whatever became of the peer; none while the folder has not been read
+    /// completely, and then any cluster may be a peer.
+    pub claimed: Option<BTreeSet<ClusterId>>,
     /// The peers of which everything is known.
     pub synced: BTreeMap<ClusterId, PeerServices>,
 }
@@ -37,7 +36,7 @@ pub struct PeerInputs {
 impl PeerInputs {
     /// Whether what the maps hold of a cluster stays until the cluster has spoken.
     fn carries(&self, own: ClusterId, cluster: ClusterId) -> bool {
-        let may_be_a_peer = !self.folder_read || self.claimed.contains(&cluster);
+        let may_be_a_peer = self.claimed.as_ref().is_none_or(|claimed| claimed.contains(&cluster));
         cluster != own && may_be_a_peer && !self.synced.contains_key(&cluster)
     }
 }
@@ -254,8 +253,7 @@ impl Merger {
     /// peer file claims them.
     fn mark_forgotten(&mut self, peers: &PeerInputs) {
         let before = &self.peers;
-        let same_peers = before.folder_read == peers.folder_read && before.claimed == peers.claimed;
-        if same_peers && before.synced.keys().eq(peers.synced.keys()) {
+        if before.claimed == peers.claimed && before.synced.keys().eq(peers.synced.keys()) {
             return;
         }
         let forgotten =

@@ -7,3 +7,6 @@ mod claims;
 pub mod merger;
 pub mod metrics;
 pub mod query;
+
+#[cfg(test)]
+mod merger_tests;

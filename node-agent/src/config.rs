@@ -1,0 +1,228 @@
+//! The agent's command line, and what it becomes once validated.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use mesh_model::fence::OwnRanges;
+use mesh_model::name::NodeName;
+use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs};
+use mesh_source::SourceArgs;
+
+use crate::datapath::actual::Capacity;
+
+/// Balances ClusterIPs over the backends of every cluster of the mesh.
+///
+/// Follows this cluster's own Services and the peer clusters, merges their backends and keeps them in the
+/// node's eBPF maps, where programs on the root cgroup rewrite the destination of every connect(). Stopping or
+/// killing the agent changes nothing: programs and maps stay pinned and keep balancing. `node-agent uninstall`
+/// removes them.
+#[derive(Debug, Parser)]
+#[command(name = "node-agent", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Removes the programs and maps of an instance from this node: links first, then maps.
+    Uninstall {
+        #[command(flatten)]
+        pins: PinArgs,
+        #[command(flatten)]
+        log: LogArgs,
+    },
+    /// Prints the completion script of a shell.
+    Completion { shell: Shell },
+    /// Dials the canary from a cgroup below DIR; for the agent's own use.
+    #[command(hide = true)]
+    Canary {
+        #[arg(long, value_name = "DIR")]
+        cgroup: PathBuf,
+    },
+}
+
+/// Where the instance's programs, maps and socket are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Instance")]
+pub struct PinArgs {
+    /// Name of this agent's set of programs and maps on the node.
+    #[arg(long, env = "CLUSTERMESH_INSTANCE", value_name = "NAME", default_value = "default", value_parser = instance)]
+    pub instance: String,
+    /// Where the bpf file system is mounted; pins go below <DIR>/clustermesh/<instance>/.
+    #[arg(long, env = "CLUSTERMESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Admin socket and names go to <DIR>/<instance>/.
+    #[arg(long, env = "CLUSTERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/clustermesh")]
+    pub run_dir: PathBuf,
+}
+
+impl PinArgs {
+    /// Where socket and names are.
+    pub fn instance_dir(&self) -> PathBuf {
+        self.run_dir.join(&self.instance)
+    }
+}
+
+/// Flags of the agent itself.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub peers: PeerArgs,
+    #[command(flatten)]
+    pub datapath: DatapathArgs,
+    #[command(flatten)]
+    pub pins: PinArgs,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Peers")]
+pub struct PeerArgs {
+    /// Folder of peer files, one `<peer's cluster name>.yaml` each; read again whenever it changes.
+    ///
+    /// A peer file holds `id`, `endpoints: [https://HOST:PORT]`, `ranges: {pods: [CIDR], nodes: [CIDR]}` and
+    /// `trust:` (PEM). Removing the file drains the peer; a folder that is missing or unreadable drains nobody.
+    #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", default_value = "/etc/clustermesh/peers")]
+    pub peers_dir: PathBuf,
+    /// Folder with tls.crt and tls.key: this cluster's identity towards all peers.
+    #[arg(long, env = "CLUSTERMESH_TLS_DIR", value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Datapath")]
+pub struct DatapathArgs {
+    /// This node's name.
+    #[arg(long, env = "CLUSTERMESH_NODE_NAME", value_name = "NAME")]
+    pub node_name: NodeName,
+    /// The cgroup v2 directory whose processes are served; without it the root, found in the mount table.
+    #[arg(long, env = "CLUSTERMESH_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Leave services that kube-proxy serves too to it when the agent has been dead for so long. 0s: never.
+    #[arg(long, env = "CLUSTERMESH_YIELD_AFTER", value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub yield_after: Duration,
+    /// Room for so many frontends (ClusterIP, port, protocol); about 450 bytes each once used.
+    #[arg(long, env = "CLUSTERMESH_MAX_SERVICES", value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    pub max_services: u32,
+    /// Room for so many backends over all frontends; 8 bytes each, taken at once.
+    #[arg(long, env = "CLUSTERMESH_MAX_SLOTS", value_name = "N", default_value_t = 1_048_576, value_parser = clap::value_parser!(u32).range(64..=268_435_456))]
+    pub max_slots: u32,
+    /// Room for so many distinct backends; 32 bytes each, taken at once.
+    #[arg(long, env = "CLUSTERMESH_MAX_BACKENDS", value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=67_108_864))]
+    pub max_backends: u32,
+    /// Count connections for so many (service, cluster) pairs; 16 bytes each on every CPU, taken at once.
+    #[arg(long, env = "CLUSTERMESH_MAX_COUNTERS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub max_counters: u32,
+    /// Print what would be written to the maps, one line per write, and exit; nothing is touched.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl DatapathArgs {
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            services: self.max_services,
+            slots: self.max_slots,
+            backends: self.max_backends,
+            counters: self.max_counters,
+        }
+    }
+}
+
+impl RunArgs {
+    /// Checks the flags against each other.
+    ///
+    /// # Errors
+    /// Ranges that overlap or that no cluster has.
+    pub fn identity(&self) -> Result<Identity, IdentityError> {
+        self.identity.identity()
+    }
+}
+
+/// What no peer may claim.
+pub fn own_ranges(identity: &Identity) -> OwnRanges {
+    OwnRanges {
+        pods: identity.pod_cidrs.clone(),
+        services: identity.service_cidrs.clone(),
+        nodes: identity.node_cidrs.clone(),
+    }
+}
+
+/// A name that is safe as a folder's.
+fn instance(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+    if (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.') {
+        return Ok(text.into());
+    }
+    Err("use 1 to 63 letters, digits, '-', '_' and '.', not beginning with '.'".into())
+}
+
+/// A number with a unit: ms, s, m or h.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor_ms = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number = number.parse::<u64>().ok();
+    number
+        .zip(factor_ms)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a number and a unit (ms, s, m, h), e.g. 90s".into())
+}
+
+/// The admin socket of an instance.
+pub fn socket(instance_dir: &Path) -> PathBuf {
+    instance_dir.join("agent.sock")
+}
+
+/// The names file of an instance.
+pub fn names_file(instance_dir: &Path) -> PathBuf {
+    instance_dir.join("names")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["", "2", "m", "2 m", "-1s", "1d", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_a_folder_name() {
+        assert!(instance("lab-1.a_b").is_ok());
+        for bad in ["", ".", "..", "a/b", "a b", &"a".repeat(64)] {
+            assert!(instance(bad).is_err(), "{bad:?}");
+        }
+    }
+}

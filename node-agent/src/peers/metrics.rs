@@ -1,0 +1,120 @@
+//! What the peers' tasks count.
+
+use std::collections::BTreeMap;
+
+use mesh_model::name::ClusterName;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::PeerStatus;
+use crate::admin::api::PeerState;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabel {
+    peer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    peer: String,
+    state: StateValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct StateValue(PeerState);
+
+impl EncodeLabelValue for StateValue {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.to_string(), encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectionLabel {
+    peer: String,
+    reason: &'static str,
+}
+
+const STATES: [PeerState; 5] = [
+    PeerState::Connecting,
+    PeerState::Listing,
+    PeerState::Synced,
+    PeerState::Disconnected,
+    PeerState::Refused,
+];
+
+/// The peers' metrics. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    state: Family<StateLabel, Gauge>,
+    services: Family<PeerLabel, Gauge>,
+    backends: Family<PeerLabel, Gauge>,
+    rejected: Family<RejectionLabel, Gauge>,
+    disconnects: Family<PeerLabel, Counter>,
+    folder_failures: Counter,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let peer = registry.sub_registry_with_prefix("peer");
+        peer.register("state", "1 for the state that the peer is in", metrics.state.clone());
+        peer.register("services", "Services that the peer shares", metrics.services.clone());
+        peer.register("backends", "Endpoints that the peer shares", metrics.backends.clone());
+        peer.register(
+            "rejected_records",
+            "Records and endpoints of the peer that were refused since its task started",
+            metrics.rejected.clone(),
+        );
+        peer.register("disconnects", "Lost connections", metrics.disconnects.clone());
+        peer.register(
+            "folder_failures",
+            "Readings of the peers folder that were incomplete",
+            metrics.folder_failures.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn disconnected(&self, peer: &ClusterName) {
+        self.disconnects.get_or_create(&PeerLabel { peer: peer.to_string() }).inc();
+    }
+
+    pub(super) fn folder_failed(&self) {
+        self.folder_failures.inc();
+    }
+
+    pub(super) fn show(&self, name: &ClusterName, status: &PeerStatus) {
+        let peer = || name.to_string();
+        let (now, _) = status.state();
+        for state in STATES {
+            let label = StateLabel { peer: peer(), state: StateValue(state) };
+            self.state.get_or_create(&label).set(i64::from(state == now));
+        }
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let label = PeerLabel { peer: peer() };
+        self.services.get_or_create(&label).set(count(status.snapshot.services.len()));
+        self.backends.get_or_create(&label).set(count(status.snapshot.endpoints));
+        let by_reason: BTreeMap<_, _> = status.snapshot.rejected.clone();
+        for (reason, total) in by_reason {
+            let label = RejectionLabel { peer: peer(), reason: reason.as_str() };
+            self.rejected.get_or_create(&label).set(i64::try_from(total).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The peer's file is gone.
+    pub(super) fn forget(&self, name: &ClusterName) {
+        let peer = || name.to_string();
+        for state in STATES {
+            self.state.remove(&StateLabel { peer: peer(), state: StateValue(state) });
+        }
+        self.services.remove(&PeerLabel { peer: peer() });
+        self.backends.remove(&PeerLabel { peer: peer() });
+        self.disconnects.remove(&PeerLabel { peer: peer() });
+        for reason in mesh_model::record::Reason::ALL {
+            self.rejected.remove(&RejectionLabel { peer: peer(), reason: reason.as_str() });
+        }
+    }
+}

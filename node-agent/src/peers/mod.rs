@@ -1,0 +1,143 @@
+//! The peer clusters: which there are (`folder`) and what each of them says (`peer`).
+//!
+//! Publishes one value, [`PeerSet`]; never touches the datapath.
+
+pub mod folder;
+pub mod metrics;
+mod peer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_kv::PeerFile;
+use mesh_model::name::{ClusterId, ClusterName};
+use mesh_model::view::PeerSnapshot;
+
+use crate::admin::api::{Peer, PeerState, RangesOrigin};
+use crate::merge::merger::PeerInputs;
+
+/// All peers at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct PeerSet {
+    /// Ids that peer files claim; none while the folder has not been read completely.
+    pub claimed: Option<BTreeSet<ClusterId>>,
+    pub peers: BTreeMap<ClusterName, PeerStatus>,
+    /// Files that name no peer, and why.
+    pub misnamed: Vec<(String, String)>,
+}
+
+/// One peer at one moment.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// The last good content of its file.
+    pub file: Option<Arc<PeerFile>>,
+    /// Why its file is refused as it is now.
+    pub file_error: Option<String>,
+    /// The id that a refused file claims.
+    pub refused_id: Option<ClusterId>,
+    pub link: Link,
+    pub snapshot: Arc<PeerSnapshot>,
+}
+
+/// The connection to a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub phase: Phase,
+    pub endpoint: Option<String>,
+    /// Everything is known up to this etcd revision.
+    pub revision: Option<i64>,
+    /// Why the connection was lost.
+    pub reason: Option<String>,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    #[default]
+    Connecting,
+    Listing,
+    Following,
+    Lost,
+}
+
+impl PeerStatus {
+    /// What became of the peer, and why where that is not obvious.
+    pub fn state(&self) -> (PeerState, Option<String>) {
+        if self.file.is_none() {
+            return (PeerState::Refused, self.file_error.clone());
+        }
+        if let Some(rejection) = &self.snapshot.refused {
+            return (PeerState::Refused, Some(rejection.to_string()));
+        }
+        let state = match self.link.phase {
+            Phase::Connecting => PeerState::Connecting,
+            Phase::Listing => PeerState::Listing,
+            Phase::Following if self.snapshot.synced => PeerState::Synced,
+            Phase::Following => PeerState::Listing,
+            Phase::Lost => PeerState::Disconnected,
+        };
+        let waiting = (self.link.phase == Phase::Following && !self.snapshot.synced)
+            .then(|| "its clustermesh-apiserver has not finished its first export".to_owned());
+        (state, self.link.reason.clone().or(waiting).or_else(|| self.file_error.clone()))
+    }
+
+    /// The peer in the words of the admin API.
+    pub fn row(&self, name: &ClusterName) -> Peer {
+        let (state, reason) = self.state();
+        let file = self.file.as_ref();
+        let declared = |file: &Arc<PeerFile>| {
+            let declared = matches!(file.ranges, mesh_model::fence::PeerRanges::Declared(_));
+            if declared { RangesOrigin::Declared } else { RangesOrigin::Agreed }
+        };
+        let endpoints = file.map(|file| file.endpoints.iter().map(ToString::to_string).collect());
+        Peer {
+            name: name.to_string(),
+            id: file.map(|file| file.id).or(self.refused_id),
+            state,
+            reason,
+            endpoints: endpoints.unwrap_or_default(),
+            endpoint: self.link.endpoint.clone(),
+            revision: self.link.revision,
+            incarnation: self.snapshot.incarnation().map(ToOwned::to_owned),
+            ranges: file.map(declared),
+            services: self.snapshot.services.len(),
+            backends: self.snapshot.endpoints,
+            rejected: self.snapshot.rejected_total(),
+            rejections: self.snapshot.recent_rejections.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl PeerSet {
+    /// What the merge needs of it.
+    pub fn inputs(&self) -> PeerInputs {
+        let synced = self.peers.values().filter(|peer| peer.snapshot.synced);
+        let synced = synced.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.snapshot.services.clone())));
+        PeerInputs { claimed: self.claimed.clone(), synced: synced.collect() }
+    }
+
+    /// Names by id.
+    pub fn names(&self) -> impl Iterator<Item = (ClusterId, ClusterName)> + '_ {
+        self.peers.iter().filter_map(|(name, peer)| Some((peer.file.as_ref()?.id, name.clone())))
+    }
+
+    /// The peers in the words of the admin API; files that name no peer among them.
+    pub fn rows(&self) -> Vec<Peer> {
+        let misnamed = self.misnamed.iter().map(|(file, reason)| Peer {
+            name: file.clone(),
+            id: None,
+            state: PeerState::Refused,
+            reason: Some(reason.clone()),
+            endpoints: Vec::new(),
+            endpoint: None,
+            revision: None,
+            incarnation: None,
+            ranges: None,
+            services: 0,
+            backends: 0,
+            rejected: 0,
+            rejections: Vec::new(),
+        });
+        self.peers.iter().map(|(name, peer)| peer.row(name)).chain(misnamed).collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! One peer's task: follows its etcd and publishes what may be believed of it.
+
+use std::sync::Arc;
+
+use mesh_kv::{Change, Dialer, Event, PeerWatch};
+use mesh_model::name::ClusterName;
+use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
+use tokio_util::sync::CancellationToken;
+
+use super::folder::Board;
+use super::{Link, Phase};
+
+/// Follows one peer until the token is cancelled.
+pub(super) struct PeerTask {
+    name: ClusterName,
+    view: PeerView,
+    link: Link,
+    board: Board,
+    /// As last published.
+    shown: Arc<PeerSnapshot>,
+}
+
+impl PeerTask {
+    pub(super) fn new(pin: PeerPin, board: Board) -> Self {
+        let mut view = PeerView::new(pin.clone());
+        Self { name: pin.name, shown: view.snapshot(), view, link: Link::default(), board }
+    }
+
+    pub(super) async fn run(mut self, dialer: Arc<Dialer>, token: CancellationToken) {
+        let name = self.name.clone();
+        PeerWatch::new(dialer, &name).run(token, |event| self.take(event)).await;
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Connected { endpoint } => {
+                self.link =
+                    Link { phase: Phase::Listing, endpoint: Some(endpoint.to_string()), ..self.link.clone() };
+                self.link.reason = None;
+            }
+            Event::ListBegin => return self.view.begin_list(),
+            Event::ListPage(entries) => {
+                return entries.iter().for_each(|entry| self.view.list_entry(&entry.key, &entry.value));
+            }
+            Event::ListEnd { revision } => {
+                self.view.end_list();
+                self.link.phase = Phase::Following;
+                self.link.revision = Some(revision);
+            }
+            Event::Resumed { revision } => {
+                self.link.phase = Phase::Following;
+                self.link.revision = Some(revision);
+            }
+            Event::Changed { revision, changes } => {
+                changes.iter().for_each(|change| self.change(change));
+                self.link.revision = Some(revision);
+            }
+            Event::Disconnected { reason } => {
+                let reason = mesh_kv::fault::chain(&reason);
+                tracing::warn!(peer = %self.name, reason, "connection to the peer lost; what is known stays");
+                self.board.metrics.disconnected(&self.name);
+                self.link = Link { phase: Phase::Lost, endpoint: None, reason: Some(reason), ..self.link };
+            }
+        }
+        self.publish();
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Put { key, value } => self.view.put(key, value),
+            Change::Delete { key } => self.view.delete(key),
+        }
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.view.snapshot();
+        self.log_rejections(&snapshot);
+        self.shown = snapshot.clone();
+        self.board.show(&self.name, |status| {
+            status.snapshot = snapshot;
+            status.link = self.link.clone();
+        });
+    }
+
+    /// Each rejection that was not there before, once.
+    fn log_rejections(&self, snapshot: &PeerSnapshot) {
+        if snapshot.rejected == self.shown.rejected {
+            return;
+        }
+        let known = &self.shown.recent_rejections;
+        for rejection in snapshot.recent_rejections.iter().filter(|text| !known.contains(text)) {
+            tracing::warn!(peer = %self.name, %rejection, "refused what the peer says");
+        }
+    }
+}
