@@ -43,7 +43,7 @@ impl LoadSpec {
 pub struct Records(Arc<Mutex<Vec<Record>>>);
 
 impl Records {
-    fn push(&self, record: Record) {
+    pub(crate) fn push(&self, record: Record) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 

@@ -21,8 +21,8 @@ pub(super) const NETNS: &str = "/run/netns";
 /// What every lab's id begins with.
 const PREFIX: &str = "cm";
 
-/// Every lab of this process, so that a signal finds them.
-static OPEN: Mutex<Vec<Weak<Home>>> = Mutex::new(Vec::new());
+/// Every lab of this process, so that a signal finds them; `None` once it has ended them.
+static OPEN: Mutex<Option<Vec<Weak<Home>>>> = Mutex::new(Some(Vec::new()));
 
 /// The folder that holds every lab's folder.
 pub fn all_labs() -> PathBuf {
@@ -47,13 +47,21 @@ impl Home {
     /// left to itself at the end: then its processes do not die with their parent.
     pub fn claim(kept: bool) -> Result<Arc<Self>> {
         interrupt::watch();
-        let (id, folder, lock) = claim_folder()?;
-        let home = Arc::new(Self { id, folder, kept, closed: RwLock::new(false), _lock: lock });
-        open_labs().push(Arc::downgrade(&home));
+        let home = Self::register(kept)?;
         if let Err(error) = home.furnish() {
             home.tear_down();
             return Err(error);
         }
+        Ok(home)
+    }
+
+    /// Under the lock of [`OPEN`] from the first folder on: a signal finds all of it or nothing.
+    fn register(kept: bool) -> Result<Arc<Self>> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let labs = open.as_mut().context("the process is about to end")?;
+        let (id, folder, lock) = claim_folder()?;
+        let home = Arc::new(Self { id, folder, kept, closed: RwLock::new(false), _lock: lock });
+        labs.push(Arc::downgrade(&home));
         Ok(home)
     }
 
@@ -68,13 +76,26 @@ impl Home {
             .with_context(|| format!("mounting a bpf file system at {}", bpf.display()))
     }
 
-    /// The permission to make something that carries the id; fails once the lab is being torn down.
+    /// The permission to make something that carries the id; fails once the lab is being torn down. Never ask for
+    /// a second one while holding the first: teardown may have come to wait between the two.
     pub fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             bail!("lab {} is being torn down", self.id);
         }
         Ok(closed)
+    }
+
+    /// Makes a folder of the lab.
+    pub fn make_folder(&self, path: &Path) -> Result<()> {
+        let _open = self.open()?;
+        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))
+    }
+
+    /// Makes a cgroup of the lab.
+    pub fn make_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
+        let _open = self.open()?;
+        cgroup.create()
     }
 
     pub fn id(&self) -> &str {
@@ -126,14 +147,10 @@ impl Drop for Home {
     }
 }
 
-fn open_labs() -> std::sync::MutexGuard<'static, Vec<Weak<Home>>> {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ends every lab of this process.
+/// Ends every lab of this process, and lets it have no other.
 pub(super) fn tear_down_all() {
-    let labs: Vec<_> = open_labs().drain(..).collect();
-    for home in labs.iter().filter_map(Weak::upgrade) {
+    let labs = OPEN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    for home in labs.iter().flatten().filter_map(Weak::upgrade) {
         home.tear_down();
     }
 }

@@ -12,6 +12,7 @@ pub mod enter;
 pub mod events;
 pub mod home;
 pub mod http;
+pub mod inspect;
 mod interrupt;
 pub mod link;
 pub mod logs;
@@ -58,6 +59,14 @@ impl LabSpec {
     }
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the logs end with:\n{}", self.tails(12));
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Lab {
     // Before `home`: processes are ended and waited for one by one, then the home ends whatever is left.
@@ -69,13 +78,22 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Runs a test in a lab, shows the ends of the logs when it fails, and afterwards holds every process to its
+    /// duty: still there, and no warning that contains none of `odd`.
+    pub fn test(spec: &LabSpec, odd: &[&str], work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mut lab = Self::start(spec)?;
+        let outcome = work(&mut lab).and_then(|()| lab.check()).and_then(|()| lab.check_logs(odd));
+        outcome.with_context(|| format!("the logs end with:\n{}", lab.tails(12)))
+    }
+
     /// Builds it and waits until every component is ready.
     pub fn start(spec: &LabSpec) -> Result<Self> {
         let mut lab = Self::build(spec)?;
         if spec.mesh {
             lab.join_all()?;
             lab.clusters.iter_mut().try_for_each(Cluster::start)?;
-            lab.wait_ready()?;
+            let ready = lab.wait_ready();
+            ready.with_context(|| format!("the logs end with:\n{}", lab.tails(12)))?;
         }
         Ok(lab)
     }

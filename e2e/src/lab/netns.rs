@@ -37,13 +37,16 @@ pub struct Netns {
 
 impl Netns {
     pub fn create(home: &Arc<Home>, label: &str) -> Result<Self> {
-        let _open = home.open()?;
-        let name = home.netns(label);
-        batch(None, &[format!("netns add {name}")])?;
-        let netns = Self { name, home: home.clone() };
+        let netns = Self { name: home.netns(label), home: home.clone() };
+        netns.add()?;
         netns.set(BASE)?;
         netns.ip(&["link set lo up".into()])?;
         Ok(netns)
+    }
+
+    fn add(&self) -> Result<()> {
+        let _open = self.home.open()?;
+        batch(None, &[format!("netns add {}", self.name)])
     }
 
     /// A namespace that forwards.

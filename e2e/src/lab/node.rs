@@ -74,7 +74,7 @@ impl Node {
         netns.ip(&commands)?;
         router.ip(&link::router_to_node(plan, number))?;
         let cgroup = home.cgroup()?.child(&cluster).child(&name);
-        cgroup.create()?;
+        home.make_cgroup(&cgroup)?;
         let agent = Component::new(agent(home, identity, &name, &netns, &cgroup), home);
         Ok(Self { name, cluster, plan, number, netns, cgroup, home: home.clone(), agent, next_slot: 2 })
     }
@@ -109,6 +109,10 @@ impl Node {
 
     pub fn agent(&mut self) -> &mut Component {
         &mut self.agent
+    }
+
+    pub(super) fn launch(&self) -> &Launch {
+        self.agent.launch()
     }
 
     /// The instance name of the node's agent: all agents of a lab share one bpffs and one run folder.

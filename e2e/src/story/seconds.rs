@@ -89,6 +89,12 @@ impl Seconds {
         self.seconds.get(second).map(Vec::as_slice)
     }
 
+    /// The first second in which anything was seen.
+    pub fn first(&self) -> usize {
+        let seen = |seconds: &Vec<Second>| seconds.iter().any(|second| second.total() > 0);
+        self.seconds.iter().position(seen).unwrap_or_default()
+    }
+
     pub fn count(&self) -> usize {
         self.seconds.len()
     }

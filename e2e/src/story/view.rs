@@ -86,7 +86,8 @@ impl View {
         let complete = self.complete();
         let first = complete.saturating_sub(ROWS);
         for row in first..first + ROWS {
-            let second = self.seconds.at(row).filter(|_| row < complete);
+            // Before the first connection there is nothing to show.
+            let second = self.seconds.at(row).filter(|_| row < complete && row >= self.seconds.first());
             lines.push(second.map_or_else(String::new, |second| self.row(row, second)));
         }
         lines
@@ -206,6 +207,55 @@ mod tests {
             assert_eq!(bar.contains('✗'), refused > 0, "{bar:?}");
         }
         assert_eq!(bar(&second([0, 0], 0), PLAIN), " ".repeat(BAR));
+    }
+
+    /// A story of `count` seconds so far, at `begun_us`: hoth answers less and less, one connection is refused.
+    fn told(begun_us: u64, count: u64) -> Board {
+        let mut board = Board::new(vec!["hoth".into(), "yavin".into()], 6);
+        board.begun_us = begun_us;
+        for home in ["hoth", "yavin"] {
+            let records = crate::lab::client::Records::default();
+            for tenth in 0..count * 10 {
+                let from = if tenth % count.max(1) < tenth / 10 { "yavin/a" } else { "hoth/a" };
+                let outcome = match tenth {
+                    35 => crate::load::record::Outcome::Error(Failure::Refused),
+                    _ => crate::load::record::Outcome::Answer(from.into()),
+                };
+                let start_unix_us = begun_us + tenth * 100_000;
+                records.push(crate::load::record::Record { start_unix_us, latency_us: 1, outcome });
+            }
+            board.join(crate::story::board::XWing { cluster: home.into(), records });
+        }
+        board.begin(Scene { name: "hoth: pods deleted".into(), tale: "They go.".into(), begun_us });
+        board
+    }
+
+    #[test]
+    fn a_frame_shows_the_last_seconds_and_fits_a_terminal() {
+        let board = told(unix_us() - 15_500_000, 15);
+        let mut view = View::new(&board, PLAIN);
+        view.seconds.update(&board);
+        let frame = view.frame();
+        println!("{}", frame.join("\n"));
+        assert!(frame.len() < 24 && frame.iter().all(|line| line.chars().count() < 80), "{frame:#?}");
+        assert!(frame[1].contains("hoth: pods deleted"), "{frame:#?}");
+        assert!(
+            frame.iter().any(|line| line.starts_with("   3 s") && line.contains("2 refused")),
+            "{frame:#?}"
+        );
+        assert!(frame.iter().any(|line| line.starts_with("  14 s")), "{frame:#?}");
+    }
+
+    #[test]
+    fn plain_news_says_every_second_once() {
+        let board = told(unix_us() - 5_500_000, 5);
+        let mut view = View::new(&board, Look { live: false, colour: false });
+        view.seconds.update(&board);
+        let news = view.news();
+        println!("{news}");
+        assert_eq!(news.lines().filter(|line| line.contains(" s  x-wings")).count(), 5, "{news}");
+        assert!(news.starts_with("step 1 of 6, hoth: pods deleted: They go.\n"), "{news}");
+        assert_eq!(view.news(), "");
     }
 
     #[test]
