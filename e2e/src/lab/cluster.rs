@@ -260,138 +260,6 @@ fn etcd_data(identity: &Identity) -> PathBuf {
     identity.manifests.with_file_name("etcd")
 }
 
-fn apiserver(&mut self) -> &mut Component {
-        &mut self.apiserver
-    }
-
-    pub fn control(&self) -> &Netns {
-        &self.control
-    }
-
-    /// What a peer file says of this cluster.
-    pub fn peer_file(&self) -> serde_json::Value {
-        let plan = self.identity.plan;
-        let endpoint = SocketAddr::new(plan.control()[0], ETCD_PORT);
-        json!({
-            "id": plan.index(),
-            "endpoints": [format!("http://{endpoint}")],
-            "ranges": {"pods": plan.pods(), "nodes": plan.nodes()},
-        })
-    }
-
-    /// Writes the peer file of `peer` for this cluster's agents.
-    pub fn join(&self, peer: &str, file: &serde_json::Value) -> Result<()> {
-        manifest::write(self.peers_folder(), &format!("{peer}.yaml"), std::slice::from_ref(file)).map(drop)
-    }
-
-    /// Removes the peer file of `peer`.
-    pub fn leave(&self, peer: &str) -> Result<()> {
-        let path = self.peers_folder().join(format!("{peer}.yaml"));
-        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
-    }
-
-    /// Starts every component; waits for none.
-    pub(super) fn start(&mut self) -> Result<()> {
-        self.etcd.start()?;
-        self.apiserver.start()?;
-        self.agents().try_for_each(Component::start)
-    }
-
-    /// Waits until etcd, the apiserver and all agents say that they are ready.
-    pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
-        let name = self.identity.cluster.clone();
-        wait::until(&format!("the apiserver of {name} to be ready"), patience, || {
-            self.etcd.check()?;
-            self.apiserver.check()?;
-            self.control_http(ADMIN_PORT, "/readyz").map(drop)
-        })?;
-        for node in &mut self.nodes {
-            wait::until(&format!("the agent of {} to be ready", node.describe()), patience, || {
-                node.agent().check()?;
-                node.agent_ready()
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Succeeds when etcd answers.
-    pub fn etcd_ready(&self) -> Result<()> {
-        self.control_http(ETCD_PORT, "/health").map(drop)
-    }
-
-    /// An answer from the apiserver's HTTP port.
-    pub fn apiserver_port(&self, path: &'static str) -> Result<String> {
-        self.control_http(ADMIN_PORT, path)
-    }
-
-    fn control_http(&self, port: u16, path: &'static str) -> Result<String> {
-        let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
-        self.control.enter(move || http::fetch(&door, path))
-    }
-
-    /// Runs `etcdctl` against the cluster's etcd, and gives what it printed.
-    pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        self.control.enter(move || {
-            let mut command = std::process::Command::new("etcdctl");
-            command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://127.0.0.1:{ETCD_PORT}"));
-            let output = command.args(&args).output().context("starting etcdctl")?;
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            anyhow::ensure!(output.status.success(), "etcdctl {args:?}: {}", complaint.trim());
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        })
-    }
-
-    /// Forgets all that etcd knows; it must be stopped.
-    pub fn wipe_etcd(&self) -> Result<()> {
-        let data = etcd_data(&self.identity);
-        fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))
-    }
-
-    pub(super) fn turn(&self, way: Way, peer: Plan) -> Result<()> {
-        self.router.ip(&link::turn(way, peer))
-    }
-
-    /// Pulls the plug of one node.
-    pub fn power_off_node(&mut self, name: &str) -> Result<()> {
-        let router = &self.router;
-        let node = self.nodes.iter_mut().find(|node| node.name() == name);
-        node.with_context(|| format!("no node {name}"))?.power_off(router)?;
-        self.workloads.forget_processes(name)
-    }
-
-    /// Pulls the plug of everything.
-    pub fn power_off(&mut self) -> Result<()> {
-        self.router.ip(&["link set wan down".into(), "link set control down".into()])?;
-        self.control_cgroup.kill()?;
-        self.etcd.lost();
-        self.apiserver.lost();
-        let names: Vec<_> = self.nodes.iter().map(|node| node.name().to_owned()).collect();
-        names.iter().try_for_each(|name| self.power_off_node(name))
-    }
-
-    /// Fails when something that should run does not.
-    pub fn check(&mut self) -> Result<()> {
-        self.etcd.check()?;
-        self.apiserver.check()?;
-        self.agents().try_for_each(Component::check)?;
-        self.workloads.check()
-    }
-}
-
-fn identity(home: &Home, name: &str, plan: Plan) -> Result<Identity> {
-    let folder = |kind: &str| -> Result<PathBuf> {
-        let path = home.folder().join(name).join(kind);
-        home.make_folder(&path)?;
-        Ok(path)
-    };
-    Ok(Identity { cluster: name.into(), plan, manifests: folder("manifests")?, peers: folder("peers")? })
-}
-
-fn etcd_data(identity: &Identity) -> PathBuf {
-    identity.manifests.with_file_name("etcd")
-}
-
 fn etcd(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
     let lan = format!("http://{}", SocketAddr::new(identity.plan.control()[0], ETCD_PORT));
     let args = [
@@ -409,13 +277,13 @@ fn etcd(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
         "--logger=zap".into(),
         "--log-outputs=stderr".into(),
     ];
-    Ok(Launch {
+    Launch {
         name: format!("{}.etcd", identity.cluster),
         program: Program::Installed("etcd"),
         args: args.to_vec(),
         netns: netns.name().into(),
         cgroup: cgroup.child("etcd"),
-    })
+    }
 }
 
 fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
