@@ -127,3 +127,18 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<ipnet::IpNet>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_active_and_terminating_counts_only_while_it_serves() {
+        let state = |ready, serving, terminating| Condition { ready, serving, terminating }.state();
+        assert_eq!(state(true, true, false), Some(BackendState::Active));
+        assert_eq!(state(true, false, true), Some(BackendState::Active));
+        assert_eq!(state(false, true, true), Some(BackendState::Terminating));
+        assert_eq!(state(false, true, false), None);
+        assert_eq!(state(false, false, true), None);
+    }
+}

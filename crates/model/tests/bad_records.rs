@@ -16,7 +16,9 @@ const CLUSTER: &str = "clustermesh/v1/clusters/empire";
 /// A view that holds one good service with two endpoints.
 fn good() -> PeerView {
     let service = http_service("10.102.0.1", ready(&["10.2.0.1", "10.2.0.2"]));
-    listed(&snapshot([(service_name("default/base"), service)]))
+    let mut view = listed(&snapshot([(service_name("default/base"), service)]));
+    view.snapshot();
+    view
 }
 
 /// Writes a bad value and expects the old state, one more count and a message with these parts.

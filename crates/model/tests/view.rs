@@ -300,6 +300,32 @@ fn an_endpoint_outside_the_fence_counts_once_however_often_its_service_changes()
 }
 
 #[test]
+fn endpoints_are_held_against_the_fence_once_the_cluster_record_is_there() {
+    let mut entries = store(&empire(), &base(&["10.2.0.1", "10.9.0.1"]));
+    entries.pop_first();
+    let mut view = PeerView::new(empire_pin());
+    list(&mut view, &entries);
+    assert_eq!(view.snapshot().rejected_total(), 0, "the record might have said more");
+    // It narrows nothing, so the fence stays what it was.
+    view.put("clustermesh/v1/clusters/empire", br#"{"id":2,"incarnation":"a"}"#);
+    let seen = view.snapshot();
+    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::OutsideFence)), (1, Some(&1)));
+}
+
+#[test]
+fn a_service_of_which_nothing_usable_changed_keeps_its_identity() {
+    let mut view = listed(&base(&["10.2.0.1"]));
+    let before = view.snapshot();
+    let ports = r#""ports":[{"name":"http","port":8080}]"#;
+    let outside = r#"[{"address":"10.2.0.1"},{"address":"10.9.0.1"}]"#;
+    view.put(SLICE, format!(r#"{{{ports},"endpoints":{outside}}}"#).as_bytes());
+    let after = view.snapshot();
+    assert_eq!(after.rejected_total(), 1);
+    let name = service_name("default/base");
+    assert!(Arc::ptr_eq(&before.services[&name], &after.services[&name]));
+}
+
+#[test]
 fn declared_ranges_are_taken_from_the_cluster_record() {
     let fence = Fence::new(PeerRanges::DECLARED, OwnRanges::default());
     let pin = PeerPin { fence, ..empire_pin() };
