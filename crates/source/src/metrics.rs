@@ -1,0 +1,92 @@
+//! The source's metrics.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::EncodeLabelValue;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::status::Reason;
+
+/// Handles on the source's metrics; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    /// How often the source was read through.
+    pub passes: Counter,
+    /// Passes after which the source was unknown.
+    pub failures: Counter,
+    pub pass_seconds: Histogram,
+    /// Unix time of the last pass that found the source readable.
+    pub last_success_seconds: Gauge,
+    /// Files that were read because they changed.
+    pub files_read: Counter,
+    /// Files that changed but may still be written to, or vanished but may come back.
+    pub pending_files: Gauge,
+    /// What the last snapshot holds.
+    pub objects: Family<KindLabels, Gauge>,
+    /// Problems that appeared.
+    pub rejections: Family<ReasonLabels, Counter>,
+    /// Problems that stand now.
+    pub problems: Family<ReasonLabels, Gauge>,
+    /// 1 where the kernel announces changes, 0 where the source is only polled.
+    pub notified: Gauge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    pub reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub enum Kind {
+    service,
+    slice,
+    node,
+}
+
+impl SourceMetrics {
+    /// Registers them below `source_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::unregistered();
+        let registry = registry.sub_registry_with_prefix("source");
+        let all = metrics.clone();
+        registry.register("passes", "How often the source was read through", all.passes);
+        registry.register("failures", "Passes after which the source was unknown", all.failures);
+        registry.register("pass_seconds", "How long a pass took", all.pass_seconds);
+        let help = "Unix time of the last pass that could read the source";
+        registry.register("last_success_seconds", help, all.last_success_seconds);
+        registry.register("files_read", "Files that were read because they changed", all.files_read);
+        let help = "Files that changed or vanished and are given a moment to settle";
+        registry.register("pending_files", help, all.pending_files);
+        registry.register("objects", "What the last snapshot holds, by kind", all.objects);
+        registry.register("rejections", "Problems that appeared, by reason", all.rejections);
+        registry.register("problems", "Problems that stand now, by reason", all.problems);
+        let help = "1 where the kernel announces changes, 0 where the source is only polled";
+        registry.register("notified", help, all.notified);
+        metrics
+    }
+
+    /// Metrics that nobody sees, for tests and tools.
+    pub fn unregistered() -> Self {
+        Self {
+            passes: Counter::default(),
+            failures: Counter::default(),
+            pass_seconds: Histogram::new([0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0]),
+            last_success_seconds: Gauge::default(),
+            files_read: Counter::default(),
+            pending_files: Gauge::default(),
+            objects: Family::default(),
+            rejections: Family::default(),
+            problems: Family::default(),
+            notified: Gauge::default(),
+        }
+    }
+}
