@@ -242,7 +242,11 @@ fn sweep(id: &str, folder: &Path) {
         }
         Err(error) => note(Err(error)),
     }
-    note(fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display())));
+    // What could not be ended now is for the next broom to find.
+    if failures.is_empty() {
+        let removed = fs::remove_dir_all(folder);
+        failures.extend(removed.err().map(|error| format!("removing {}: {error}", folder.display())));
+    }
     // The folders that labs share go with the last lab; a failure only means that there is another one.
     let _ = cgroup::all_labs().map(fs::remove_dir);
     let _ = fs::remove_dir(all_labs());

@@ -96,6 +96,9 @@ impl Launch {
         // Nothing of the caller's environment may change what a lab does, and Ctrl-C is the lab's to answer.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").process_group(0);
         let child = spawn(command).with_context(|| format!("starting {}", self.name))?;
+        // It puts itself there before it becomes the program. Once more from here, while nothing can be torn down:
+        // teardown finds processes by their cgroup. An error means that it has ended, which others will notice.
+        let _ = fs::write(self.cgroup.path().join("cgroup.procs"), child.id().to_string());
         Ok(Process { name: self.name.clone(), child, log })
     }
 }
