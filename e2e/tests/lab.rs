@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::lab::client::{LoadSpec, Summary};
+use mesh_e2e::lab::component::Stop;
 use mesh_e2e::lab::manifest::{ServiceSpec, TARGET_PORT};
-use mesh_e2e::lab::{Lab, LabSpec, cgroup, home};
+use mesh_e2e::lab::{Lab, LabSpec, cgroup, home, http};
 use mesh_e2e::wait;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +93,24 @@ fn graceful_end_answers_everybody_who_came_in_time() -> Result<()> {
     let seen = Summary::of(in_time);
     assert_eq!((seen.clusters(), seen.failed()), (vec!["yavin"], 0), "{seen:?}");
     Ok(())
+}
+
+#[test]
+fn etcd_is_reached_across_the_wan_and_keeps_its_data_over_a_kill() -> Result<()> {
+    let mut lab = network()?;
+    let yavin = lab.cluster("yavin")?;
+    let endpoint = SocketAddr::new(yavin.plan().control()[0], 2379);
+    for _ in 0..2 {
+        yavin.etcd().start()?;
+        wait::until("etcd to answer", PATIENCE, || yavin.etcd_ready())?;
+        yavin.etcdctl(&["put", "falcon", "millennium"])?;
+        yavin.etcd().stop(Stop::Kill)?;
+    }
+    yavin.etcd().start()?;
+    wait::until("etcd to answer", PATIENCE, || yavin.etcd_ready())?;
+    assert_eq!(yavin.etcdctl(&["get", "falcon", "--print-value-only"])?, "millennium\n");
+    let from_hoth = lab.cluster("hoth")?.nodes()[0].netns();
+    from_hoth.enter(move || http::fetch(&http::Door::Tcp(endpoint), "/health").map(drop))
 }
 
 #[test]
