@@ -130,7 +130,7 @@ fn column(svg: &mut String, second: &Second, most: usize, (x, top): (f64, usize)
 }
 
 fn axis(svg: &mut String, y: usize, count: usize) {
-    for second in (0..=count).step_by(5) {
+    for second in (0..count).step_by(5) {
         let x = LEFT as f64 + (second * PLOT) as f64 / count as f64;
         text(svg, (x, y), "f", &format!("{second} s"));
     }
@@ -150,15 +150,75 @@ fn rows(svg: &mut String, top: usize, clusters: &[String], steps: &[Outcomes]) {
         let time = |time: Option<Duration>| {
             time.map_or_else(|| "–".into(), |time| format!("{:.1} ms", time.as_secs_f64() * 1000.0))
         };
-        let (name, errors) = (&step.name, step.failed_requests());
+        let name = &step.name;
         let row = format!(
-            "{:>2}  {name:<30}{:>9}{:>8}{shares}{:>11}{:>11}",
+            "{:>2}  {name:<30}{:>9}        {shares}{:>11}{:>11}",
             number + 1,
             thousands(step.requests),
-            thousands(errors),
             time(step.control),
             time(step.traffic)
         );
-        text(svg, (20.0, top + (number + 1) * 22), if errors > 0 { "r" } else { "" }, &row);
+        let y = top + (number + 1) * 22;
+        text(svg, (20.0, y), "", &row);
+        // Over the gap that the row left: errors have a colour of their own.
+        let errors = step.failed_requests();
+        let class = if errors > 0 { "r" } else { "" };
+        text(svg, (20.0, y), class, &format!("{:>51}", thousands(errors)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::client::Records;
+    use crate::load::record::{Failure, Outcome, Record};
+    use crate::story::board::{Scene, XWing};
+
+    /// Ten seconds; hoth stops answering in the middle, and two connections are refused.
+    fn told() -> Board {
+        let board = Board::new(vec!["hoth".into(), "yavin".into()], 2);
+        for home in ["hoth", "yavin"] {
+            let records = Records::default();
+            for tick in 0..1000 {
+                let outcome = match tick {
+                    500 => Outcome::Error(Failure::Refused),
+                    _ if tick > 500 || tick % 2 == 0 => Outcome::Answer("yavin/a".into()),
+                    _ => Outcome::Answer("hoth/a".into()),
+                };
+                let start_unix_us = board.begun_us + tick * 10_000;
+                records.push(Record { start_unix_us, latency_us: 100, outcome });
+            }
+            board.join(XWing { cluster: home.into(), records });
+        }
+        for (name, second) in [("both clusters answer", 0), ("hoth: pods deleted", 5)] {
+            let begun_us = board.begun_us + second * 1_000_000;
+            board.begin(Scene { name: name.into(), tale: String::new(), begun_us });
+        }
+        board
+    }
+
+    fn outcomes(name: &str) -> Outcomes {
+        Outcomes {
+            name: name.into(),
+            requests: 1000,
+            errors: [(Failure::Refused, 2)].into(),
+            shares: [("hoth".to_owned(), 0.5), ("yavin".to_owned(), 0.5)].into(),
+            control: Some(Duration::from_micros(12_345)),
+            traffic: None,
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_picture_has_a_column_per_second_and_shows_single_errors() {
+        let board = told();
+        let mut seconds = Seconds::default();
+        seconds.update(&board);
+        let svg = draw(&board, &seconds, &[outcomes("both clusters answer"), outcomes("hoth: pods deleted")]);
+        // Per cluster: five seconds with two colours, five with one, one with an error; and three in the legend.
+        let coloured = svg.matches("<rect x=").count();
+        assert_eq!(coloured, 2 * (5 * 2 + 5 + 1) + 3, "{svg}");
+        assert_eq!(svg.matches(RED).count(), 2 + 1 + 1, "{svg}");
+        assert!(svg.ends_with("</svg>\n"));
     }
 }
