@@ -192,6 +192,9 @@ impl CallReason {
             | tonic::Code::Unknown
             | tonic::Code::Cancelled
             | tonic::Code::Internal => Self::Broken(ending.map_or_else(|| chain(status), Into::into)),
+            tonic::Code::ResourceExhausted if message.contains("space exceeded") => Self::Refused(format!(
+                "{message} (alarm NOSPACE); compact and defragment it, then run: etcdctl alarm disarm"
+            )),
             code => Self::Refused(format!("{message} ({code:?})")),
         }
     }

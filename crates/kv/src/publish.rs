@@ -143,6 +143,8 @@ pub struct Publisher<'a> {
     actual: Entries,
     counts: BTreeMap<Kind, u64>,
     revision: i64,
+    /// What the next compaction forgets.
+    compact_next: i64,
     /// Revisions of our own transactions that the watch has not shown yet.
     unseen: VecDeque<i64>,
     watch: WatchStream,
@@ -168,6 +170,7 @@ impl<'a> Publisher<'a> {
             counts: count_by_kind(&standing.own),
             actual: standing.own,
             revision: standing.revision,
+            compact_next: standing.revision,
             unseen: VecDeque::new(),
             watch,
         };
@@ -238,6 +241,14 @@ impl<'a> Publisher<'a> {
         self.revision = revision;
         self.unseen.push_back(revision);
         Ok(revision)
+    }
+
+    /// Forgets the history before what stood at the last call, so that readers who were away for a shorter time
+    /// can resume. Returns the revision from which on the history is kept.
+    pub async fn compact(&mut self) -> Result<i64, PublishError> {
+        let compacted = std::mem::replace(&mut self.compact_next, self.revision);
+        self.session.compact(compacted).await?;
+        Ok(compacted)
     }
 
     /// Waits until somebody else changes something below the own name, or the connection breaks. Cancel-safe.

@@ -129,6 +129,14 @@ impl Session {
         Ok(answer.succeeded().then_some(revision))
     }
 
+    /// Forgets the history before a revision. One that is forgotten already is no error.
+    pub(crate) async fn compact(&self, revision: i64) -> Result<(), CallError> {
+        match self.call("compacting the history", self.kv().compact(revision, None)).await {
+            Err(CallError { reason: CallReason::Revision(_), .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Lists everything below a prefix, in pages that all show the same revision.
     pub fn list<'a>(&'a self, action: &'static str, prefix: &str) -> Pages<'a> {
         Pages {

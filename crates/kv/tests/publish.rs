@@ -180,3 +180,21 @@ async fn others_writes_below_the_own_name_are_noticed_and_own_ones_are_not() {
     let error = tokio::time::timeout(Duration::from_secs(10), publisher.interference()).await.unwrap();
     assert!(matches!(&error, PublishError::Interference { key } if key.ends_with("ns/a")), "{error}");
 }
+
+#[tokio::test]
+async fn compaction_keeps_what_happened_since_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    let leadership = lead(&session, "first").await;
+    let mut publisher = publisher(&session, &leadership).await;
+    let start = publisher.compact().await.unwrap();
+    let first = publisher.apply(vec![put("a", "1")]).await.unwrap();
+    publisher.compact().await.unwrap();
+    publisher.apply(vec![put("a", "2")]).await.unwrap();
+    assert_eq!(publisher.compact().await.unwrap(), first);
+    // What was compacted once is no error the second time.
+    assert_eq!(publisher.compact().await.unwrap(), first + 1);
+    publisher.compact().await.unwrap();
+    assert!(start < first);
+}
