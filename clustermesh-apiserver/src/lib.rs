@@ -1,3 +1,67 @@
 //! Exports a cluster's global services to its etcd, for the node-agents of its peers.
 
+pub mod config;
 pub mod exporter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_runtime::admin::{AdminError, health_routes};
+use mesh_runtime::shutdown::SignalError;
+use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
+use mesh_source::{Source, SourceMetrics};
+
+use config::{ConfigError, RunArgs};
+use exporter::{ExportMetrics, Exporter};
+
+/// For all tasks to end after a signal.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why the process ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: &RunArgs) -> Result<(), RunError> {
+    let (identity, dialer) = (args.identity()?, args.dialer()?);
+    let mut supervisor = Supervisor::with_signals("clustermesh-apiserver")?;
+    let token = supervisor.token();
+    log_start(args);
+
+    let mut registry = Registry::new("clustermesh-apiserver", env!("CARGO_PKG_VERSION"));
+    let readiness = Readiness::default();
+    let condition = readiness.condition("export", "waiting for the source's first full list");
+    let metrics = ExportMetrics::register(registry.root());
+    let source = Source::new(&args.source, SourceMetrics::register(registry.root()));
+    let said = exporter::Source { snapshots: source.snapshots(), status: source.status() };
+    let exporter = Exporter::new(identity, dialer, said, condition, metrics);
+    let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
+    let routes = health_routes(readiness, Arc::new(registry));
+
+    supervisor.spawn("source", source.run(token.clone()));
+    supervisor.spawn("export", exporter.run(token.clone()));
+    supervisor.spawn("admin", admin.serve(routes, token));
+    supervisor.run(STOP_DEADLINE).await?;
+    Ok(())
+}
+
+fn log_start(args: &RunArgs) {
+    let endpoints: Vec<String> = args.etcd.endpoints.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cluster = %args.identity.cluster_name,
+        id = %args.identity.cluster_id,
+        source = %args.source,
+        endpoints = endpoints.join(","),
+        "starting"
+    );
+}

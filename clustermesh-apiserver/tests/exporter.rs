@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clustermesh_apiserver::exporter::{ExportMetrics, Exporter};
+use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, Session};
 use mesh_model::annotation::{Affinity, Scope};
@@ -14,7 +14,9 @@ use mesh_model::export::Identity;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName, NodeName, SliceName};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Service, Slice};
+use mesh_model::table::Knowledge;
 use mesh_runtime::{Readiness, Registry};
+use mesh_source::Status;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,6 +26,7 @@ const PREFIX: &str = "clustermesh/v1/";
 
 struct Running {
     source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
+    status: watch::Sender<Arc<Status>>,
     readiness: Readiness,
     task: tokio::task::JoinHandle<()>,
     token: CancellationToken,
@@ -46,10 +49,13 @@ impl Running {
         let readiness = Readiness::default();
         let condition = readiness.condition("export", "the source");
         let metrics = ExportMetrics::register(Registry::new("test", "0").root());
-        let exporter = Exporter::new(identity, dialer, snapshots, condition, metrics);
+        let complete = Status { knowledge: Knowledge::Complete, ..Status::default() };
+        let (status, said) = watch::channel(Arc::new(complete));
+        let exporter =
+            Exporter::new(identity, dialer, Source { snapshots, status: said }, condition, metrics);
         let token = CancellationToken::new();
         let task = tokio::spawn(exporter.run(token.clone()));
-        Self { source, readiness, task, token: token.clone(), _end: token.drop_guard() }
+        Self { source, status, readiness, task, token: token.clone(), _end: token.drop_guard() }
     }
 
     fn say(&self, services: &[(&str, &[u8])]) {
@@ -57,6 +63,10 @@ impl Running {
             services.iter().map(|(name, slices)| (name.parse().unwrap(), service(slices))).collect();
         let nodes = [(NodeName::new("node-1").unwrap(), Arc::default())].into_iter().collect();
         self.source.send_replace(Some(Arc::new(ClusterSnapshot { services, nodes })));
+    }
+
+    fn know(&self, knowledge: Knowledge) {
+        self.status.send_replace(Arc::new(Status { knowledge, ..Status::default() }));
     }
 
     async fn until_ready(&self) {
@@ -308,4 +318,45 @@ async fn an_etcd_of_another_cluster_is_not_written_to() {
         wrong.stop().await;
         assert_eq!(etcd.ctl(&["get", "--prefix", ""]), before);
     }
+}
+
+#[tokio::test]
+async fn a_standby_writes_nothing_until_it_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let first = Running::start(&etcd);
+    first.say(&[("ns/a", &[1])]);
+    first.until_ready().await;
+    let second = Running::start(&etcd);
+    second.say(&[("ns/b", &[1])]);
+    until("standing by", || second.missing().contains("standing by")).await;
+    first.say(&[("ns/a", &[2])]);
+    until_stands(&etcd, "written by the first", |all| {
+        String::from_utf8_lossy(&all["endpoints/hoth/ns/a/slice-0"].0).contains("10.2.0.2")
+    })
+    .await;
+    first.stop().await;
+    second.until_ready().await;
+    let all = stands(&etcd).await;
+    assert!(
+        all.contains_key("services/hoth/ns/b") && !all.contains_key("services/hoth/ns/a"),
+        "{:?}",
+        keys(&all)
+    );
+}
+
+#[tokio::test]
+async fn on_partial_knowledge_nothing_is_pruned_or_called_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    etcd.ctl(&["put", "clustermesh/v1/services/hoth/ns/unread", "{}"]);
+    let running = Running::start(&etcd);
+    running.know(Knowledge::Partial);
+    running.say(&[("ns/a", &[1])]);
+    running.until_ready().await;
+    let mut expected = vec![ALL_OF_A[0], ALL_OF_A[1], ALL_OF_A[2], "services/hoth/ns/unread"];
+    assert_eq!(keys(&stands(&etcd).await), expected);
+    running.know(Knowledge::Complete);
+    expected = ALL_OF_A.to_vec();
+    until_stands(&etcd, "pruned", |all| keys(all) == expected).await;
 }

@@ -1,5 +1,6 @@
 //! Which operations bring etcd from what stands to what a snapshot says. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_model::export::{
@@ -8,6 +9,7 @@ use mesh_model::export::{
 use mesh_model::name::{NodeName, ServiceName};
 use mesh_model::record::{self, RecordKey};
 use mesh_model::snapshot::{ClusterSnapshot, Node, Service};
+use mesh_model::table::Knowledge;
 
 use imbl::ordmap::DiffItem;
 
@@ -16,33 +18,63 @@ pub(super) struct Content<'a> {
     identity: &'a Identity,
     /// None until everything was written once on this connection.
     shown: Option<Arc<ClusterSnapshot>>,
+    /// Whether nothing is left over below the own name. Not before the source knew everything.
+    pruned: bool,
 }
 
 impl<'a> Content<'a> {
     pub(super) fn new(identity: &'a Identity) -> Self {
-        Self { identity, shown: None }
+        Self { identity, shown: None, pruned: false }
     }
 
-    /// Whether etcd shows exactly this snapshot.
-    pub(super) fn shows(&self, snapshot: &Arc<ClusterSnapshot>) -> bool {
-        self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, snapshot))
+    /// Whether nothing is to be done for this snapshot.
+    pub(super) fn shows(&self, snapshot: &Arc<ClusterSnapshot>, knowledge: Knowledge) -> bool {
+        let same = self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, snapshot));
+        same && (self.pruned || knowledge == Knowledge::Partial)
     }
 
     /// Call it once all operations for the snapshot are applied.
-    pub(super) fn applied(&mut self, snapshot: Arc<ClusterSnapshot>) {
+    pub(super) fn applied(&mut self, snapshot: Arc<ClusterSnapshot>, knowledge: Knowledge) {
         self.shown = Some(snapshot);
+        self.pruned |= knowledge == Knowledge::Complete;
     }
 
-    /// What is left to be done. The first time this prunes what is left over below the own name.
+    /// What is left to be done. On partial knowledge only what was shown before is deleted; the first time that
+    /// the knowledge is complete, everything that is left over below the own name is.
     pub(super) fn ops(
         &self,
+        snapshot: &ClusterSnapshot,
+        knowledge: Knowledge,
+        actual: &Entries,
+        now_unix_us: u64,
+    ) -> Vec<ServiceOps> {
+        match &self.shown {
+            Some(shown) if self.pruned || knowledge == Knowledge::Partial => {
+                let mut ops = self.changes(shown, snapshot, actual, now_unix_us);
+                if !self.pruned {
+                    self.keep_unknown(shown, &mut ops);
+                }
+                ops
+            }
+            _ => {
+                let wanted = export(self.identity, snapshot, now_unix_us);
+                let mut ops = diff(&self.identity.name, actual, &wanted);
+                if knowledge == Knowledge::Partial {
+                    ops.iter_mut().for_each(|ops| ops.deletes.clear());
+                }
+                ops.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
+                ops
+            }
+        }
+    }
+
+    fn changes(
+        &self,
+        shown: &ClusterSnapshot,
         snapshot: &ClusterSnapshot,
         actual: &Entries,
         now_unix_us: u64,
     ) -> Vec<ServiceOps> {
-        let Some(shown) = &self.shown else {
-            return diff(&self.identity.name, actual, &export(self.identity, snapshot, now_unix_us));
-        };
         let services = shown.services.diff(&snapshot.services).filter_map(|item| match item {
             DiffItem::Add(name, service) | DiffItem::Update { new: (name, service), .. } => {
                 self.service_ops(name, Some(service), actual, now_unix_us)
@@ -56,6 +88,24 @@ impl<'a> Content<'a> {
             DiffItem::Remove(name, _) => self.node_ops(name, None, actual),
         });
         services.chain(nodes).collect()
+    }
+
+    /// Takes back the deletion of what the shown snapshot did not hold: the source may just not have read it yet.
+    fn keep_unknown(&self, shown: &ClusterSnapshot, all: &mut Vec<ServiceOps>) {
+        for ops in all.iter_mut().filter(|ops| !ops.deletes.is_empty()) {
+            let known: BTreeSet<String> = match &ops.subject {
+                Subject::Service(name) => {
+                    let service = shown.services.get(name);
+                    let entries = service.map(|service| export_service(self.identity, name, service, 0));
+                    entries.unwrap_or_default().into_iter().map(|(key, _)| key).collect()
+                }
+                // A node is deleted only where the shown snapshot held it.
+                Subject::Node(_) => continue,
+                Subject::Unknown(_) => BTreeSet::new(),
+            };
+            ops.deletes.retain(|key| known.contains(key));
+        }
+        all.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
     }
 
     fn service_ops(
@@ -151,11 +201,11 @@ mod tests {
             snapshot(&[("ns/b", &[]), ("ns/c", &[("c-1", 5)])], &["n2"]),
             snapshot(&[], &[]),
         ] {
-            assert!(!content.shows(&next));
-            let ops = content.ops(&next, &actual, 7);
+            assert!(!content.shows(&next, Knowledge::Complete));
+            let ops = content.ops(&next, Knowledge::Complete, &actual, 7);
             apply(&mut actual, ops);
-            content.applied(Arc::clone(&next));
-            assert!(content.shows(&next));
+            content.applied(Arc::clone(&next), Knowledge::Complete);
+            assert!(content.shows(&next, Knowledge::Complete));
             assert_eq!(actual, export(&identity, &next, 7));
         }
     }
@@ -166,13 +216,47 @@ mod tests {
         let mut content = Content::new(&identity);
         let mut actual = Entries::new();
         let first = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 2)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
-        let ops = content.ops(&first, &actual, 1);
+        let ops = content.ops(&first, Knowledge::Complete, &actual, 1);
         apply(&mut actual, ops);
-        content.applied(first);
+        content.applied(first, Knowledge::Complete);
         let second = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 9)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
-        let ops = content.ops(&second, &actual, 2);
+        let ops = content.ops(&second, Knowledge::Complete, &actual, 2);
         let puts: Vec<&str> = ops.iter().flat_map(|ops| &ops.puts).map(|(key, _)| key.as_str()).collect();
         assert_eq!(puts, ["clustermesh/v1/endpoints/hoth/ns/a/a-2"]);
         assert!(ops.iter().all(|ops| ops.deletes.is_empty()));
+    }
+
+    #[test]
+    fn on_partial_knowledge_only_what_was_shown_is_deleted() {
+        let identity = identity();
+        let mut content = Content::new(&identity);
+        let leftover = snapshot(&[("ns/a", &[("a-old", 7)]), ("ns/old", &[("old-1", 8)])], &["old"]);
+        let mut actual = export(&identity, &leftover, 1);
+        let first = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 2)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
+        let ops = content.ops(&first, Knowledge::Partial, &actual, 2);
+        apply(&mut actual, ops);
+        content.applied(first, Knowledge::Partial);
+        let second = snapshot(&[("ns/a", &[("a-1", 1)])], &[]);
+        let ops = content.ops(&second, Knowledge::Partial, &actual, 3);
+        apply(&mut actual, ops);
+        content.applied(Arc::clone(&second), Knowledge::Partial);
+        let keys: Vec<&str> = actual.keys().map(|key| key.strip_prefix("clustermesh/v1/").unwrap()).collect();
+        let expected = [
+            "endpoints/hoth/ns/a/a-1",
+            "endpoints/hoth/ns/a/a-old",
+            "endpoints/hoth/ns/old/old-1",
+            "nodes/hoth/old",
+            "services/hoth/ns/a",
+            "services/hoth/ns/old",
+        ];
+        assert_eq!(keys, expected);
+
+        assert!(content.shows(&second, Knowledge::Partial) && !content.shows(&second, Knowledge::Complete));
+        let ops = content.ops(&second, Knowledge::Complete, &actual, 4);
+        apply(&mut actual, ops);
+        content.applied(Arc::clone(&second), Knowledge::Complete);
+        assert!(content.shows(&second, Knowledge::Complete));
+        let stamps = |entries: Entries| entries.into_keys().collect::<Vec<_>>();
+        assert_eq!(stamps(actual), stamps(export(&identity, &second, 4)));
     }
 }

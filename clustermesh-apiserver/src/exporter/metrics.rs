@@ -1,6 +1,6 @@
 //! What the exporter counts.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 /// Why publishing failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum FailureReason {
     /// No endpoint could be dialled.
     Unreachable,
@@ -22,6 +22,23 @@ pub(super) enum FailureReason {
     ForeignStore,
 }
 
+/// Prometheus' labels are in snake_case.
+macro_rules! label {
+    ($type:ident: $($variant:ident = $text:literal),+) => {
+        impl EncodeLabelValue for $type {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                let text = match self { $(Self::$variant => $text),+ };
+                EncodeLabelValue::encode(&text, encoder)
+            }
+        }
+    };
+}
+
+label!(FailureReason: Unreachable = "unreachable", Call = "call", Fenced = "fenced",
+    Interference = "interference", ForeignStore = "foreign_store");
+label!(Operation: Put = "put", Delete = "delete");
+label!(RecordKind: Services = "services", Endpoints = "endpoints", Nodes = "nodes");
+
 impl FailureReason {
     const ALL: [Self; 5] =
         [Self::Unreachable, Self::Call, Self::Fenced, Self::Interference, Self::ForeignStore];
@@ -32,7 +49,7 @@ struct FailureLabels {
     reason: FailureReason,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Operation {
     Put,
     Delete,
@@ -43,7 +60,7 @@ struct OperationLabels {
     operation: Operation,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RecordKind {
     Services,
     Endpoints,

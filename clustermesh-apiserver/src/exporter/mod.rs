@@ -19,6 +19,7 @@ use mesh_kv::{Dialer, Session};
 use mesh_model::export::Identity;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::Condition;
+use mesh_source::Status;
 use rustls::crypto::ring;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,14 +33,20 @@ const RESIGN_DEADLINE: Duration = Duration::from_secs(1);
 /// A connection that has lived so long was a success: the next failure starts with the shortest delay.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// What a source publishes: none until its first full list.
-pub type SourceSnapshot = watch::Receiver<Option<Arc<ClusterSnapshot>>>;
+/// Where the source says what the cluster consists of.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// None until the source's first full list.
+    pub snapshots: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
+    /// Whether what the snapshot does not hold is gone.
+    pub status: watch::Receiver<Arc<Status>>,
+}
 
 /// Publishes one cluster's records.
 pub struct Exporter {
     identity: Identity,
     dialer: Arc<Dialer>,
-    source: SourceSnapshot,
+    source: Source,
     candidate: Candidate,
     leadership: Option<Leadership>,
     /// Names this run of the process in the alive record.
@@ -57,7 +64,7 @@ impl Exporter {
     pub fn new(
         identity: Identity,
         dialer: Arc<Dialer>,
-        source: SourceSnapshot,
+        source: Source,
         condition: Condition,
         metrics: ExportMetrics,
     ) -> Self {

@@ -9,16 +9,19 @@ use mesh_kv::election::{Leadership, Standing};
 use mesh_kv::publish::{Publisher, Write, read_back, transactions};
 use mesh_model::record::{AliveRecord, Kind, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use mesh_model::table::Knowledge;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::content::Content;
 use super::fault::ExportError;
 use super::metrics::RecordKind;
 use super::standing::cluster_record;
-use super::{Exporter, unix_us};
+use super::{Exporter, Source, unix_us};
 
 /// Readers take a cluster's control plane for stale after three of these.
 const BEAT: Duration = Duration::from_secs(2);
+/// Readers who were away for a shorter time resume, and need no list.
+const COMPACT: Duration = Duration::from_secs(5 * 60);
 /// How often a standby asks whether it may lead.
 const STANDBY: Duration = Duration::from_millis(500);
 
@@ -71,19 +74,26 @@ impl Exporter {
         let entry = record.entry(&identity.name);
         let mut publisher = Publisher::open(session, leadership, &identity.name, standing, entry).await?;
         let mut content = Content::new(&identity);
-        let mut source = self.source.clone();
-        let mut beat = interval(BEAT);
+        let Source { mut snapshots, mut status } = self.source.clone();
+        let (mut beat, mut compact) = (interval(BEAT), interval_at(Instant::now() + COMPACT, COMPACT));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let snapshot = source.borrow_and_update().clone();
-            if let Some(snapshot) = snapshot.filter(|snapshot| !content.shows(snapshot)) {
-                self.export(&mut publisher, &mut content, snapshot).await?;
+            // In this order: a source completes its snapshot before it says so.
+            let knowledge = status.borrow_and_update().knowledge;
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot.filter(|snapshot| !content.shows(snapshot, knowledge)) {
+                self.export(&mut publisher, &mut content, snapshot, knowledge).await?;
             }
             tokio::select! {
                 error = publisher.interference() => return Err(error.into()),
                 _ = beat.tick() => self.beat(&mut publisher).await?,
+                _ = compact.tick() => {
+                    let revision = publisher.compact().await?;
+                    tracing::debug!(revision, "compacted the history before it");
+                }
                 // A source whose sender is gone says nothing new; its end is its supervisor's business.
-                Ok(()) = source.changed() => {}
+                Ok(()) = snapshots.changed() => {}
+                Ok(()) = status.changed() => {}
             }
         }
     }
@@ -94,9 +104,10 @@ impl Exporter {
         publisher: &mut Publisher<'_>,
         content: &mut Content<'_>,
         snapshot: Arc<ClusterSnapshot>,
+        knowledge: Knowledge,
     ) -> Result<(), ExportError> {
         let start = Instant::now();
-        let ops = content.ops(&snapshot, publisher.actual(), unix_us());
+        let ops = content.ops(&snapshot, knowledge, publisher.actual(), unix_us());
         let mut last_beat = start;
         let mut left: usize = ops.iter().map(|ops| ops.puts.len() + ops.deletes.len()).sum();
         let total = left;
@@ -109,8 +120,10 @@ impl Exporter {
                 self.beat(publisher).await?;
             }
         }
-        self.mark_synced(publisher).await?;
-        content.applied(snapshot);
+        if knowledge == Knowledge::Complete {
+            self.mark_synced(publisher).await?;
+        }
+        content.applied(snapshot, knowledge);
         self.exported(publisher, start, total);
         Ok(())
     }

@@ -1,0 +1,199 @@
+//! The command line, and what it becomes once validated.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use mesh_kv::dial::DialerError;
+use mesh_kv::{Dialer, Endpoint, Tls};
+use mesh_model::export::Identity;
+use mesh_model::fence::OwnRanges;
+use mesh_runtime::args::IdentityError;
+use mesh_runtime::{AdminArgs, IdentityArgs, LogArgs};
+use mesh_source::SourceArgs;
+
+const EXAMPLE: &str = "\
+Example, without Kubernetes:
+  clustermesh-apiserver --cluster-name hoth --cluster-id 2 \\
+      --pod-cidr 10.2.0.0/16 --node-cidr 192.168.2.0/24 --service-cidr 10.102.0.0/16 \\
+      --source manifests:/etc/clustermesh/manifests \\
+      --etcd-endpoint https://127.0.0.1:2379 --etcd-tls-dir /etc/clustermesh/tls
+What it wrote:
+  etcdctl get --prefix clustermesh/v1/";
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    Run(Box<RunArgs>),
+    Command(Command),
+}
+
+impl Invocation {
+    /// Parses a command line, its first word the program's name.
+    pub fn parse_from<T: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        // With a subcommand there are no flags, which flattened arguments can't express themselves.
+        let parsed = match matches.subcommand_name() {
+            Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
+            None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
+        };
+        parsed.map_err(|error| error.format(&mut command))
+    }
+
+    /// The whole command line.
+    pub fn command() -> clap::Command {
+        Command::augment_subcommands(RunArgs::command())
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prints the completion script of a shell.
+    Completion { shell: Shell },
+}
+
+/// Exports this cluster's global Services to its etcd, for the node-agents of its peers.
+///
+/// Services are global by the annotation `clustermesh.io/global: "true"`. Their ports and endpoints are written to
+/// etcd below clustermesh/v1/, and kept equal to what the source says: one transaction per change, and only what
+/// changed. A restarted or wiped etcd is repaired. Stopping removes nothing: peers keep what they know.
+///
+/// One process writes at a time; others stand by. Run one per cluster, next to the cluster's etcd.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "clustermesh-apiserver",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = EXAMPLE
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "etcd")]
+pub struct EtcdArgs {
+    /// Where this cluster's etcd is: https://HOST:PORT, or http:// where nobody else can listen. Repeatable.
+    ///
+    /// Several are members of one etcd: the first that works is used until it fails. An etcd that holds another
+    /// cluster's records is refused.
+    #[arg(
+        long = "etcd-endpoint",
+        env = "CLUSTERMESH_ETCD_ENDPOINT",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub endpoints: Vec<Endpoint>,
+
+    /// Folder with ca.crt (trust in etcd), tls.crt and tls.key (our identity). Needed for https.
+    ///
+    /// Read anew at every connection, so rotated certificates need no restart.
+    #[arg(long = "etcd-tls-dir", env = "CLUSTERMESH_ETCD_TLS_DIR", value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+}
+
+/// Why the flags don't go together.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(
+        "--etcd-endpoint {endpoint} is https, so --etcd-tls-dir is needed: name a folder with ca.crt, tls.crt and tls.key"
+    )]
+    NoTlsDir { endpoint: Endpoint },
+    #[error("--etcd-endpoint")]
+    Endpoint(#[source] DialerError),
+}
+
+impl RunArgs {
+    /// Who this cluster is.
+    pub fn identity(&self) -> Result<Identity, ConfigError> {
+        let identity = self.identity.identity()?;
+        let ranges = OwnRanges {
+            pods: identity.pod_cidrs,
+            services: identity.service_cidrs,
+            nodes: identity.node_cidrs,
+        };
+        Ok(Identity { name: identity.name, id: identity.id, ranges })
+    }
+
+    /// How this cluster's etcd is reached.
+    pub fn dialer(&self) -> Result<Arc<Dialer>, ConfigError> {
+        let tls = self.etcd.tls_dir.as_deref().map(Tls::from_dir);
+        match Dialer::new(self.etcd.endpoints.clone(), tls) {
+            Ok(dialer) => Ok(Arc::new(dialer)),
+            Err(DialerError::NoTrust { endpoint }) => Err(ConfigError::NoTlsDir { endpoint }),
+            Err(error) => Err(ConfigError::Endpoint(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: [&str; 7] = [
+        "clustermesh-apiserver",
+        "--cluster-name=hoth",
+        "--cluster-id=2",
+        "--pod-cidr=10.2.0.0/16",
+        "--node-cidr=192.168.2.0/24",
+        "--service-cidr=10.102.0.0/16",
+        "--source=manifests:/nowhere",
+    ];
+
+    fn parse(more: &[&str]) -> Result<RunArgs, String> {
+        let arguments = REQUIRED.iter().chain(more);
+        match Invocation::parse_from(arguments).map_err(|error| error.to_string())? {
+            Invocation::Run(args) => Ok(*args),
+            Invocation::Command(command) => panic!("{command:?}"),
+        }
+    }
+
+    fn dialer_error(more: &[&str]) -> String {
+        let error = parse(more).unwrap().dialer().unwrap_err();
+        mesh_kv::fault::chain(&error)
+    }
+
+    #[test]
+    fn the_command_line_becomes_an_identity_and_a_dialer() {
+        let args = parse(&["--etcd-endpoint=http://127.0.0.1:2379", "--etcd-endpoint=http://127.0.0.2:2379"])
+            .unwrap();
+        let identity = args.identity().unwrap();
+        assert_eq!((identity.name.as_str(), identity.id.value()), ("hoth", 2));
+        assert_eq!(identity.ranges.services.len(), 1);
+        assert_eq!(args.dialer().unwrap().endpoints().len(), 2);
+    }
+
+    #[test]
+    fn bad_endpoints_are_refused_with_the_remedy() {
+        assert!(parse(&[]).unwrap_err().contains("--etcd-endpoint"));
+        assert!(parse(&["--etcd-endpoint=127.0.0.1"]).unwrap_err().contains("write https://HOST:PORT"));
+        assert!(dialer_error(&["--etcd-endpoint=https://a"]).contains("--etcd-tls-dir"));
+        assert!(dialer_error(&["--etcd-endpoint=http://a,http://a"]).contains("named twice"));
+    }
+
+    #[test]
+    fn a_subcommand_needs_no_flags() {
+        let parsed = Invocation::parse_from(["clustermesh-apiserver", "completion", "bash"]).unwrap();
+        assert!(matches!(parsed, Invocation::Command(Command::Completion { shell: Shell::Bash })));
+    }
+}
