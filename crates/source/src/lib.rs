@@ -4,8 +4,10 @@
 //! never publishes to etcd and never decides what to balance.
 
 pub mod args;
+pub mod convert;
 pub mod manifests;
 pub mod metrics;
+pub mod objects;
 pub mod status;
 
 pub use args::{Source, SourceArgs, SourceSpec};

@@ -1,46 +1,124 @@
-//! Follows a folder of manifests.
+//! Follows a folder of Kubernetes manifests.
+//!
+//! Owns the folder's watch and the passes over it. Nothing is ever deleted because something could not be read:
+//! a folder that is missing or empty is unknown, a file that breaks keeps its last good objects.
 
-use std::path::{Path, PathBuf};
+mod document;
+mod folder;
+mod listing;
+mod reader;
+mod watch;
+
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_model::snapshot::ClusterSnapshot;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SourceMetrics;
 use crate::status::Status;
+use folder::Now;
+use reader::{Pass, Reader};
+use watch::{Signal, Watch};
+
+/// How often the folder is looked at, whatever the kernel announces.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Follows a folder of Kubernetes manifests and publishes what they add up to.
 #[derive(Debug)]
 pub struct Manifests {
-    _folder: PathBuf,
-    snapshots: watch::Sender<Option<Arc<ClusterSnapshot>>>,
-    status: watch::Sender<Arc<Status>>,
-    _metrics: SourceMetrics,
+    reader: Reader,
+    metrics: SourceMetrics,
+    snapshots: channel::Sender<Option<Arc<ClusterSnapshot>>>,
+    status: channel::Sender<Arc<Status>>,
 }
 
 impl Manifests {
     pub fn new(folder: &Path, metrics: SourceMetrics) -> Self {
-        Self {
-            _folder: folder.into(),
-            snapshots: watch::Sender::default(),
-            status: watch::Sender::default(),
-            _metrics: metrics,
-        }
+        let reader = Reader::new(folder, metrics.clone());
+        Self { reader, metrics, snapshots: channel::Sender::default(), status: channel::Sender::default() }
     }
 
     /// What the manifests add up to; `None` until the folder has been read once, completely.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<ClusterSnapshot>>> {
+    pub fn snapshots(&self) -> channel::Receiver<Option<Arc<ClusterSnapshot>>> {
         self.snapshots.subscribe()
     }
 
     /// What is wrong in the folder.
-    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
+    pub fn status(&self) -> channel::Receiver<Arc<Status>> {
         self.status.subscribe()
     }
 
     /// Follows the folder until `token` is cancelled.
-    pub async fn run(self, token: CancellationToken) {
-        token.cancelled().await;
+    pub async fn run(mut self, token: CancellationToken) {
+        let signal = Arc::new(Signal::default());
+        let mut watch = Watch::new(self.reader.folder(), signal.clone());
+        // Whether the last pass has asked for another one.
+        let mut expected = false;
+        loop {
+            let (hints, watch_good) = signal.take();
+            if !watch_good {
+                watch.drop_it();
+            }
+            // Before the pass, so that what changes during it is announced.
+            let announced = watch.is_alive();
+            self.renew(&mut watch);
+            let mut reader = self.reader;
+            let passing = tokio::task::spawn_blocking(move || {
+                let pass = reader.pass(&hints, Now::read());
+                (reader, pass, hints)
+            });
+            let passed = tokio::select! {
+                passed = passing => passed,
+                () = token.cancelled() => return,
+            };
+            let (reader, pass, hints) = match passed {
+                Ok(passed) => passed,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_runtime_stops) => return,
+            };
+            self.reader = reader;
+            let unannounced = announced && !expected && pass.moved && hints == folder::Hints::default();
+            expected = pass.again.is_some();
+            let watch_void = pass.replaced || unannounced;
+            let again = pass.again.map_or_else(|| Instant::now() + POLL, Into::into);
+            self.publish(pass);
+            if watch_void {
+                // What the kernel announces, if anything, is of another folder. Look again behind a new watch.
+                watch.drop_it();
+                continue;
+            }
+            tokio::select! {
+                () = signal.wait() => {}
+                () = tokio::time::sleep_until(again.min(Instant::now() + POLL)) => {}
+                () = token.cancelled() => return,
+            }
+        }
+    }
+
+    fn renew(&self, watch: &mut Watch) {
+        if !watch.is_alive()
+            && let Err(error) = watch.renew()
+        {
+            tracing::debug!(error = %error, "the folder cannot be watched; it is polled every second");
+        }
+        self.metrics.notified.set(watch.is_alive().into());
+    }
+
+    fn publish(&self, pass: Pass) {
+        if let Some(status) = pass.status {
+            self.status.send_replace(Arc::new(status));
+        }
+        if let Some(snapshot) = pass.snapshot {
+            tracing::debug!(services = snapshot.services.len(), nodes = snapshot.nodes.len(), "new snapshot");
+            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,267 @@
+//! From a file's bytes to objects and refusals. Pure.
+//!
+//! Documents are parsed one by one, so that a broken one doesn't hide the others.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use mesh_model::name::NodeName;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::convert::{self, Converted, Note, SliceKey, Verdict};
+use crate::objects::{Object, ObjectKey};
+use crate::status::Reason;
+
+/// Bounds on what one document may make of itself: nesting, and what aliases expand to. An 8 MiB file of the
+/// densest honest YAML has some 2 million nodes.
+const MAX_NODES: usize = 2_000_000;
+const MAX_REPLAYED: usize = 100_000;
+/// Deeper than any Kubernetes object, shallow enough for any stack.
+const MAX_DEPTH: usize = 64;
+
+/// An object in a file, or what stands in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Document {
+    /// E.g. `document 2, item 3`.
+    pub(crate) place: String,
+    /// `Kind namespace/name` as far as it is known.
+    pub(crate) object: String,
+    pub(crate) content: Content,
+    pub(crate) notes: Vec<Note>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    Object(Object),
+    /// Nothing for us: another kind, an empty list. That it stands there is knowledge all the same.
+    Nothing,
+    /// An object that is none for the mesh (any more): not global, or nothing to balance.
+    Leave(ObjectKey),
+    /// An object whose last good value stays.
+    Keep(ObjectKey),
+    /// Nobody knows which object this was meant to be.
+    Unidentified,
+}
+
+/// Parses a file. `json` says that it is JSON by its name; otherwise it is YAML.
+pub(crate) fn documents(text: &str, json: bool) -> Vec<Document> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let values = if json { json_values(text) } else { yaml_values(text) };
+    let mut documents = Vec::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let place = format!("document {}", index + 1);
+        match value {
+            Ok(value) => objects(value, &place, &mut documents),
+            Err(note) => documents.push(unidentified(place, String::new(), note)),
+        }
+    }
+    documents
+}
+
+fn unidentified(place: String, object: String, note: Note) -> Document {
+    Document { place, object, content: Content::Unidentified, notes: vec![note] }
+}
+
+fn json_values(text: &str) -> Vec<Result<Value, Note>> {
+    let read = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    read.map(|value| value.map_err(|error| syntax("JSON", &error.to_string()))).collect()
+}
+
+fn syntax(language: &str, error: &str) -> Note {
+    let first = error.lines().next().unwrap_or_default();
+    let short: String = first.chars().take(300).collect();
+    Note::new(Reason::syntax, format!("it is not {language}: {short}; correct it"))
+}
+
+fn yaml_values(text: &str) -> Vec<Result<Value, Note>> {
+    let mut values = Vec::new();
+    for range in split(text) {
+        let chunk = &text[range.clone()];
+        let read = read_yaml(chunk);
+        let broken = read.iter().any(Result::is_err);
+        if broken && range.start > 0 {
+            // Read once more behind as many empty lines, so that the message counts lines from the file's start.
+            let lines = text[..range.start].matches('\n').count();
+            values.extend(read_yaml(&format!("{}{chunk}", "\n".repeat(lines))));
+        } else {
+            values.extend(read);
+        }
+    }
+    values
+}
+
+/// The documents' ranges. A line that begins with `---` and a space or nothing more is a marker wherever it
+/// stands, even within a quoted text (YAML 1.2.2, c-forbidden), so nothing needs to be parsed for this.
+fn split(text: &str) -> Vec<std::ops::Range<usize>> {
+    let (mut starts, mut position) = (vec![0], 0);
+    for line in text.split_inclusive('\n') {
+        let marker = line.strip_prefix("---").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n']));
+        if (marker || line == "---") && position > 0 {
+            starts.push(position);
+        }
+        position += line.len();
+    }
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    starts
+        .iter()
+        .copied()
+        .zip(ends)
+        .map(|(start, end)| start..end)
+        .filter(|it| says(&text[it.clone()]))
+        .collect()
+}
+
+/// Whether a document is more than comments, directives and markers.
+fn says(text: &str) -> bool {
+    let silent = |line: &str| {
+        let line = line.strip_prefix("---").unwrap_or(line).trim();
+        line.is_empty() || line.starts_with(['#', '%']) || line == "..."
+    };
+    !text.lines().all(silent)
+}
+
+fn read_yaml(text: &str) -> Vec<Result<Value, Note>> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
+    };
+    let mut reader = text.as_bytes();
+    let read = serde_saphyr::read_with_options::<_, Value>(&mut reader, options);
+    read.map(|value| value.map_err(|error| syntax("YAML", &error.to_string()))).collect()
+}
+
+/// Flattens lists: `v1 List`, and `ServiceList` and its like.
+fn objects(value: Value, place: &str, documents: &mut Vec<Document>) {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let item_kind = match kind.strip_suffix("List") {
+        Some(item) if ["", "Service", "EndpointSlice", "Node"].contains(&item) => item.to_owned(),
+        _ => return documents.push(document(value, &version, &kind, place.into())),
+    };
+    let items = match value {
+        Value::Object(mut fields) => fields.remove("items").unwrap_or(Value::Null),
+        _ => Value::Null,
+    };
+    let Value::Array(items) = items else {
+        let note = malformed("it is a list without items; write items: [] if it is meant to be empty");
+        return documents.push(unidentified(place.into(), kind, note));
+    };
+    // An empty list is knowledge: whoever writes it means that there is nothing.
+    documents.push(Document { place: place.into(), object: kind, content: Content::Nothing, notes: vec![] });
+    for (index, item) in items.into_iter().enumerate() {
+        let text = |field: &str, default: &str| {
+            item.get(field).and_then(Value::as_str).map_or_else(|| default.to_owned(), Into::into)
+        };
+        let (version, kind) = (text("apiVersion", &version), text("kind", &item_kind));
+        documents.push(document(item, &version, &kind, format!("{place}, item {}", index + 1)));
+    }
+}
+
+fn malformed(message: impl Into<String>) -> Note {
+    Note::new(Reason::malformed, message)
+}
+
+fn document(value: Value, version: &str, kind: &str, place: String) -> Document {
+    let object = object_name(&value, kind);
+    let supported = match kind {
+        "Service" | "Node" => "v1",
+        "EndpointSlice" => "discovery.k8s.io/v1",
+        "" => {
+            let note =
+                malformed("it is no Kubernetes object: kind is missing; write apiVersion, kind and metadata");
+            return unidentified(place, object, note);
+        }
+        _ => return Document { place, object, content: Content::Nothing, notes: vec![] },
+    };
+    if version != supported {
+        let message = format!("apiVersion {version:?} of {kind} is not read; write {supported}");
+        return unidentified(place, object, Note::new(Reason::version, message));
+    }
+    let (content, notes) = match kind {
+        "Service" => read(value, |it: &Service| convert::service_name(&it.metadata), service),
+        "EndpointSlice" => read(value, SliceKey::of, slice),
+        _ => read(value, node_name, node),
+    };
+    Document { place, object, content, notes }
+}
+
+fn object_name(value: &Value, kind: &str) -> String {
+    let field = |name: &str| value.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
+    let short = |text: &str| text.chars().take(253).collect::<String>();
+    let name = short(field("name").unwrap_or("without a name"));
+    match (kind, field("namespace")) {
+        ("", _) => String::new(),
+        ("Node", _) => format!("Node {name}"),
+        (kind, namespace) => format!("{} {}/{name}", short(kind), short(namespace.unwrap_or("default"))),
+    }
+}
+
+/// Reads a value as an object of type `T`, finds its key and converts it. Where only the name can be read, the
+/// object is kept as it was.
+fn read<T: DeserializeOwned + Default, K>(
+    value: Value,
+    key: impl Fn(&T) -> Result<K, Note>,
+    convert: impl FnOnce(K, T) -> (Content, Vec<Note>),
+) -> (Content, Vec<Note>)
+where
+    ObjectKey: From<K>,
+{
+    let metadata = value.get("metadata").cloned();
+    match serde_json::from_value::<T>(value) {
+        Ok(object) => match key(&object) {
+            Ok(key) => convert(key, object),
+            Err(note) => (Content::Unidentified, vec![note]),
+        },
+        Err(error) => {
+            let note = malformed(format!("{error}; correct that field (texts such as \"true\" need quotes)"));
+            let only_name = metadata.map(|metadata| {
+                let name = |field: &str| metadata.get(field).cloned().unwrap_or(Value::Null);
+                serde_json::json!({"metadata": {"name": name("name"), "namespace": name("namespace")}})
+            });
+            let object = only_name.and_then(|value| serde_json::from_value::<T>(value).ok());
+            let key = object.and_then(|object| key(&object).ok());
+            (key.map_or(Content::Unidentified, |key| Content::Keep(key.into())), vec![note])
+        }
+    }
+}
+
+fn service(name: mesh_model::name::ServiceName, object: Service) -> (Content, Vec<Note>) {
+    content(convert::service(&object), name, |name, value| Object::Service(name, Arc::new(value)))
+}
+
+fn slice(key: SliceKey, object: EndpointSlice) -> (Content, Vec<Note>) {
+    content(convert::slice(&object), key, |key, value| Object::Slice(key, Arc::new(value)))
+}
+
+fn node_name(object: &Node) -> Result<NodeName, Note> {
+    let name = object.metadata.name.as_deref().unwrap_or("");
+    NodeName::new(name).map_err(|error| Note::new(Reason::name, format!("{error}; correct its metadata")))
+}
+
+fn node(name: NodeName, object: Node) -> (Content, Vec<Note>) {
+    content(convert::node(&object), name, |name, value| Object::Node(name, Arc::new(value)))
+}
+
+fn content<K, V>(converted: Converted<V>, key: K, object: impl FnOnce(K, V) -> Object) -> (Content, Vec<Note>)
+where
+    ObjectKey: From<K>,
+{
+    let content = match converted.verdict {
+        Verdict::Use(value) => Content::Object(object(key, value)),
+        Verdict::Leave => Content::Leave(key.into()),
+        Verdict::Keep => Content::Keep(key.into()),
+    };
+    (content, converted.notes)
+}
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

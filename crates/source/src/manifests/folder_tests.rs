@@ -1,0 +1,171 @@
+use std::fs;
+
+use super::*;
+
+struct Clock {
+    start: Now,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { start: Now::read() }
+    }
+
+    /// So long after the test's start.
+    fn after(&self, passed: Duration) -> Now {
+        Now { monotonic: self.start.monotonic + passed, wall: self.start.wall + passed }
+    }
+}
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn folder(files: &[&str]) -> (tempfile::TempDir, Folder) {
+    let dir = tempfile::tempdir().unwrap();
+    for file in files {
+        fs::write(dir.path().join(file), "x").unwrap();
+    }
+    let folder = Folder::new(dir.path());
+    (dir, folder)
+}
+
+fn hint(name: &str) -> Hints {
+    Hints { whole: [name.into()].into(), all_whole: false }
+}
+
+fn names(names: &[OsString]) -> Vec<&str> {
+    names.iter().filter_map(|name| name.to_str()).collect()
+}
+
+#[test]
+fn only_manifests_are_looked_at() {
+    for name in ["a.yaml", "a.yml", "a.json", "a.b.yaml"] {
+        assert!(is_manifest(name.as_ref()), "{name}");
+    }
+    for name in [".a.yaml", ".a.yaml.swp", "a.yaml~", "4913", "a.yaml.tmp", "#a.yaml#", "README.md", "yaml"] {
+        assert!(!is_manifest(name.as_ref()), "{name}");
+    }
+}
+
+#[test]
+fn a_fresh_file_is_read_once_it_is_left_alone_or_announced() {
+    let (_dir, mut folder) = folder(&["a.yaml", "b.yaml"]);
+    let clock = Clock::new();
+    let scan = folder.scan(&hint("a.yaml"), clock.start).unwrap();
+    assert_eq!(names(&scan.read), ["a.yaml"]);
+    assert!(scan.incomplete && scan.pending == 1 && scan.again.is_some());
+    let scan = folder.scan(&Hints::default(), clock.after(SETTLE + seconds(1))).unwrap();
+    assert_eq!(names(&scan.read), ["b.yaml"]);
+    assert!(!scan.incomplete && scan.again.is_none());
+}
+
+#[test]
+fn an_old_file_is_read_at_once() {
+    let (_dir, mut folder) = folder(&["a.yaml"]);
+    let scan = folder.scan(&Hints::default(), Clock::new().after(seconds(10))).unwrap();
+    assert_eq!(names(&scan.read), ["a.yaml"]);
+    assert!(!scan.incomplete);
+}
+
+#[test]
+fn an_unchanged_file_is_not_read_again() {
+    let (_dir, mut folder) = folder(&["a.yaml"]);
+    let clock = Clock::new();
+    folder.scan(&hint("a.yaml"), clock.start).unwrap();
+    let scan = folder.scan(&hint("a.yaml"), clock.after(seconds(9))).unwrap();
+    assert_eq!(names(&scan.read), [""; 0]);
+}
+
+#[test]
+fn a_vanished_file_is_gone_after_a_moment() {
+    let (dir, mut folder) = folder(&["a.yaml", "b.yaml"]);
+    let clock = Clock::new();
+    folder.scan(&Hints::default(), clock.after(seconds(10))).unwrap();
+    fs::remove_file(dir.path().join("a.yaml")).unwrap();
+    let scan = folder.scan(&Hints::default(), clock.after(seconds(20))).unwrap();
+    assert_eq!(names(&scan.gone), [""; 0]);
+    assert_eq!(scan.again, Some(clock.after(seconds(20) + SETTLE).monotonic));
+    let scan = folder.scan(&Hints::default(), clock.after(seconds(20) + SETTLE)).unwrap();
+    assert_eq!(names(&scan.gone), ["a.yaml"]);
+}
+
+#[test]
+fn a_file_that_comes_back_in_time_was_never_gone() {
+    let (dir, mut folder) = folder(&["a.yaml", "b.yaml"]);
+    let clock = Clock::new();
+    folder.scan(&Hints::default(), clock.after(seconds(10))).unwrap();
+    fs::rename(dir.path().join("a.yaml"), dir.path().join("a.yaml~")).unwrap();
+    folder.scan(&Hints::default(), clock.after(seconds(20))).unwrap();
+    fs::rename(dir.path().join("a.yaml~"), dir.path().join("a.yaml")).unwrap();
+    for later in 21..30 {
+        assert_eq!(
+            names(&folder.scan(&Hints::default(), clock.after(seconds(later))).unwrap().gone),
+            [""; 0]
+        );
+    }
+}
+
+#[test]
+fn a_missing_or_empty_folder_is_unknown() {
+    let (dir, mut folder) = folder(&[]);
+    let clock = Clock::new();
+    assert!(matches!(folder.scan(&Hints::default(), clock.start), Err(Unknown::Empty)));
+    fs::write(dir.path().join(".hidden.yaml"), "x").unwrap();
+    assert!(matches!(folder.scan(&Hints::default(), clock.start), Err(Unknown::Empty)));
+    drop(dir);
+    assert!(matches!(folder.scan(&Hints::default(), clock.start), Err(Unknown::Missing)));
+}
+
+#[test]
+fn a_file_is_not_a_folder() {
+    let (dir, _) = folder(&["a.yaml"]);
+    let scan = Folder::new(&dir.path().join("a.yaml")).scan(&Hints::default(), Now::read());
+    assert!(matches!(scan, Err(Unknown::NotAFolder)), "{scan:?}");
+}
+
+#[test]
+fn a_recreated_folder_is_given_time_to_fill() {
+    let (parent, _) = folder(&[]);
+    let path = parent.path().join("m");
+    let fill = |name: &str| fs::write(path.join(name), "x").unwrap();
+    fs::create_dir(&path).unwrap();
+    fill("a.yaml");
+    fill("b.yaml");
+    let (mut folder, clock) = (Folder::new(&path), Clock::new());
+    folder.scan(&Hints::default(), clock.after(seconds(10))).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    folder.scan(&Hints::default(), clock.after(seconds(20))).unwrap_err();
+    fs::create_dir(&path).unwrap();
+    fill("a.yaml");
+    let gone = |folder: &mut Folder, at: Duration| {
+        folder.scan(&Hints::default(), clock.after(at)).unwrap().gone.len()
+    };
+    assert_eq!(gone(&mut folder, seconds(30)), 0);
+    fill("c.yaml");
+    assert_eq!(gone(&mut folder, seconds(30) + REFILL / 2), 0);
+    assert_eq!(gone(&mut folder, seconds(30) + REFILL), 0, "the folder was still being filled");
+    assert_eq!(gone(&mut folder, seconds(30) + REFILL / 2 + REFILL), 1);
+}
+
+#[test]
+fn a_mounted_volume_changes_as_a_whole() {
+    use std::os::unix::fs::symlink;
+    let (dir, mut folder) = folder(&[]);
+    let at = |name: &str| dir.path().join(name);
+    for version in ["..v1", "..v2"] {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("a.yaml"), version).unwrap();
+    }
+    symlink("..v1", at(DATA_LINK)).unwrap();
+    symlink("..data/a.yaml", at("a.yaml")).unwrap();
+    let clock = Clock::new();
+    let all = Hints { all_whole: true, ..Hints::default() };
+    assert_eq!(names(&folder.scan(&all, clock.start).unwrap().read), ["a.yaml"]);
+    symlink("..v2", at("..data_tmp")).unwrap();
+    fs::rename(at("..data_tmp"), at(DATA_LINK)).unwrap();
+    assert_eq!(names(&folder.scan(&all, clock.start).unwrap().read), ["a.yaml"]);
+    fs::remove_file(at(DATA_LINK)).unwrap();
+    let scan = folder.scan(&all, clock.after(seconds(9)));
+    assert!(matches!(scan, Err(Unknown::NoDataLink)), "{scan:?}");
+}

@@ -1,0 +1,203 @@
+//! From the documents of all files to one list of objects: which of several claims wins, what stays as it was,
+//! and what is wrong. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use mesh_model::name::ServiceName;
+use mesh_model::snapshot::{Protocol, Service};
+
+use super::document::{Content, Document};
+use crate::convert::Note;
+use crate::objects::{Object, ObjectKey, Objects};
+use crate::status::{Problem, Reason};
+
+/// What is known of a file.
+#[derive(Debug, Default)]
+pub(crate) struct FileReading {
+    pub(crate) documents: Vec<Document>,
+    /// Why the file as a whole says nothing; its objects then stay.
+    pub(crate) broken: Option<Note>,
+    /// Whether it was ever clear which objects it holds.
+    pub(crate) ever_clear: bool,
+    /// The objects that the last list took from it.
+    pub(crate) contributed: BTreeSet<ObjectKey>,
+}
+
+impl FileReading {
+    /// Replaces the reading; returns whether anything is different.
+    pub(crate) fn replace(&mut self, read: Result<Vec<Document>, Note>) -> bool {
+        let (documents, broken) = match read {
+            Ok(documents) => (documents, None),
+            Err(note) => (Vec::new(), Some(note)),
+        };
+        let same = self.documents == documents && self.broken == broken;
+        (self.documents, self.broken) = (documents, broken);
+        self.ever_clear |= self.is_clear();
+        !same
+    }
+
+    /// Whether it is clear which objects the file holds; else those it held before stay.
+    pub(crate) fn is_clear(&self) -> bool {
+        let unidentified = |document: &Document| document.content == Content::Unidentified;
+        self.broken.is_none() && !self.documents.iter().any(unidentified)
+    }
+}
+
+type Frontend = (IpAddr, u16, Protocol);
+
+/// A list in the making.
+pub(crate) struct Listing<'a> {
+    objects: &'a mut Objects,
+    /// File and place of each object.
+    owners: HashMap<ObjectKey, (String, String)>,
+    frontends: HashMap<Frontend, ServiceName>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Listing<'a> {
+    pub(crate) fn begin(objects: &'a mut Objects) -> Self {
+        objects.begin_list();
+        Self { objects, owners: HashMap::new(), frontends: HashMap::new(), problems: Vec::new() }
+    }
+
+    /// Lists a file. Of two claims to one name or address the first wins, so files come in the order of their paths.
+    pub(crate) fn file(&mut self, name: &str, file: &mut FileReading) {
+        if let Some(note) = &file.broken {
+            self.problem(name, "", "", note);
+        }
+        let (mut taken, mut left) = (BTreeSet::new(), BTreeSet::new());
+        for document in &file.documents {
+            for note in &document.notes {
+                self.problem(name, &document.place, &document.object, note);
+            }
+            match &document.content {
+                Content::Object(object) if self.claim(object.key(), name, document) => {
+                    if self.put(object, name, document) {
+                        taken.insert(object.key());
+                    } else {
+                        left.insert(object.key());
+                    }
+                }
+                Content::Keep(key) if self.claim(key.clone(), name, document) => {
+                    self.keep(key);
+                    taken.insert(key.clone());
+                }
+                Content::Leave(key) if self.claim(key.clone(), name, document) => {
+                    left.insert(key.clone());
+                }
+                _ => {}
+            }
+        }
+        if !file.is_clear() {
+            self.keep_rest(name, file, &left, &mut taken);
+        }
+        file.contributed = taken;
+    }
+
+    /// It is unclear what became of the file's other objects, so they stay.
+    fn keep_rest(
+        &mut self,
+        name: &str,
+        file: &FileReading,
+        left: &BTreeSet<ObjectKey>,
+        taken: &mut BTreeSet<ObjectKey>,
+    ) {
+        for key in &file.contributed {
+            let free = !taken.contains(key) && !left.contains(key) && !self.owners.contains_key(key);
+            if free {
+                self.owners.insert(key.clone(), (name.into(), String::new()));
+                self.keep(key);
+                taken.insert(key.clone());
+            }
+        }
+    }
+
+    /// Ends the list. Returns whether the snapshot changed, and what is wrong.
+    pub(crate) fn end(mut self) -> (bool, Vec<Problem>) {
+        let changed = self.objects.end_list();
+        for (name, service) in &self.objects.snapshot().services {
+            if service.slices.is_empty() {
+                let owner = self.owners.get(&ObjectKey::Service(name.clone())).cloned();
+                let (file, place) = owner.unwrap_or_default();
+                let message = format!(
+                    "it has no EndpointSlice, so only other clusters serve it; label its slices \
+                     kubernetes.io/service-name: {}",
+                    name.name()
+                );
+                let object = format!("Service {name}");
+                self.problems.push(Problem { file, place, object, reason: Reason::no_slices, message });
+            }
+        }
+        self.problems.sort();
+        (changed, self.problems)
+    }
+
+    fn problem(&mut self, file: &str, place: &str, object: &str, note: &Note) {
+        self.problems.push(Problem {
+            file: file.into(),
+            place: place.into(),
+            object: object.into(),
+            reason: note.reason,
+            message: note.message.clone(),
+        });
+    }
+
+    /// Whether this is the first object of its name.
+    fn claim(&mut self, key: ObjectKey, file: &str, document: &Document) -> bool {
+        if let Some((first, place)) = self.owners.get(&key) {
+            let at = if place.is_empty() { first.clone() } else { format!("{first}, {place}") };
+            let message = format!("{key} is already defined in {at}, which counts; remove one of them");
+            self.problem(file, &document.place, &document.object, &Note::new(Reason::duplicate, message));
+            return false;
+        }
+        self.owners.insert(key, (file.into(), document.place.clone()));
+        true
+    }
+
+    fn put(&mut self, object: &Object, file: &str, document: &Document) -> bool {
+        if let Object::Service(name, service) = object
+            && let Err((frontend, other)) = self.claim_frontends(name, service)
+        {
+            let (address, port, protocol) = frontend;
+            let message = format!(
+                "{address} port {port}/{protocol} already belongs to Service {other}, which comes first; give one of \
+                 them another ClusterIP"
+            );
+            self.problem(file, &document.place, &document.object, &Note::new(Reason::address_taken, message));
+            return false;
+        }
+        self.objects.put(object.clone());
+        true
+    }
+
+    fn keep(&mut self, key: &ObjectKey) {
+        if let ObjectKey::Service(name) = key
+            && let Some(service) = self.objects.service(name).cloned()
+            && self.claim_frontends(name, &service).is_err()
+        {
+            // Its problem is already told: the document that should have replaced it is broken.
+            return;
+        }
+        self.objects.keep(key);
+    }
+
+    /// Takes all addresses of a Service, or none.
+    fn claim_frontends(
+        &mut self,
+        name: &ServiceName,
+        service: &Service,
+    ) -> Result<(), (Frontend, ServiceName)> {
+        let frontends = service
+            .cluster_ips
+            .iter()
+            .flat_map(|ip| service.ports.iter().map(move |port| (*ip, port.port, port.protocol)));
+        if let Some(taken) =
+            frontends.clone().find_map(|it| self.frontends.get(&it).map(|by| (it, by.clone())))
+        {
+            return Err(taken);
+        }
+        self.frontends.extend(frontends.map(|frontend| (frontend, name.clone())));
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! Passes over the folder: reads what changed, lists what all files hold, and says what came of it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::table::Knowledge;
+
+use super::document::{Document, documents};
+use super::folder::{Folder, Hints, Now, Scan, Unknown};
+use super::listing::{FileReading, Listing};
+use crate::convert::Note;
+use crate::metrics::{Kind, KindLabels, ReasonLabels, SourceMetrics};
+use crate::objects::Objects;
+use crate::status::{Problem, Reason, Status};
+
+/// Larger files are refused unread.
+const MAX_FILE_BYTES: u64 = 8 << 20;
+
+/// What a pass came to.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    /// The snapshot, if it is new.
+    pub(crate) snapshot: Option<ClusterSnapshot>,
+    /// The status, if it is new.
+    pub(crate) status: Option<Status>,
+    /// When to look again at the latest, if something needs a moment.
+    pub(crate) again: Option<Instant>,
+    /// The folder is another one than before, so that a watch on it is void.
+    pub(crate) replaced: bool,
+    /// Whether anything had changed.
+    pub(crate) moved: bool,
+}
+
+/// Owns what is known of a folder.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    folder: Folder,
+    files: BTreeMap<OsString, FileReading>,
+    objects: Objects,
+    /// Of the files, as of the last list.
+    problems: Vec<Problem>,
+    status: Status,
+    published: bool,
+    metrics: SourceMetrics,
+}
+
+impl Reader {
+    pub(crate) fn new(folder: &Path, metrics: SourceMetrics) -> Self {
+        Self {
+            folder: Folder::new(folder),
+            files: BTreeMap::new(),
+            objects: Objects::default(),
+            problems: Vec::new(),
+            status: Status::default(),
+            published: false,
+            metrics,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Looks at the folder once. Every pass may be the first or the thousandth.
+    pub(crate) fn pass(&mut self, hints: &Hints, now: Now) -> Pass {
+        let started = Instant::now();
+        let pass = match self.folder.scan(hints, now) {
+            Ok(scan) => self.known(scan),
+            Err(unknown) => self.unknown(&unknown),
+        };
+        self.metrics.passes.inc();
+        self.metrics.pass_seconds.observe(started.elapsed().as_secs_f64());
+        pass
+    }
+
+    fn unknown(&mut self, why: &Unknown) -> Pass {
+        self.metrics.failures.inc();
+        let problem = folder_problem(why.to_string());
+        Pass { status: self.new_status(Some(problem)), ..Pass::default() }
+    }
+
+    fn known(&mut self, scan: Scan) -> Pass {
+        let mut different = !scan.gone.is_empty();
+        for name in &scan.gone {
+            tracing::info!(file = %name.display(), "manifest is gone");
+            self.files.remove(name);
+        }
+        for name in &scan.read {
+            different |= self.read(name);
+        }
+        let changed = different && self.list();
+        let ready = self.published || (!scan.incomplete && self.says_anything());
+        let problem = (!scan.incomplete && !ready).then(nothing_readable);
+        let snapshot = ready && (changed || !self.published);
+        self.published |= ready;
+        self.measure(&scan);
+        Pass {
+            snapshot: snapshot.then(|| self.objects.snapshot().clone()),
+            status: self.new_status(problem),
+            again: scan.again,
+            replaced: scan.replaced,
+            moved: !scan.read.is_empty() || !scan.gone.is_empty(),
+        }
+    }
+
+    /// Reads a file; returns whether it says anything new.
+    fn read(&mut self, name: &OsStr) -> bool {
+        self.metrics.files_read.inc();
+        let read = match read_file(&self.folder.path().join(name)) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // It went since the scan; the next one decides what that means.
+                self.folder.forget_reading(name);
+                return false;
+            }
+            Err(error) => {
+                self.folder.forget_reading(name);
+                let message = format!("it cannot be read: {error}; let this process read it");
+                Err(Note::new(Reason::file_unreadable, message))
+            }
+        };
+        self.files.entry(name.into()).or_default().replace(read)
+    }
+
+    fn list(&mut self) -> bool {
+        let mut listing = Listing::begin(&mut self.objects);
+        for (name, file) in &mut self.files {
+            listing.file(&name.to_string_lossy(), file);
+        }
+        let changed;
+        (changed, self.problems) = listing.end();
+        changed
+    }
+
+    /// Whether any file holds a document at all. If none does, that is not yet knowledge of anything.
+    fn says_anything(&self) -> bool {
+        self.files.values().any(|file| !file.documents.is_empty())
+    }
+
+    fn knowledge(&self) -> Knowledge {
+        let clear = self.published && self.files.values().all(|file| file.ever_clear);
+        if clear { Knowledge::Complete } else { Knowledge::Partial }
+    }
+
+    /// Tells what appeared and went, once; returns the status if it is another one.
+    fn new_status(&mut self, folder: Option<Problem>) -> Option<Status> {
+        let problems = folder.into_iter().chain(self.problems.iter().cloned()).collect();
+        let status = Status { knowledge: self.knowledge(), problems };
+        if status == self.status {
+            return None;
+        }
+        for problem in status.problems.iter().filter(|it| self.status.problems.binary_search(it).is_err()) {
+            self.appeared(problem);
+        }
+        for problem in self.status.problems.iter().filter(|it| status.problems.binary_search(it).is_err()) {
+            let Problem { file, object, reason, .. } = problem;
+            tracing::info!(file, object, ?reason, "problem with a manifest is gone");
+            self.metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).dec();
+        }
+        self.status = status.clone();
+        Some(status)
+    }
+
+    fn appeared(&self, problem: &Problem) {
+        let Problem { file, place, object, reason, message } = problem;
+        if reason.is_fault() {
+            tracing::warn!(file, place, object, ?reason, error = message, "problem with a manifest");
+        } else {
+            tracing::info!(file, place, object, ?reason, message, "remark on a manifest");
+        }
+        self.metrics.rejections.get_or_create(&ReasonLabels { reason: *reason }).inc();
+        self.metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).inc();
+    }
+
+    fn measure(&self, scan: &Scan) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.pending_files.set(gauge(scan.pending));
+        for (kind, count) in [Kind::service, Kind::slice, Kind::node].into_iter().zip(self.objects.counts()) {
+            self.metrics.objects.get_or_create(&KindLabels { kind }).set(gauge(count));
+        }
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.last_success_seconds.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+fn folder_problem(message: String) -> Problem {
+    let (file, place, object) = (String::new(), String::new(), String::new());
+    Problem { file, place, object, reason: Reason::folder_unknown, message }
+}
+
+fn nothing_readable() -> Problem {
+    folder_problem("no file in the folder says anything yet, so nothing is known; correct them".into())
+}
+
+/// The documents of a file, or why it says nothing as a whole.
+fn read_file(path: &Path) -> io::Result<Result<Vec<Document>, Note>> {
+    let file = File::open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("it is larger than {} MiB; spread it over several files", MAX_FILE_BYTES >> 20);
+        return Ok(Err(Note::new(Reason::file_too_large, message)));
+    }
+    let json = path.extension().is_some_and(|extension| extension == "json");
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        return Ok(Err(Note::new(Reason::syntax, "it is not UTF-8 text; write it as such")));
+    };
+    let documents = documents(text, json);
+    if documents.is_empty() {
+        let message = "it is empty; write its objects again, or remove it if they shall go";
+        return Ok(Err(Note::new(Reason::file_empty, message)));
+    }
+    Ok(Ok(documents))
+}

@@ -1,0 +1,157 @@
+//! Hears from the kernel that something in the folder changed. Only speeds things up: the folder is looked at
+//! every second anyway, because watches die with their folder and some file systems announce nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+use super::folder::{DATA_LINK, Hints, is_manifest};
+
+/// What happened since somebody last asked, coalesced.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    happened: Mutex<Happened>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Happened {
+    hints: Hints,
+    /// The folder itself was removed or renamed, or the kernel lost count.
+    watch_lost: bool,
+}
+
+impl Signal {
+    /// Waits until something has happened since the last `take`.
+    pub(crate) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The hints so far, and whether the watch is still good.
+    pub(crate) fn take(&self) -> (Hints, bool) {
+        let Happened { hints, watch_lost } = std::mem::take(&mut *self.lock());
+        (hints, !watch_lost)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Happened> {
+        self.happened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, folder: &Path, event: notify::Result<Event>) {
+        let Ok(event) = event else {
+            self.lock().watch_lost = true;
+            return self.wake.notify_one();
+        };
+        if self.lock().add(folder, &event) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Happened {
+    /// Notes an event; returns whether it is worth a look.
+    fn add(&mut self, folder: &Path, event: &Event) -> bool {
+        if event.need_rescan() {
+            return true;
+        }
+        let whole = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
+            EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => false,
+            _ => return false,
+        };
+        let Some(path) = event.paths.last() else { return true };
+        if path == folder {
+            self.watch_lost = true;
+            return true;
+        }
+        let Some(name) = path.file_name() else { return false };
+        if name == DATA_LINK {
+            self.hints.all_whole |= whole;
+            return true;
+        }
+        if whole && is_manifest(name) {
+            self.hints.whole.insert(name.into());
+        }
+        is_manifest(name)
+    }
+}
+
+/// The kernel's watch on a folder.
+pub(crate) struct Watch {
+    folder: PathBuf,
+    signal: Arc<Signal>,
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    pub(crate) fn new(folder: &Path, signal: Arc<Signal>) -> Self {
+        Self { folder: folder.into(), signal, watcher: None }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    /// Forgets the watch: it is on a folder that is no more.
+    pub(crate) fn drop_it(&mut self) {
+        self.watcher = None;
+    }
+
+    /// Watches the folder that now has the name.
+    pub(crate) fn renew(&mut self) -> notify::Result<()> {
+        let (folder, signal) = (self.folder.clone(), self.signal.clone());
+        let mut watcher = notify::recommended_watcher(move |event| signal.note(&folder, event))?;
+        watcher.watch(&self.folder, RecursiveMode::NonRecursive)?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, RemoveKind};
+
+    use super::*;
+
+    fn noted(kind: EventKind, path: &str) -> (bool, Happened) {
+        let mut happened = Happened::default();
+        let event = Event::new(kind).add_path(path.into());
+        (happened.add(Path::new("/m"), &event), happened)
+    }
+
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    const MOVED_IN: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+
+    #[test]
+    fn a_file_is_whole_after_close_or_rename_but_not_while_written() {
+        for kind in [CLOSED, MOVED_IN] {
+            let (worth, happened) = noted(kind, "/m/a.yaml");
+            assert!(worth && happened.hints.whole.contains(std::ffi::OsStr::new("a.yaml")));
+        }
+        let (worth, happened) = noted(EventKind::Create(CreateKind::File), "/m/a.yaml");
+        assert!(worth && happened.hints == Hints::default());
+        assert!(!noted(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/m/a.yaml").0);
+        assert!(!noted(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/m/a.yaml").0);
+    }
+
+    #[test]
+    fn swap_files_wake_nobody() {
+        for name in ["/m/.a.yaml.swp", "/m/a.yaml~", "/m/4913", "/m/a.yaml.tmp", "/m/#a.yaml#"] {
+            assert!(!noted(CLOSED, name).0, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_swapped_data_link_makes_every_file_whole() {
+        assert!(noted(MOVED_IN, "/m/..data").1.hints.all_whole);
+    }
+
+    #[test]
+    fn the_folders_own_end_loses_the_watch() {
+        assert!(noted(EventKind::Remove(RemoveKind::Folder), "/m").1.watch_lost);
+    }
+}
