@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
 use mesh_kv::testing::Etcd;
-use mesh_kv::{Dialer, Session};
+use mesh_kv::{Dialer, Event, PeerWatch, Session};
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::Identity;
-use mesh_model::fence::OwnRanges;
-use mesh_model::name::{ClusterId, ClusterName, NodeName, SliceName};
+use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
+use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Service, Slice};
 use mesh_model::table::Knowledge;
+use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
 use mesh_runtime::{Readiness, Registry};
 use mesh_source::Status;
 use tokio::sync::watch;
@@ -359,4 +361,71 @@ async fn on_partial_knowledge_nothing_is_pruned_or_called_complete() {
     running.know(Knowledge::Complete);
     expected = ALL_OF_A.to_vec();
     until_stands(&etcd, "pruned", |all| keys(all) == expected).await;
+}
+
+/// What a peer's node-agent makes of this cluster's etcd.
+struct Peer {
+    view: watch::Receiver<Arc<PeerSnapshot>>,
+    /// Whether it ever lost its services after it had them.
+    lost: Arc<AtomicBool>,
+    _end: DropGuard,
+}
+
+impl Peer {
+    fn follow(etcd: &Etcd) -> Self {
+        let agreed = Ranges { pods: vec!["10.2.0.0/16".parse().unwrap()], nodes: Vec::new() };
+        let fence = Fence::new(PeerRanges::Agreed(agreed), OwnRanges::default());
+        let name = ClusterName::new("hoth").unwrap();
+        let pin = PeerPin { name: name.clone(), id: ClusterId::new(2).unwrap(), fence };
+        let (mut view, (sender, receiver)) = (PeerView::new(pin), watch::channel(Arc::default()));
+        let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
+        let (token, lost) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let marks = Arc::clone(&lost);
+        let sink = move |event: Event| {
+            event.feed(&mut view);
+            let snapshot = view.snapshot();
+            if snapshot.synced && snapshot.services.is_empty() {
+                marks.store(true, Ordering::Relaxed);
+            }
+            sender.send_replace(snapshot);
+        };
+        tokio::spawn(PeerWatch::new(dialer, &name).run(token.clone(), sink));
+        Self { view: receiver, lost, _end: token.drop_guard() }
+    }
+
+    /// Waits until it sees exactly these services, with so many endpoints in all.
+    async fn until_sees(&mut self, services: &[&str], endpoints: usize) {
+        let sees = |view: &Arc<PeerSnapshot>| {
+            view.synced
+                && view.services.keys().map(ServiceName::as_str).eq(services.iter().copied())
+                && view.endpoints == endpoints
+        };
+        let seen =
+            tokio::time::timeout(DEADLINE, self.view.wait_for(sees)).await.map(|view| drop(view.unwrap()));
+        assert!(seen.is_ok(), "{services:?}: {:?}", *self.view.borrow());
+    }
+}
+
+#[tokio::test]
+async fn a_peer_sees_what_is_exported_and_loses_nothing_when_etcd_is_wiped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1, 2]), ("ns/b", &[3])]);
+    let mut peer = Peer::follow(&etcd);
+    peer.until_sees(&["ns/a", "ns/b"], 3).await;
+    running.say(&[("ns/a", &[1]), ("ns/c", &[4])]);
+    peer.until_sees(&["ns/a", "ns/c"], 2).await;
+    for _ in 0..3 {
+        let before = peer.view.borrow().incarnation().map(ToOwned::to_owned);
+        etcd.wipe();
+        let renewed = peer.view.wait_for(|view| view.incarnation() != before.as_deref());
+        drop(tokio::time::timeout(DEADLINE, renewed).await.unwrap().unwrap());
+        peer.until_sees(&["ns/a", "ns/c"], 2).await;
+    }
+    running.say(&[("ns/c", &[4, 5])]);
+    peer.until_sees(&["ns/c"], 2).await;
+    let view = peer.view.borrow().clone();
+    assert!(!peer.lost.load(Ordering::Relaxed), "it lost everything on the way");
+    assert_eq!((view.rejected_total(), view.refused.clone()), (0, None), "{:?}", view.recent_rejections);
 }
