@@ -1,9 +1,10 @@
 //! The agent's command line, and what it becomes once validated.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::NodeName;
@@ -12,33 +13,55 @@ use mesh_source::SourceArgs;
 
 use crate::datapath::actual::Capacity;
 
-/// Balances ClusterIPs over the backends of every cluster of the mesh.
-///
-/// Follows this cluster's own Services and the peer clusters, merges their backends and keeps them in the
-/// node's eBPF maps, where programs on the root cgroup rewrite the destination of every connect(). Stopping or
-/// killing the agent changes nothing: programs and maps stay pinned and keep balancing. `node-agent uninstall`
-/// removes them.
-#[derive(Debug, Parser)]
-#[command(name = "node-agent", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Cli {
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    #[command(flatten)]
-    pub run: Option<RunArgs>,
+const EXAMPLE: &str = "\
+Example, without Kubernetes:
+  node-agent --cluster-name hoth --cluster-id 2 --node-name hoth-1 \\
+      --pod-cidr 10.2.0.0/16 --node-cidr 192.168.2.0/24 --service-cidr 10.102.0.0/16 \\
+      --source manifests:/etc/clustermesh/manifests --peers-dir /etc/clustermesh/peers
+What it does:
+  clustermesh service list
+  clustermesh peer list";
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    Run(Box<RunArgs>),
+    Command(Command),
+}
+
+impl Invocation {
+    /// Parses a command line, its first word the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help or version that it asked for.
+    pub fn parse_from<T: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        // With a subcommand there are no flags, which flattened arguments can't express themselves.
+        let parsed = match matches.subcommand_name() {
+            Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
+            None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
+        };
+        parsed.map_err(|error| error.format(&mut command))
+    }
+
+    /// The whole command line.
+    pub fn command() -> clap::Command {
+        Command::augment_subcommands(RunArgs::command())
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Removes the programs and maps of an instance from this node: links first, then maps.
-    Uninstall {
-        #[command(flatten)]
-        pins: PinArgs,
-        #[command(flatten)]
-        log: LogArgs,
-    },
+    Uninstall(PinArgs),
     /// Prints the completion script of a shell.
     Completion { shell: Shell },
-    /// Dials the canary from a cgroup below DIR; for the agent's own use.
+    /// Dials the canary from a cgroup; for the agent's own use.
     #[command(hide = true)]
     Canary {
         #[arg(long, value_name = "DIR")]
@@ -68,8 +91,14 @@ impl PinArgs {
     }
 }
 
-/// Flags of the agent itself.
-#[derive(Args, Clone, Debug)]
+/// Balances ClusterIPs over the backends of every cluster of the mesh.
+///
+/// Follows this cluster's own Services and the peer clusters, merges their backends and keeps them in the
+/// node's eBPF maps, where programs on the root cgroup rewrite the destination of every connect(). Stopping or
+/// killing the agent changes nothing: programs and maps stay pinned and keep balancing. `node-agent uninstall`
+/// removes them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "node-agent", version, after_help = EXAMPLE, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct RunArgs {
     #[command(flatten)]
     pub identity: IdentityArgs,
@@ -160,13 +189,13 @@ pub fn own_ranges(identity: &Identity) -> OwnRanges {
     }
 }
 
-/// A name that is safe as a folder's.
+/// A name that is safe as a folder's; a bpf file system takes no dots.
 fn instance(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
-    if (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.') {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=63).contains(&text.len()) && text.chars().all(plain) {
         return Ok(text.into());
     }
-    Err("use 1 to 63 letters, digits, '-', '_' and '.', not beginning with '.'".into())
+    Err("use 1 to 63 letters, digits, '-' and '_'".into())
 }
 
 /// A number with a unit: ms, s, m or h.
@@ -200,13 +229,11 @@ pub fn names_file(instance_dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        Invocation::command().debug_assert();
     }
 
     #[test]
@@ -220,8 +247,8 @@ mod tests {
 
     #[test]
     fn an_instance_is_a_folder_name() {
-        assert!(instance("lab-1.a_b").is_ok());
-        for bad in ["", ".", "..", "a/b", "a b", &"a".repeat(64)] {
+        assert!(instance("lab-1_b").is_ok());
+        for bad in ["", ".", "..", "a.b", "a/b", "a b", &"a".repeat(64)] {
             assert!(instance(bad).is_err(), "{bad:?}");
         }
     }

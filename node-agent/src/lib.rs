@@ -2,6 +2,10 @@
 //! service maps as they shall be.
 
 pub mod admin;
+pub mod agent;
+pub mod config;
 pub mod datapath;
+pub mod dry_run;
+pub mod install;
 pub mod merge;
 pub mod peers;

@@ -5,6 +5,11 @@
 //! `restore`, which go through the [`maps::Datapath`] trait. `programs`, `maps` and `sys` own the kernel side.
 
 pub mod actual;
+pub mod apply;
+pub mod canary;
+pub mod maps;
+pub mod programs;
+pub mod sys;
 // pub mod apply;
 pub mod backends;
 pub mod dump;
@@ -13,10 +18,6 @@ mod ids;
 pub mod plan;
 pub mod restore;
 pub mod text;
-// pub mod canary;
-// pub mod maps;
-// pub mod programs;
-// pub(crate) mod sys;
 
 #[cfg(test)]
 mod plan_tests;

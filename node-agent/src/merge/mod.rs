@@ -7,6 +7,7 @@ mod claims;
 pub mod merger;
 pub mod metrics;
 pub mod query;
+pub mod task;
 
 #[cfg(test)]
 mod merger_tests;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_abi::{Control, LAYOUT};
+use mesh_abi::Control;
 use mesh_kv::backoff::Backoff;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
@@ -24,7 +24,7 @@ use super::query::{self, ClusterNames, Kernel, Query};
 use crate::admin::api::{Event, Writes, unix_us};
 use crate::admin::events::Events;
 use crate::datapath::apply::{Applied, apply, release};
-use crate::datapath::maps::{Datapath, MapError, Maps};
+use crate::datapath::maps::{self, MapError, Maps};
 use crate::datapath::plan::{Freed, Plan};
 use crate::datapath::restore::restore;
 use crate::datapath::{sys, text};
@@ -56,8 +56,15 @@ pub struct Outputs {
 pub struct Settings {
     pub own_id: ClusterId,
     pub own_name: ClusterName,
-    /// Age of the heartbeat from which services that something else serves too are left to it.
-    pub yield_after: Duration,
+}
+
+/// What the loop begins with.
+pub struct Start {
+    pub maps: Maps,
+    pub control: Control,
+    pub merger: Merger,
+    /// What a crash left in the maps.
+    pub leftover: Freed,
 }
 
 /// The merge loop.
@@ -66,6 +73,8 @@ pub struct MergeTask {
     inputs: Inputs,
     outputs: Outputs,
     maps: Maps,
+    /// As last written.
+    control: Control,
     merger: Merger,
     /// Freed by plans since the grace period under way began.
     waiting: Freed,
@@ -83,20 +92,14 @@ struct Grace {
 }
 
 impl MergeTask {
-    /// `leftover` is what a crash left in the maps.
-    pub fn new(
-        settings: Settings,
-        inputs: Inputs,
-        outputs: Outputs,
-        maps: Maps,
-        merger: Merger,
-        leftover: Freed,
-    ) -> Self {
+    pub fn new(settings: Settings, inputs: Inputs, outputs: Outputs, start: Start) -> Self {
+        let Start { maps, control, merger, leftover } = start;
         Self {
             settings,
             inputs,
             outputs,
             maps,
+            control,
             merger,
             waiting: leftover,
             grace: None,
@@ -200,7 +203,7 @@ impl MergeTask {
 
     fn begin_grace(&mut self) {
         if self.grace.is_none() && !self.waiting.is_empty() {
-            let ended = tokio::task::spawn_blocking(sys::wait_grace_period);
+            let ended = tokio::task::spawn_blocking(maps::wait_grace_period);
             self.grace = Some(Grace { ended, freed: std::mem::take(&mut self.waiting) });
         }
     }
@@ -220,13 +223,8 @@ impl MergeTask {
 
     /// A sign of life for the programs, and the kernel's counts for the metrics.
     fn beat(&mut self) {
-        let control = Control {
-            layout: LAYOUT,
-            zero: 0,
-            heartbeat_ns: sys::monotonic_ns(),
-            yield_after_ns: u64::try_from(self.settings.yield_after.as_nanos()).unwrap_or(u64::MAX),
-        };
-        let outcome = self.maps.write_control(&control).and_then(|()| self.maps.read_outcomes());
+        self.control.heartbeat_ns = sys::monotonic_ns();
+        let outcome = self.maps.write_control(&self.control).and_then(|()| self.maps.read_outcomes());
         match outcome {
             Ok(outcomes) => self.outputs.metrics.connects(&outcomes),
             Err(error) => {

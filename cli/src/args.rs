@@ -1,0 +1,152 @@
+//! The command line: noun, then verb.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use mesh_model::name::ServiceName;
+
+/// Shows what the mesh does on this node.
+///
+/// Asks the node agent over its admin socket; `bpf dump` reads the pinned maps and needs no agent. Exits with 1
+/// when something could not be shown, with 2 when the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "clustermesh", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Global services as this node balances them.
+    Service {
+        #[command(subcommand)]
+        verb: ServiceVerb,
+    },
+    /// Backends behind the global services.
+    Backend {
+        #[command(subcommand)]
+        verb: BackendVerb,
+    },
+    /// The peer clusters, and what became of them.
+    Peer {
+        #[command(subcommand)]
+        verb: PeerVerb,
+    },
+    /// The pinned eBPF maps, with or without an agent.
+    Bpf {
+        #[command(subcommand)]
+        verb: BpfVerb,
+    },
+    /// Prints the completion script of a shell.
+    Completion { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceVerb {
+    /// One line per frontend and cluster: tier, weight, backends and connections.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only services of this namespace.
+        #[arg(short, long)]
+        namespace: Option<String>,
+    },
+    /// One service with its backends.
+    Show { service: ServiceName },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackendVerb {
+    /// One line per frontend and backend.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only backends of this service, as NAMESPACE/NAME.
+        #[arg(short, long, value_name = "NAMESPACE/NAME")]
+        service: Option<ServiceName>,
+        /// Only backends of this cluster.
+        #[arg(short, long, value_name = "NAME")]
+        cluster: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerVerb {
+    /// One line per peer file.
+    #[command(visible_alias = "ls")]
+    List,
+    /// One peer with the records that were refused.
+    Show { peer: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BpfVerb {
+    /// One sorted line per map entry, with names instead of numbers; two dumps can be compared with diff.
+    Dump,
+}
+
+/// Which agent, and where its maps are.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Agent")]
+pub(crate) struct AgentArgs {
+    /// Name of the agent's instance on this node.
+    #[arg(long, global = true, env = "CLUSTERMESH_INSTANCE", value_name = "NAME", default_value = "default")]
+    pub instance: String,
+    /// Where instances keep their sockets and names.
+    #[arg(
+        long,
+        global = true,
+        env = "CLUSTERMESH_RUN_DIR",
+        value_name = "DIR",
+        default_value = "/run/clustermesh"
+    )]
+    pub run_dir: PathBuf,
+    /// The agent's admin socket; without it <run-dir>/<instance>/agent.sock.
+    #[arg(long, global = true, env = "CLUSTERMESH_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Where the bpf file system is mounted.
+    #[arg(long, global = true, env = "CLUSTERMESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+impl AgentArgs {
+    pub(crate) fn instance_dir(&self) -> PathBuf {
+        self.run_dir.join(&self.instance)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| node_agent::config::socket(&self.instance_dir()))
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns for people.
+    Table,
+    /// More columns.
+    Wide,
+    /// One JSON document: {"items":[…]}.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+pub(crate) fn completion(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "clustermesh", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

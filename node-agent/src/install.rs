@@ -1,0 +1,88 @@
+//! From what an earlier agent left on the node to a datapath that runs: maps adopted or rebuilt, programs
+//! attached, a mirror to go on from.
+
+use std::time::{Duration, SystemTime};
+
+use mesh_abi::{Control, LAYOUT};
+
+use crate::admin::api::{Event, unix_us};
+use crate::admin::events::Events;
+use crate::config::{DatapathArgs, PinArgs};
+use crate::datapath::actual::{Actual, Capacity};
+use crate::datapath::apply::apply;
+use crate::datapath::maps::{Datapath, Maps};
+use crate::datapath::plan::Freed;
+use crate::datapath::programs::{Found, Installation, ProgramsError};
+use crate::datapath::restore::{Restored, restore};
+use crate::datapath::sys;
+
+/// A datapath that runs.
+#[derive(Debug)]
+pub struct Installed {
+    pub installation: Installation,
+    pub maps: Maps,
+    pub control: Control,
+    pub actual: Actual,
+    /// What a crash left in the maps.
+    pub leftover: Freed,
+}
+
+/// Sets the datapath up.
+///
+/// # Errors
+/// What is missing on this node, or what the kernel refused.
+pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<Installed, ProgramsError> {
+    let installation = Installation::new(&pins.bpffs, &pins.instance, args.cgroup_root.as_deref())?;
+    let (mut maps, mut actual, leftover) = match installation.maps(args.capacity())? {
+        Found::Adopted(mut maps) => {
+            let (actual, leftover) = adopt(&mut maps, events)?;
+            (maps, actual, leftover)
+        }
+        Found::Built { mut maps, old } => {
+            let actual = fill(&mut maps, old.as_ref(), args.capacity())?;
+            (maps, actual, Freed::default())
+        }
+    };
+    apply(&mut maps, &actual.plan_canary())?;
+    let mut control = maps.read_control()?;
+    control.heartbeat_ns = sys::monotonic_ns();
+    control.yield_after_ns = nanoseconds(args.yield_after);
+    maps.write_control(&control)?;
+    let attached = installation.attach(&mut maps)?;
+    tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
+    let control = Control { layout: LAYOUT, ..maps.read_control()? };
+    Ok(Installed { installation, maps, control, actual, leftover })
+}
+
+/// Takes over the maps of an earlier agent as they are.
+fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsError> {
+    let Restored { actual, leftover, damaged, foreign } = restore(&maps.contents()?, maps.capacity());
+    maps.delete_services(&foreign)?;
+    let services = actual.frontends().count();
+    let backends = actual.backend_count();
+    tracing::info!(services, backends, "adopted the maps of an earlier agent");
+    if damaged > 0 {
+        tracing::warn!(damaged, "entries contradict each other and are written again");
+    }
+    events.publish(Event::Adopted { at_unix_us: unix_us(SystemTime::now()), services, backends, damaged });
+    Ok((actual, leftover))
+}
+
+/// Brings the content of maps of another size into new ones.
+fn fill(maps: &mut Maps, old: Option<&Maps>, capacity: Capacity) -> Result<Actual, ProgramsError> {
+    let Some(old) = old else { return Ok(Actual::new(capacity)) };
+    let restored = restore(&old.contents()?, old.capacity());
+    let (actual, plan) = restored.actual.moved_to(capacity);
+    for (frontend, shortage) in &plan.refused {
+        let (address, port) = (frontend.address, frontend.port);
+        tracing::warn!(%address, port, reason = %shortage, "frontend does not fit into the new maps");
+    }
+    apply(maps, &plan)?;
+    maps.write_clusters(&*old.read_clusters()?)?;
+    tracing::info!(services = actual.frontends().count(), "filled maps of another size");
+    Ok(actual)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
