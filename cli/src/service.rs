@@ -84,7 +84,7 @@ fn row(service: &Service, frontend: &ServiceFrontend, group: Option<&Group>, wid
         or_dash(service.service.as_ref()),
         format!("{place}/{}", frontend.protocol),
         or_dash(frontend.port_name.as_ref()),
-        group.map_or_else(|| "-".into(), |group| cluster(group)),
+        group.map_or_else(|| "-".into(), cluster),
         count(|group| group.tier.into()),
         count(|group| group.weight.into()),
         count(|group| group.active as u64),

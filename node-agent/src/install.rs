@@ -20,7 +20,7 @@ use crate::datapath::sys;
 #[derive(Debug)]
 pub struct Installed {
     pub installation: Installation,
-    pub maps: Maps,
+    pub maps: Box<Maps>,
     pub control: Control,
     pub actual: Actual,
     /// What a crash left in the maps.
@@ -39,11 +39,11 @@ pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<I
             (maps, actual, leftover)
         }
         Found::Built { mut maps, old } => {
-            let actual = fill(&mut maps, old.as_ref(), args.capacity())?;
+            let actual = fill(&mut maps, old.as_deref(), args.capacity())?;
             (maps, actual, Freed::default())
         }
     };
-    apply(&mut maps, &actual.plan_canary())?;
+    apply(maps.as_mut(), &actual.plan_canary())?;
     let mut control = maps.read_control()?;
     control.heartbeat_ns = sys::monotonic_ns();
     control.yield_after_ns = nanoseconds(args.yield_after);

@@ -168,7 +168,10 @@ fn want() -> impl Strategy<Value = Option<Want>> {
     prop::option::weighted(0.8, prop::collection::vec((1_u16..4, backends), 0..3))
 }
 
-fn history() -> impl Strategy<Value = Vec<(Vec<(u8, Option<Want>)>, bool, bool)>> {
+/// Changes by frontend, whether a grace period follows, whether the agent restarts after that.
+type Turn = (Vec<(u8, Option<Want>)>, bool, bool);
+
+fn history() -> impl Strategy<Value = Vec<Turn>> {
     let changes = prop::collection::vec((0_u8..4, want()), 1..4);
     prop::collection::vec((changes, any::<bool>(), any::<bool>()), 1..12)
 }

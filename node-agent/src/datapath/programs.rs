@@ -73,9 +73,9 @@ pub struct Installation {
 #[derive(Debug)]
 pub enum Found {
     /// Maps of an earlier agent, of the wanted sizes: their content counts.
-    Adopted(Maps),
+    Adopted(Box<Maps>),
     /// New maps, empty. Fill them from the old ones, if any, then [`Installation::attach`].
-    Built { maps: Maps, old: Option<Maps> },
+    Built { maps: Box<Maps>, old: Option<Box<Maps>> },
 }
 
 impl Installation {
@@ -103,8 +103,8 @@ impl Installation {
         // Maps that an earlier start could not finish filling.
         remove_folder(&self.folder.join("maps_new"))?;
         let old = match Maps::open(&self.folder.join("maps")) {
-            Ok(maps) if maps.capacity() == capacity => return Ok(Found::Adopted(maps)),
-            Ok(maps) => Some(maps),
+            Ok(maps) if maps.capacity() == capacity => return Ok(Found::Adopted(Box::new(maps))),
+            Ok(maps) => Some(Box::new(maps)),
             // None were pinned, or not all of them.
             Err(MapError::Open { .. }) => None,
             Err(error) => return Err(error.into()),
@@ -112,7 +112,7 @@ impl Installation {
         let staging = self.folder.join("maps_new");
         create(&staging)?;
         load(&staging, capacity)?;
-        Ok(Found::Built { maps: Maps::open(&staging)?, old })
+        Ok(Found::Built { maps: Box::new(Maps::open(&staging)?), old })
     }
 
     /// Makes the given maps the pinned ones and the built-in programs the running ones. Does nothing where both

@@ -60,7 +60,7 @@ pub struct Settings {
 
 /// What the loop begins with.
 pub struct Start {
-    pub maps: Maps,
+    pub maps: Box<Maps>,
     pub control: Control,
     pub merger: Merger,
     /// What a crash left in the maps.
@@ -72,7 +72,7 @@ pub struct MergeTask {
     settings: Settings,
     inputs: Inputs,
     outputs: Outputs,
-    maps: Maps,
+    maps: Box<Maps>,
     /// As last written.
     control: Control,
     merger: Merger,
@@ -162,7 +162,7 @@ impl MergeTask {
             return;
         }
         self.last_plan = text::lines(&planned.plan, PLAN_LINES);
-        let maps = &mut self.maps;
+        let maps = self.maps.as_mut();
         let written = tokio::task::block_in_place(|| {
             maps.reset_counters(&planned.plan.fresh_counters)?;
             apply(maps, &planned.plan)
@@ -210,7 +210,7 @@ impl MergeTask {
 
     fn end_grace(&mut self, (ended, freed): (Result<(), MapError>, Freed)) {
         let released = ended.and_then(|()| {
-            tokio::task::block_in_place(|| release(&mut self.maps, self.merger.actual_mut(), freed))
+            tokio::task::block_in_place(|| release(self.maps.as_mut(), self.merger.actual_mut(), freed))
         });
         match released {
             Ok(_) => {
