@@ -1,0 +1,52 @@
+# The front door. Every target does the set-up that it needs; `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ebpf bench fmt clean ci
+
+# sudo and minimal shells leave cargo's folder out.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# Write results as JSON there, too.
+JSON ?=
+# KEEP=1 leaves the demo's lab up.
+KEEP ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building, tests and demo need (apt; says what)
+	@setup/deps.sh build lab
+
+demo: setup ## Two clusters fail over, live, in a minute; JSON=FILE for results, KEEP=1 to look around after
+	@cargo build --locked --workspace --bins
+	@cargo run --locked --quiet -p mesh-e2e --bin demo -- $(if $(JSON),--json '$(JSON)') $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: setup ## All tests but those of the Kubernetes lab (needs root: namespaces and eBPF)
+	@setup/test.sh
+
+lint: ## Format, clippy, the eBPF object's digest, licences and dependencies, shell scripts
+	@setup/deps.sh build lint
+	@setup/lint.sh
+
+ebpf: ## Rebuild the eBPF object (its toolchain is needed for nothing else)
+	@ebpf/build.sh
+
+bench: ## How fast a manifest's change is seen; JSON=FILE for results
+	@setup/deps.sh build
+	@cargo bench --locked -p mesh-source --bench follow -- $(if $(JSON),--json '$(abspath $(JSON))')
+
+fmt: ## Format everything
+	@cargo fmt --all
+	@cargo fmt --manifest-path ebpf/programs/Cargo.toml
+
+clean: ## Remove kept labs and everything built
+	@[ ! -x target/debug/demo ] || target/debug/demo clean
+	@cargo clean
+
+ci: ## What a change must pass: lint, test and one run of the demo
+	+@setup/stage.sh setup setup/deps.sh build lab lint
+	+@setup/stage.sh lint $(MAKE) --no-print-directory lint
+	+@setup/stage.sh test $(MAKE) --no-print-directory test
+	+@setup/stage.sh demo $(MAKE) --no-print-directory demo JSON='$(JSON)' KEEP=

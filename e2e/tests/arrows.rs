@@ -1,0 +1,108 @@
+//! Arrows between crates point at the model and the ABI: what each crate may not reach, however indirectly.
+//!
+//! Only what is linked into the product counts: dependencies of tests and of build scripts may be what they like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// A crate and what it must not depend on, from the table of crates in docs/architecture.md.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "mesh-model",
+        &[
+            "tokio",
+            "tokio-util",
+            "futures",
+            "hyper",
+            "notify",
+            "kube",
+            "k8s-openapi",
+            "etcd-client",
+            "aya",
+            "tonic",
+        ],
+    ),
+    ("mesh-kv", &["kube", "k8s-openapi", "aya", "mesh-abi", "mesh-source", "mesh-runtime"]),
+    ("mesh-source", &["etcd-client", "tonic", "aya", "mesh-abi", "mesh-kv", "mesh-runtime"]),
+    ("mesh-runtime", &["etcd-client", "kube", "k8s-openapi", "aya", "mesh-abi", "mesh-kv", "mesh-source"]),
+    ("clustermesh-apiserver", &["aya", "mesh-abi", "node-agent"]),
+    ("node-agent", &["clustermesh-apiserver"]),
+    ("clustermesh", &["clustermesh-apiserver", "mesh-e2e"]),
+];
+
+/// One TLS stack with one provider.
+const FORBIDDEN_EVERYWHERE: &[&str] = &["openssl-sys", "native-tls", "aws-lc-sys", "aws-lc-rs"];
+
+/// Each package's normal dependencies.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let arguments = ["metadata", "--format-version=1", "--locked", "--offline", "--manifest-path"];
+    let output = Command::new(env!("CARGO")).args(arguments).arg(manifest).output().unwrap();
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let names: BTreeMap<String, String> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (text(&package["id"]), text(&package["name"])))
+        .collect();
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for node in metadata["resolve"]["nodes"].as_array().unwrap() {
+        // Versions of one crate are merged: the question is who can reach which name.
+        let reached = graph.entry(names[&text(&node["id"])].clone()).or_default();
+        let normal = node["deps"].as_array().unwrap().iter().filter(|dependency| is_normal(dependency));
+        reached.extend(normal.map(|dependency| names[&text(&dependency["pkg"])].clone()));
+    }
+    graph
+}
+
+fn is_normal(dependency: &Value) -> bool {
+    dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null())
+}
+
+/// The way from one crate to another, if there is one.
+fn way(graph: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> Option<Vec<String>> {
+    let (mut seen, mut ways) = (BTreeSet::new(), vec![vec![from.to_owned()]]);
+    while let Some(way) = ways.pop() {
+        let last = way.last().expect("a way has a beginning");
+        if last == to {
+            return Some(way);
+        }
+        if seen.insert(last.clone()) {
+            let next = graph.get(last).into_iter().flatten();
+            ways.extend(next.map(|next| way.iter().chain([next]).cloned().collect()));
+        }
+    }
+    None
+}
+
+#[test]
+fn no_arrow_points_the_wrong_way() {
+    let graph = dependencies();
+    assert!(way(&graph, "mesh-kv", "etcd-client").is_some(), "the graph has lost its edges");
+    let mut wrong = Vec::new();
+    for (from, forbidden) in FORBIDDEN {
+        assert!(graph.contains_key(*from), "the workspace has no crate {from}: correct this test's table");
+        for to in forbidden.iter().chain(FORBIDDEN_EVERYWHERE) {
+            wrong.extend(way(&graph, from, to).map(|way| way.join(" -> ")));
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that must not be:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_abi_depends_on_nothing() {
+    assert_eq!(dependencies()["mesh-abi"], BTreeSet::new());
+}
+
+#[test]
+fn a_way_is_found_through_others() {
+    let graph = [("a", "b"), ("b", "c"), ("c", "a")];
+    let graph = graph.map(|(from, to)| (from.to_owned(), BTreeSet::from([to.to_owned()]))).into();
+    assert_eq!(way(&graph, "a", "c"), Some(vec!["a".into(), "b".into(), "c".into()]));
+    assert_eq!(way(&graph, "a", "d"), None);
+}

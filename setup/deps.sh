@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Installs what the given targets need and the machine lacks, through apt; says what it installs.
+# Where it can't, it says what is missing and how to get it, and exits with 1.
+#
+#   setup/deps.sh [build] [lab] [lint]      (default: build lab)
+#
+# build: compile the workspace.   lab: run tests and the demo.   lint: check style, licences and shell scripts.
+set -euo pipefail
+
+# The newest Rust that the workspace asks for, and the oldest kernel on which the lab runs (cgroup.kill).
+readonly RUST_WANTED=1.95 KERNEL_WANTED=5.14 DENY_VERSION=0.20.2
+root=$(cd "$(dirname "$0")/.." && pwd)
+export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
+
+missing=()
+packages=()
+miss() { missing+=("$1"); }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# True if version $1 is at least version $2.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# need_program PROGRAM PACKAGE…: the first of the packages that apt knows is installed if the program is absent.
+need_program() {
+    have "$1" || packages+=("$1:${*:2}")
+}
+
+need_rust() {
+    local version
+    if ! have cargo || ! version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || [ -z "$version" ]; then
+        miss "Rust $RUST_WANTED or newer: install rustup from https://rustup.rs, then run this again"
+    elif ! at_least "$version" "$RUST_WANTED"; then
+        miss "Rust $RUST_WANTED or newer (this is $version): rustup update stable"
+    fi
+}
+
+need_build() {
+    need_rust
+    need_program cc build-essential
+    need_program protoc protobuf-compiler
+    [ -e /usr/include/google/protobuf/empty.proto ] || [ -n "${PROTOC_INCLUDE:-}" ] ||
+        packages+=("/usr/include/google/protobuf/empty.proto:libprotobuf-dev")
+}
+
+need_lab() {
+    local kernel
+    [ "$(uname -s)" = Linux ] || { miss "Linux: the product is made of eBPF; use a virtual machine"; return; }
+    [ "$(id -u)" = 0 ] || miss "root: tests and demo make network namespaces and load eBPF; run make as root, or with sudo -E"
+    kernel=$(uname -r | grep -oE '^[0-9]+\.[0-9]+' || echo 0)
+    at_least "$kernel" "$KERNEL_WANTED" || miss "Linux $KERNEL_WANTED or newer (this is $(uname -r)): boot a newer kernel"
+    grep -qE '^[^ ]+ [^ ]+ cgroup2 ' /proc/mounts ||
+        miss "cgroup v2: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1"
+    grep -q 'bpf$' /proc/filesystems || miss "the bpf file system: a kernel with CONFIG_BPF_SYSCALL"
+    [ -e /proc/self/ns/net ] || miss "network namespaces: a kernel with CONFIG_NET_NS"
+    need_program etcd etcd-server etcd
+    need_program etcdctl etcd-client
+    need_program ip iproute2
+    need_program ps procps
+    need_program setpriv util-linux
+}
+
+need_lint() {
+    need_rust
+    need_program shellcheck shellcheck
+}
+
+# The first of the packages that apt can install.
+choose_package() {
+    local package
+    for package in "$@"; do
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            echo "$package"
+            return
+        fi
+    done
+    return 1
+}
+
+# Keeps packages from starting their services: nobody asked for an etcd on this machine's port 2379.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d own='' status=0
+    if [ ! -e "$policy" ] && printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"; then
+        own=yes
+    fi
+    "$@" || status=$?
+    if [ -n "$own" ]; then
+        rm -f "$policy"
+    fi
+    return "$status"
+}
+
+install_packages() {
+    local entry package chosen=()
+    if ! have apt-get; then
+        for entry in "${packages[@]}"; do
+            miss "${entry%%:*}: there is no apt here; install it your system's way (Debian's package: ${entry#*:})"
+        done
+        return
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        for entry in "${packages[@]}"; do
+            package=${entry#*:}
+            miss "${entry%%:*}: apt-get install ${package%% *} (needs root)"
+        done
+        return
+    fi
+    echo "setup: reading apt's package lists"
+    apt-get update -qq </dev/null || echo "setup: apt-get update failed; trying with the lists that are there" >&2
+    for entry in "${packages[@]}"; do
+        # shellcheck disable=SC2086 # the packages are separate words
+        if package=$(choose_package ${entry#*:}); then
+            chosen+=("$package")
+        else
+            miss "${entry%%:*}: apt knows none of its packages (${entry#*:}); enable Debian's main repository"
+        fi
+    done
+    [ ${#chosen[@]} -gt 0 ] || return 0
+    echo "setup: installing through apt: ${chosen[*]}"
+    DEBIAN_FRONTEND=noninteractive without_services \
+        apt-get install -y -qq --no-install-recommends "${chosen[@]}" </dev/null ||
+        miss "apt-get install ${chosen[*]} failed, see above"
+}
+
+# cargo's own tools, where rustup installed without them.
+install_rust_tools() {
+    local tool
+    for tool in rustfmt clippy; do
+        if ! cargo "${tool/rust/}" --version >/dev/null 2>&1; then
+            echo "setup: installing through rustup: $tool"
+            rustup component add "$tool" </dev/null || miss "$tool: rustup component add $tool"
+        fi
+    done
+    if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $DENY_VERSION" ]; then
+        echo "setup: installing through cargo: cargo-deny $DENY_VERSION (some minutes, once)"
+        (cd / && cargo install --locked cargo-deny --version "$DENY_VERSION" </dev/null) ||
+            miss "cargo-deny: cargo install --locked cargo-deny --version $DENY_VERSION"
+    fi
+}
+
+main() {
+    local goals=("$@") goal
+    [ ${#goals[@]} -gt 0 ] || goals=(build lab)
+    cd "$root"
+    for goal in "${goals[@]}"; do
+        case $goal in
+            build | lab | lint) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab and lint" >&2; exit 2 ;;
+        esac
+    done
+    [ ${#packages[@]} -eq 0 ] || install_packages
+    if [[ " ${goals[*]} " == *" lint "* ]] && [ ${#missing[@]} -eq 0 ]; then
+        install_rust_tools
+    fi
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "setup: this machine lacks:" >&2
+        printf '  - %s\n' "${missing[@]}" >&2
+        exit 1
+    fi
+}
+
+main "$@"

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Checks what can be checked without running anything. Goes on after a failure, so that one run shows all.
+set -uo pipefail
+
+cd "$(dirname "$0")/.." || exit 1
+failed=()
+check() {
+    echo "lint: $1"
+    "${@:2}" || failed+=("$1")
+}
+
+# Advisories live in a repository of their own, which may be out of reach; then this says so, and checks the rest.
+deny() {
+    local checks=(bans licenses sources)
+    if cargo deny --locked fetch db >/dev/null 2>&1; then
+        checks+=(advisories)
+    else
+        echo "lint: NOT CHECKED: advisories (their database cannot be fetched from here)"
+    fi
+    cargo deny --locked check --hide-inclusion-graph "${checks[@]}"
+}
+
+scripts() {
+    local files
+    mapfile -t files < <(git ls-files '*.sh' .ci/run)
+    shellcheck "${files[@]}"
+}
+
+check "format" cargo fmt --all --check
+check "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
+check "the eBPF object" ebpf/check.sh
+check "dependencies" deny
+if command -v shellcheck >/dev/null; then
+    check "shell scripts" scripts
+else
+    echo "lint: NOT CHECKED: shell scripts (no shellcheck here)"
+fi
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'lint: failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+echo "lint: ok"
