@@ -24,6 +24,19 @@ pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Resul
     }
 }
 
+/// Like [`until`], but gives up at once when `alive` fails: what is waited for can't come any more.
+pub fn until_or<T>(
+    what: &str,
+    patience: Duration,
+    mut alive: impl FnMut() -> Result<()>,
+    mut probe: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    until(what, patience, || match alive() {
+        Ok(()) => probe().map(Ok),
+        Err(dead) => Ok(Err(dead)),
+    })?
+}
+
 /// Microseconds since 1970, as the agents' events and the load's records count them.
 pub fn unix_us() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -32,11 +32,22 @@ enum Verb {
     Clean,
 }
 
-fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went as expected.
+fn run(cli: &Cli) -> Result<bool> {
     if let Some(Verb::Clean) = cli.command {
         home::clean_and_say()?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(true);
     }
     prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver"])?;
     let spec = LabSpec { keep: cli.keep, ..LabSpec::new(&["hoth", "yavin"]) };
@@ -59,8 +70,7 @@ fn main() -> Result<ExitCode> {
         print!("{}", story::tour::of(&lab)?);
         lab.abandon();
     }
-    let ok = outcomes.iter().all(|step| step.failures.is_empty());
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(outcomes.iter().all(|step| step.failures.is_empty()))
 }
 
 fn perform(spec: &LabSpec, board: &Board) -> Result<(Lab, Vec<story::step::Step>)> {
@@ -68,6 +78,9 @@ fn perform(spec: &LabSpec, board: &Board) -> Result<(Lab, Vec<story::step::Step>
     let told = plot::set_up(&mut lab, board).and_then(|()| plot::tell(&mut lab, board));
     match told {
         Ok(steps) => Ok((lab, steps)),
-        Err(error) => Err(error.context(format!("the logs end with:\n{}", lab.tails(8)))),
+        Err(error) => {
+            eprintln!("the logs end with:\n{}", lab.tails(8));
+            Err(error)
+        }
     }
 }

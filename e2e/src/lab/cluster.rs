@@ -167,34 +167,25 @@ impl Cluster {
 
     /// Waits until etcd, the apiserver and all agents say that they are ready.
     pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
-        let name = self.identity.cluster.clone();
-        wait::until(&format!("the apiserver of {name} to be ready"), patience, || {
-            self.etcd.check()?;
-            self.apiserver.check()?;
-            self.control_http(ADMIN_PORT, "/readyz").map(drop)
-        })?;
-        for node in &mut self.nodes {
-            wait::until(&format!("the agent of {} to be ready", node.describe()), patience, || {
-                node.agent().check()?;
-                node.agent_ready()
-            })?;
-        }
-        Ok(())
+        let what = format!("the apiserver of {} to be ready", self.identity.cluster);
+        let (etcd, apiserver, control) = (&mut self.etcd, &mut self.apiserver, &self.control);
+        wait::until_or(
+            &what,
+            patience,
+            || etcd.check().and_then(|()| apiserver.check()),
+            || in_control(control, ADMIN_PORT, "/readyz").map(drop),
+        )?;
+        self.nodes.iter_mut().try_for_each(|node| node.wait_ready(patience))
     }
 
     /// Succeeds when etcd answers.
     pub fn etcd_ready(&self) -> Result<()> {
-        self.control_http(ETCD_PORT, "/health").map(drop)
+        in_control(&self.control, ETCD_PORT, "/health").map(drop)
     }
 
     /// An answer from the apiserver's HTTP port.
     pub fn apiserver_port(&self, path: &'static str) -> Result<String> {
-        self.control_http(ADMIN_PORT, path)
-    }
-
-    fn control_http(&self, port: u16, path: &'static str) -> Result<String> {
-        let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
-        self.control.enter(move || http::fetch(&door, path))
+        in_control(&self.control, ADMIN_PORT, path)
     }
 
     /// Runs `etcdctl` against the cluster's etcd, and gives what it printed.
@@ -245,6 +236,12 @@ impl Cluster {
         self.agents().try_for_each(Component::check)?;
         self.workloads.check()
     }
+}
+
+/// An answer from a server in a control namespace.
+fn in_control(control: &Netns, port: u16, path: &'static str) -> Result<String> {
+    let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
+    control.enter(move || http::fetch(&door, path))
 }
 
 fn identity(home: &Home, name: &str, plan: Plan) -> Result<Identity> {

@@ -90,7 +90,9 @@ pub fn turn(way: Way, peer: Plan) -> Vec<String> {
 }
 
 fn bridge(name: &str, address: Pair, v6: u8) -> Vec<String> {
-    let mut commands = vec![format!("link add {name} type bridge")];
+    // A bridge without an address of its own takes a port's and changes it when ports come and go; neighbours that
+    // know the old one would talk to nobody.
+    let mut commands = vec![format!("link add {name} address 02:00:00:00:00:01 type bridge")];
     commands.extend(addresses(name, address, 24, v6));
     commands
 }

@@ -83,7 +83,7 @@ impl Lab {
     pub fn test(spec: &LabSpec, odd: &[&str], work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let mut lab = Self::start(spec)?;
         let outcome = work(&mut lab).and_then(|()| lab.check()).and_then(|()| lab.check_logs(odd));
-        outcome.with_context(|| format!("the logs end with:\n{}", lab.tails(12)))
+        outcome.inspect_err(|_| eprintln!("the logs end with:\n{}", lab.tails(12)))
     }
 
     /// Builds it and waits until every component is ready.
@@ -92,8 +92,7 @@ impl Lab {
         if spec.mesh {
             lab.join_all()?;
             lab.clusters.iter_mut().try_for_each(Cluster::start)?;
-            let ready = lab.wait_ready();
-            ready.with_context(|| format!("the logs end with:\n{}", lab.tails(12)))?;
+            lab.wait_ready().inspect_err(|_| eprintln!("the logs end with:\n{}", lab.tails(12)))?;
         }
         Ok(lab)
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -15,6 +16,7 @@ use super::http::{self, Door};
 use super::link;
 use super::netns::Netns;
 use super::process::{Launch, Program};
+use crate::wait;
 
 /// The agent's HTTP port, in its own namespace.
 const ADMIN_PORT: u16 = 9101;
@@ -132,15 +134,16 @@ impl Node {
             .with_context(|| format!("the agent's answer to {path} is not JSON: {text}"))
     }
 
-    /// Succeeds when the agent says that it is ready.
-    pub fn agent_ready(&self) -> Result<()> {
-        self.admin_port("/readyz").map(drop)
+    /// Waits until the agent says that it is ready.
+    pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
+        let what = format!("the agent of {} to be ready", self.describe());
+        let (agent, netns) = (&mut self.agent, &self.netns);
+        wait::until_or(&what, patience, || agent.check(), || in_node(netns, "/readyz").map(drop))
     }
 
     /// An answer from the agent's HTTP port (`/metrics`, `/readyz`, `/livez`).
     pub fn admin_port(&self, path: &'static str) -> Result<String> {
-        let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)));
-        self.netns.enter(move || http::fetch(&door, path))
+        in_node(&self.netns, path)
     }
 
     pub(super) fn claim_slot(&mut self) -> Result<u8> {
@@ -161,6 +164,11 @@ impl Node {
     pub fn describe(&self) -> String {
         format!("{}/{} at {}", self.cluster, self.name, with_length(self.plan.node(self.number)[0], 24, 64))
     }
+}
+
+fn in_node(netns: &Netns, path: &'static str) -> Result<String> {
+    let door = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)));
+    netns.enter(move || http::fetch(&door, path))
 }
 
 fn instance(cluster: &str, node: &str) -> String {
