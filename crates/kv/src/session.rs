@@ -215,7 +215,7 @@ pub struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// Keys of the first page; later ones grow again.
+    /// Keys of a page.
     pub(crate) fn with_limit(self, limit: i64) -> Self {
         Self { limit, ..self }
     }
@@ -229,11 +229,7 @@ impl Pages<'_> {
                 Err(CallError { reason: CallReason::TooBig(_), .. }) if self.limit > 1 => {
                     self.limit = (self.limit / 8).max(1);
                 }
-                Ok(page) => {
-                    self.limit = (self.limit * 2).min(PAGE_KEYS);
-                    return Ok(Some(page));
-                }
-                Err(error) => return Err(error),
+                page => return page.map(Some),
             }
         }
     }

@@ -97,7 +97,7 @@ pub struct PeerWatch {
     position: Option<i64>,
     /// Of the cluster record as last seen. Without one there is nothing to resume by.
     incarnation: Option<String>,
-    /// Keys of the next list's first page.
+    /// Keys of a page of the next list.
     page_keys: i64,
     synced_at: Option<Instant>,
 }
@@ -212,7 +212,7 @@ impl PeerWatch {
                 }
             }
         }
-        self.page_keys = PAGE_KEYS;
+        self.page_keys = (self.page_keys * 2).min(PAGE_KEYS);
         self.position = Some(revision);
         sink(Event::ListEnd { revision });
         Ok(revision)

@@ -111,6 +111,17 @@ async fn put_many(etcd: &Etcd, count: usize) {
     }
 }
 
+/// Values of 1 MB.
+async fn put_big(etcd: &Etcd, numbers: std::ops::Range<usize>) {
+    let mut client = Client::connect([etcd.endpoint().to_string()], None).await.unwrap();
+    for number in numbers {
+        client
+            .put(format!("{PREFIX}services/hoth/ns/big-{number}"), vec![b'x'; 1_000_000], None)
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_list_comes_in_pages_and_then_whole_revisions_follow() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,6 +270,27 @@ async fn the_next_endpoint_is_used_when_one_is_frozen() {
     let mut watching = Watching::start(Dialer::new(vec![one.endpoint(), two.endpoint()], None).unwrap());
     let seen = watching.until_value("services/hoth/ns/a", "2").await;
     assert_eq!(seen.errors.len(), 1, "{:?}", seen.errors);
+}
+
+#[tokio::test]
+async fn values_too_big_for_one_message_come_in_smaller_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = Etcd::start(dir.path());
+    put_incarnation(&etcd, "one");
+    put_big(&etcd, 0..80).await;
+    let mut watching = Watching::of(&etcd);
+    let seen = watching.until("listed", |seen| seen.lists == 1).await;
+    assert_eq!((seen.view.len(), seen.errors.len()), (81, 0), "{:?}", seen.errors);
+    assert!(seen.pages[0] < 80, "{:?}", seen.pages);
+    // What was missed meanwhile is too much for one message of the watch: it is listed.
+    etcd.kill();
+    let mut elsewhere = etcd.on_another_port();
+    put_big(&elsewhere, 80..160).await;
+    elsewhere.kill();
+    etcd.restart();
+    let seen = watching.until("listed again", |seen| seen.lists == 2).await;
+    assert_eq!(seen.view.len(), 161);
+    assert!(seen.errors.iter().any(|error| error.contains("too large")), "{:?}", seen.errors);
 }
 
 #[tokio::test]
