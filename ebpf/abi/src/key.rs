@@ -1,5 +1,6 @@
 //! The key of the `SERVICES` map: what a client dials.
 
+use crate::address::{bytes, words};
 use crate::plain;
 
 /// IANA protocol number of TCP, as the kernel gives it in `bpf_sock_addr.protocol`.
@@ -25,5 +26,17 @@ plain!(ServiceKey, size 20, align 4);
 impl ServiceKey {
     pub const fn new(address: [u8; 16], port: u16, protocol: u8) -> Self {
         Self { address, port: port.to_be_bytes(), protocol, zero: 0 }
+    }
+
+    /// As [`Self::new`], from an address as words in memory order and a port in network order.
+    #[inline(always)]
+    pub const fn from_words(address: [u32; 4], port: [u8; 2], protocol: u8) -> Self {
+        Self { address: bytes(address), port, protocol, zero: 0 }
+    }
+
+    /// The address as words in memory order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        words(self.address)
     }
 }

@@ -4,8 +4,12 @@
 //! Every struct is `repr(C)`, holds integers and byte arrays only, and spells its padding out as `zero`
 //! fields, so that two equal values are equal byte for byte: the kernel hashes and compares raw bytes.
 #![no_std]
-#![allow(unsafe_code, reason = "the `Plain` marker is a promise about bytes")]
+#![allow(
+    unsafe_code,
+    reason = "the `Plain` marker is a promise about bytes, and a reader reads what changes under it"
+)]
 
+mod address;
 mod backend;
 mod cluster;
 mod control;
@@ -13,9 +17,12 @@ mod counter;
 mod group;
 mod key;
 mod origin;
+mod pick;
+mod read;
 mod service;
 mod slot;
 
+pub use address::{is_mapped, mapped};
 pub use backend::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING};
 pub use cluster::{CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, MAX_CLUSTERS};
 pub use control::{Control, LAYOUT};
@@ -23,6 +30,7 @@ pub use counter::{Counter, OUTCOMES, Outcome};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::Origin;
+pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, Stamp};
 pub use slot::SlotEntry;
 

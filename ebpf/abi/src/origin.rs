@@ -1,10 +1,12 @@
 //! The value of the socket storage `ORIGINS`: what a translated socket had dialled.
 
+use crate::address::{bytes, words};
 use crate::plain;
 
 /// The frontend that a socket dialled and the backend that it got. `getpeername` shows the frontend only
-/// while the peer is still that backend: a socket can be connected again.
-#[repr(C)]
+/// while the peer is still that backend: a socket can be connected again. Aligned, so that a program moves it
+/// by words.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Dialled address, network order, IPv4 v4-mapped.
@@ -21,3 +23,30 @@ pub struct Origin {
     pub epoch: u32,
 }
 plain!(Origin, size 44, align 4);
+
+impl Origin {
+    /// From addresses as words in memory order with ports as they lie in memory, and a backend's (id, epoch).
+    #[inline(always)]
+    pub const fn from_words(frontend: ([u32; 4], u16), backend: ([u32; 4], u16), id: (u32, u32)) -> Self {
+        Self {
+            frontend_address: bytes(frontend.0),
+            backend_address: bytes(backend.0),
+            frontend_port: frontend.1.to_ne_bytes(),
+            backend_port: backend.1.to_ne_bytes(),
+            backend: id.0,
+            epoch: id.1,
+        }
+    }
+
+    /// The frontend, in the form that [`Self::from_words`] takes.
+    #[inline(always)]
+    pub const fn frontend_words(&self) -> ([u32; 4], u16) {
+        (words(self.frontend_address), u16::from_ne_bytes(self.frontend_port))
+    }
+
+    /// The backend, likewise.
+    #[inline(always)]
+    pub const fn backend_words(&self) -> ([u32; 4], u16) {
+        (words(self.backend_address), u16::from_ne_bytes(self.backend_port))
+    }
+}

@@ -1,0 +1,403 @@
+//! The choice of a backend for a dialled address: the reader's protocol over entries that change under it,
+//! the weighted choice of a group, the choice of a slot, and the order of the fallbacks.
+//!
+//! Map access, randomness and clocks stand behind [`Tables`], so that the very code that runs in the kernel
+//! runs on the host under proptest. Never writes a map, never counts, never touches a socket.
+
+use core::mem::MaybeUninit;
+use core::ptr::{NonNull, addr_of};
+
+use crate::address::is_mapped;
+use crate::read;
+use crate::{
+    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_GROUPS, STATE_ACTIVE,
+    STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey, SlotEntry,
+};
+
+/// How often a changing entry is looked up before the program gives up.
+pub const ATTEMPTS: u32 = 3;
+/// Slots tried in the group that the quick way chose, before the thorough way looks at every group.
+const QUICK_SLOTS: u32 = 3;
+/// Slots that the thorough way looks at, over all groups: four in each of sixteen groups, all of a group of 64
+/// that stands alone.
+const SCAN_SLOTS: u32 = 64;
+
+/// What a choice looks up.
+///
+/// # Safety
+/// A pointer that an implementor returns is aligned and valid for reads until the choice is made. What it
+/// points to may change at any time: it is read by aligned words, each of them volatile.
+pub unsafe trait Tables {
+    /// The entry under `key` in `SERVICES`.
+    fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceEntry>>;
+    /// Element `index` of `SLOTS`.
+    fn slot(&mut self, index: u32) -> Option<NonNull<SlotEntry>>;
+    /// Element `id` of `BACKENDS`.
+    fn backend(&mut self, id: u32) -> Option<NonNull<BackendEntry>>;
+    /// The element of `CLUSTERS`.
+    fn clusters(&mut self) -> Option<NonNull<ClusterStates>>;
+    /// A uniformly distributed word.
+    fn random(&mut self) -> u32;
+    /// Whether the agent's heartbeat is older than its `yield_after`.
+    fn heartbeat_is_old(&mut self) -> bool;
+    /// Told whenever an entry changed while it was read.
+    fn torn(&mut self);
+}
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The backend's address as words in memory order: 16 bytes in network order, IPv4 v4-mapped.
+    pub address: [u32; 4],
+    /// The backend's port as it lies in memory: network order.
+    pub port: u16,
+    /// Whether the backend isn't active, or its cluster is demoted.
+    pub last_resort: bool,
+    /// Index in `BACKENDS`.
+    pub backend: u32,
+    /// The backend's epoch.
+    pub epoch: u32,
+    /// Index in `COUNTERS`.
+    pub counter: u32,
+}
+
+/// What to do with a dialled address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Rewrite it to the choice.
+    Translate,
+    /// Not a global service: leave it.
+    NotAService,
+    /// A global service without any backend: leave it.
+    NoBackend,
+    /// The heartbeat is too old and something else serves the frontend: leave it.
+    Yield,
+    /// The entry was still changing after the last attempt: leave it.
+    GiveUp,
+    /// The agent's canary: refuse it.
+    Refuse,
+}
+
+/// Decides about one dialled address; `choice` is set if the verdict is to translate.
+///
+/// An entry counts as whole if it stands under the key that was looked up and its head and tail are equal
+/// before *and* after everything else was read; otherwise it is looked up again, [`ATTEMPTS`] times in all.
+///
+/// The choice is no payload of the verdict, because the compiler would move the payload of the other verdicts
+/// around too, and the verifier refuses to read what nobody has written.
+#[inline(always)]
+pub fn decide<T: Tables>(tables: &mut T, key: &ServiceKey, choice: &mut Choice) -> Verdict {
+    for _ in 0..ATTEMPTS {
+        let Some(entry) = tables.service(key) else { return Verdict::NotAService };
+        if let Some(verdict) = attempt(tables, key, entry, choice) {
+            return verdict;
+        }
+        tables.torn();
+    }
+    Verdict::GiveUp
+}
+
+/// One attempt; nothing if the entry changed meanwhile.
+#[inline(always)]
+fn attempt<T: Tables>(
+    tables: &mut T,
+    key: &ServiceKey,
+    entry: NonNull<ServiceEntry>,
+    choice: &mut Choice,
+) -> Option<Verdict> {
+    let head = read::head(entry);
+    if head != read::tail(entry) || !read::stands_under(entry, key) {
+        return None;
+    }
+    let verdict = judge(tables, entry, head.id, choice)?;
+    if !read::is_whole(entry, head) {
+        return None;
+    }
+    // User space puts backends of the frontend's family into a group; a socket is never given another's.
+    if matches!(verdict, Verdict::Translate) && is_mapped(choice.address) != is_mapped(key.words()) {
+        return Some(Verdict::NoBackend);
+    }
+    Some(verdict)
+}
+
+#[inline(always)]
+fn judge<T: Tables>(
+    tables: &mut T,
+    entry: NonNull<ServiceEntry>,
+    service: u32,
+    choice: &mut Choice,
+) -> Option<Verdict> {
+    let flags = read::flags(entry);
+    if flags & FLAG_CANARY != 0 {
+        return Some(Verdict::Refuse);
+    }
+    if flags & FLAG_PLAIN_OK != 0 && tables.heartbeat_is_old() {
+        return Some(Verdict::Yield);
+    }
+    let pick = Pick::unpack(quick(tables, entry, service));
+    if pick.backend != Pick::NOTHING.backend {
+        return choice.resolve(tables, pick);
+    }
+    let pick = Pick::unpack(thorough(tables, entry, service));
+    if pick.backend == Pick::NOTHING.backend {
+        return Some(Verdict::NoBackend);
+    }
+    let verdict = choice.resolve(tables, pick)?;
+    choice.last_resort = is_last_resort(tables, pick.backend)?;
+    Some(verdict)
+}
+
+impl Choice {
+    /// No choice yet.
+    pub const NONE: Self =
+        Self { address: [0; 4], port: 0, last_resort: false, backend: 0, epoch: 0, counter: 0 };
+
+    /// Reads what the connection needs of the backend; nothing if the pick is out of date.
+    #[inline(always)]
+    fn resolve<T: Tables>(&mut self, tables: &mut T, pick: Pick) -> Option<Verdict> {
+        let backend = tables.backend(pick.backend)?;
+        self.address = read::address(backend);
+        self.port = read::port(backend);
+        self.epoch = read::epoch(backend);
+        self.backend = pick.backend;
+        self.counter = pick.counter;
+        Some(Verdict::Translate)
+    }
+}
+
+/// Whether a backend that the thorough way picked is one that nobody would choose unless in need.
+#[inline(always)]
+fn is_last_resort<T: Tables>(tables: &mut T, id: u32) -> Option<bool> {
+    let backend = tables.backend(id)?;
+    let cluster = read::owner(backend);
+    Some(
+        read::state(backend) != STATE_ACTIVE
+            || read::cluster_state(tables.clusters()?, cluster) != CLUSTER_USABLE,
+    )
+}
+
+/// A backend before its address is read, with its group's cell in `COUNTERS`.
+#[derive(Clone, Copy)]
+struct Pick {
+    backend: u32,
+    counter: u32,
+}
+
+impl Pick {
+    /// Nothing to pick: backend 0 is never in use.
+    const NOTHING: Self = Self { backend: 0, counter: 0 };
+    /// The pick met a slot of another owner: the entry is out of date. No array has that many elements.
+    const TORN: Self = Self { backend: u32::MAX, counter: 0 };
+
+    /// In one word, as a function of an eBPF program can return it.
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        self.backend as u64 | (self.counter as u64) << 32
+    }
+
+    #[inline(always)]
+    const fn unpack(packed: u64) -> Self {
+        Self { backend: packed as u32, counter: (packed >> 32) as u32 }
+    }
+}
+
+/// The quick way: choose among the first tier's groups by weight as if all of their clusters were usable,
+/// then see whether the chosen one is. Falling back only then leaves the shares of the others as they should
+/// be, and costs the state of one cluster instead of all.
+///
+/// Returns a packed [`Pick`]: nothing where the thorough way has to look. A function of its own, because what
+/// it returns is all that the verifier has to remember of its many paths.
+#[inline(never)]
+fn quick<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> u64 {
+    let count = read::group_count(entry) as usize;
+    let first_tier = read::tier(entry, 0);
+    let mut total = 0u32;
+    let mut used = 0usize;
+    while used < MAX_GROUPS && used < count && read::tier(entry, used) == first_tier {
+        // Weights stay below 2^24, so sixteen of them fit; a torn one wraps, harmlessly.
+        total = total.wrapping_add(read::weight(entry, used));
+        used += 1;
+    }
+    // One random word serves both choices: the high half of the product chooses the group, the low half is
+    // uniform again and chooses the slot.
+    let product = u64::from(tables.random()) * u64::from(total);
+    let mut point = (product >> 32) as u32;
+    let mut index = 0usize;
+    while index < MAX_GROUPS && index < used {
+        let weight = read::weight(entry, index);
+        if point < weight {
+            let group = GroupView::read(entry, index);
+            return quick_slot(tables, group, service, product as u32).unwrap_or(Pick::TORN).pack();
+        }
+        point -= weight;
+        index += 1;
+    }
+    Pick::NOTHING.pack()
+}
+
+/// Tries a few slots of the group for an active backend; `None` if a slot has another owner.
+#[inline(always)]
+fn quick_slot<T: Tables>(tables: &mut T, group: GroupView, service: u32, random: u32) -> Option<Pick> {
+    if group.count == 0 || read::cluster_state(tables.clusters()?, group.cluster) != CLUSTER_USABLE {
+        return Some(Pick::NOTHING);
+    }
+    let mut random = random;
+    for _ in 0..QUICK_SLOTS {
+        let slot = read::owned_slot(tables.slot(group.slot(below(random, group.count)))?, service)?;
+        if read::state(tables.backend(slot.backend)?) == STATE_ACTIVE {
+            return Some(Pick { backend: slot.backend, counter: group.counter });
+        }
+        random = next_random(random);
+    }
+    Some(Pick::NOTHING)
+}
+
+/// The thorough way: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,
+/// groups of one rank share by weight and by how many of their slots are of that rank. Kept out of line, so
+/// that the quick way stays short. Returns a packed [`Pick`].
+///
+/// One flat loop whose state is never a constant to the verifier, which follows every constant on its own:
+/// with loops in loops that is more than it is willing to follow.
+#[inline(never)]
+fn thorough<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> u64 {
+    let Some(clusters) = tables.clusters() else { return Pick::TORN.pack() };
+    let groups = read::group_count(entry);
+    let mut random = tables.random();
+    let mut at = random;
+    let mut index = 0u32;
+    let mut best = Best { rank: u32::MAX, total: 0, pick: Pick::NOTHING };
+    let mut step = 0u32;
+    while step < SCAN_SLOTS && groups != 0 {
+        step += 1;
+        let group = GroupView::read(entry, opaque(index) as usize % MAX_GROUPS);
+        random = opaque(next_random(random));
+        if group.count != 0 {
+            let Some(slot) = tables.slot(group.slot(at % group.count)) else { return Pick::TORN.pack() };
+            let Some(slot) = read::owned_slot(slot, service) else { return Pick::TORN.pack() };
+            let Some(backend) = tables.backend(slot.backend) else { return Pick::TORN.pack() };
+            let rank = rank(read::cluster_state(clusters, group.cluster), read::state(backend), &group);
+            best.offer(rank, &group, slot.backend, random);
+        }
+        index += 1;
+        if index >= opaque(groups) {
+            // A round is over.
+            if best.rank < RANK_WEIGHTLESS {
+                break;
+            }
+            index = 0;
+            at = at.wrapping_add(1);
+        }
+        best.forget();
+        index = opaque(index);
+        at = opaque(at);
+    }
+    best.pick.pack()
+}
+
+/// The best backend that the thorough way has met.
+struct Best {
+    rank: u32,
+    /// Sum of the weights met at this rank.
+    total: u32,
+    pick: Pick,
+}
+
+impl Best {
+    /// A reservoir: what is met at the best rank ends up taken in proportion to its weight, and of weight 0
+    /// the first is.
+    #[inline(always)]
+    fn offer(&mut self, rank: u32, group: &GroupView, backend: u32, random: u32) {
+        if rank > self.rank || rank & RANK_UNFIT != 0 {
+            return;
+        }
+        let better = rank < self.rank;
+        self.total = if better { group.weight } else { self.total.wrapping_add(group.weight) };
+        if better || below(random, self.total) < group.weight {
+            self.pick = Pick { backend, counter: group.counter };
+        }
+        self.rank = rank;
+    }
+
+    /// See [`opaque`].
+    #[inline(always)]
+    fn forget(&mut self) {
+        self.rank = opaque(self.rank);
+        self.total = opaque(self.total);
+        self.pick = Pick { backend: opaque(self.pick.backend), counter: opaque(self.pick.counter) };
+    }
+}
+
+/// Lower is better: usable before demoted clusters, then active before terminating before quarantined
+/// backends, then groups with a weight, then the tier.
+#[inline(always)]
+const fn rank(cluster: u32, state: u32, group: &GroupView) -> u32 {
+    // The states count up from active, so a free one wraps to an unfit one.
+    let class = state.wrapping_sub(STATE_ACTIVE) & 7;
+    let weightless = (group.weight == 0) as u32 * RANK_WEIGHTLESS;
+    (cluster & 0xff) << 16 | class << 12 | weightless | group.tier
+}
+
+/// The least rank of a group without a weight.
+const RANK_WEIGHTLESS: u32 = 1 << 8;
+/// Stands in the rank of a backend whose state is none to choose.
+const RANK_UNFIT: u32 = 4 << 12;
+
+const _: () = assert!(STATE_ACTIVE < STATE_TERMINATING && STATE_TERMINATING < STATE_QUARANTINED);
+const _: () = assert!(STATE_QUARANTINED - STATE_ACTIVE < 4 && STATE_FREE.wrapping_sub(STATE_ACTIVE) & 4 == 4);
+
+/// A group's fields, read at once: the verifier follows every value of a live index on its own, and so the
+/// index must not outlive this.
+#[derive(Clone, Copy)]
+struct GroupView {
+    cluster: u16,
+    tier: u32,
+    weight: u32,
+    first: u32,
+    count: u32,
+    counter: u32,
+}
+
+impl GroupView {
+    /// The group at `index`, which must be below [`MAX_GROUPS`].
+    #[inline(always)]
+    fn read(entry: NonNull<ServiceEntry>, index: usize) -> Self {
+        Self {
+            cluster: read::cluster(entry, index),
+            tier: u32::from(read::tier(entry, index)),
+            weight: read::weight(entry, index),
+            first: read::first(entry, index),
+            count: read::count(entry, index),
+            counter: read::counter(entry, index),
+        }
+    }
+
+    /// Index in `SLOTS` of the slot at `at`.
+    #[inline(always)]
+    const fn slot(&self, at: u32) -> u32 {
+        self.first.wrapping_add(at)
+    }
+}
+
+/// The same word, of which the verifier knows nothing any more: it tracks what lies in the aligned half of a
+/// stack slot, and this is stored in the other one.
+#[inline(always)]
+fn opaque(word: u32) -> u32 {
+    #[repr(C, align(8))]
+    struct Slot(MaybeUninit<u32>, u32);
+    let slot = Slot(MaybeUninit::uninit(), word);
+    // SAFETY: the reference is to an initialised field of a local variable.
+    unsafe { addr_of!(slot.1).read_volatile() }
+}
+
+/// Maps a uniform word to a number below `bound`; 0 if `bound` is 0.
+#[inline(always)]
+const fn below(random: u32, bound: u32) -> u32 {
+    ((random as u64 * bound as u64) >> 32) as u32
+}
+
+/// A step of a linear congruential generator whose high bits, the ones that [`below`] uses, are good (the
+/// constants of PCG's 32-bit state).
+#[inline(always)]
+const fn next_random(random: u32) -> u32 {
+    random.wrapping_mul(747_796_405).wrapping_add(2_891_336_453)
+}

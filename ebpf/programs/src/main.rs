@@ -1,0 +1,53 @@
+//! The datapath's eBPF programs: they rewrite, once, what a socket dials, and show the application what it
+//! had dialled. This file holds the entry points only; each parses, decides by a function and returns that
+//! function's verdict.
+//!
+//! One code path serves IPv4 and IPv6 (`peer`), one decision both protocols (`mesh_abi::decide`).
+#![no_std]
+#![no_main]
+
+mod maps;
+mod peer;
+mod reply;
+mod translate;
+
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+
+use crate::peer::{V4, V6};
+
+/// The kernel's answer to "may the call go on": yes.
+const PROCEED: i32 = 1;
+/// The kernel's answer to "may the call go on": no, the caller gets EPERM.
+const REFUSE: i32 = 0;
+
+#[cgroup_sock_addr(connect4)]
+pub fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    translate::connect::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    translate::connect::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn mesh_peername4(ctx: SockAddrContext) -> i32 {
+    reply::show_frontend::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
+    reply::show_frontend::<V6>(&ctx)
+}
+
+/// Nothing here can panic; the target wants a handler all the same.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel's GPL-only helpers ask for a compatible licence; this is how the kernel spells ours.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";
