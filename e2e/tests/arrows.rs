@@ -2,6 +2,8 @@
 //!
 //! Only what is linked into the product counts: dependencies of tests and of build scripts may be what they like.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
