@@ -58,7 +58,7 @@ pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<I
 fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsError> {
     let Restored { actual, leftover, damaged, foreign } = restore(&maps.contents()?, maps.capacity());
     maps.delete_services(&foreign)?;
-    let services = actual.frontends().count();
+    let services = actual.frontend_count();
     let backends = actual.backend_count();
     tracing::info!(services, backends, "adopted the maps of an earlier agent");
     if damaged > 0 {
@@ -79,7 +79,7 @@ fn fill(maps: &mut Maps, old: Option<&Maps>, capacity: Capacity) -> Result<Actua
     }
     apply(maps, &plan)?;
     maps.write_clusters(&*old.read_clusters()?)?;
-    tracing::info!(services = actual.frontends().count(), "filled maps of another size");
+    tracing::info!(services = actual.frontend_count(), "filled maps of another size");
     Ok(actual)
 }
 

@@ -113,6 +113,11 @@ impl Actual {
         self.services.iter().filter(|(_, held)| held.flags & FLAG_CANARY == 0)
     }
 
+    /// Number of [`Self::frontends`].
+    pub fn frontend_count(&self) -> usize {
+        self.services.len() - usize::from(self.services.contains_key(&CANARY))
+    }
+
     pub fn held(&self, frontend: &Frontend) -> Option<&Held> {
         self.services.get(frontend)
     }

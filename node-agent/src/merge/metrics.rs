@@ -135,7 +135,7 @@ impl Metrics {
         self.refused.set(refused as i64);
         let capacity = actual.capacity();
         let rows = [
-            (Map::Services, actual.frontends().count() as i64, capacity.services),
+            (Map::Services, actual.frontend_count() as i64, capacity.services),
             (Map::Slots, i64::from(capacity.slots - actual.free_slots()), capacity.slots),
             (Map::Backends, actual.backend_count() as i64, capacity.backends),
         ];
