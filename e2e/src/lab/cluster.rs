@@ -158,9 +158,16 @@ impl Cluster {
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
     }
 
-    /// Starts every component; waits for none.
-    pub(super) fn start(&mut self) -> Result<()> {
+    /// Starts etcd and waits for its answer.
+    pub(super) fn start_etcd(&mut self) -> Result<()> {
         self.etcd.start()?;
+        let (etcd, control) = (&mut self.etcd, &self.control);
+        let answers = || in_control(control, ETCD_PORT, "/health").map(drop);
+        wait::until_or("etcd to answer", Duration::from_secs(15), || etcd.check(), answers)
+    }
+
+    /// Starts what uses etcd; waits for nothing.
+    pub(super) fn start(&mut self) -> Result<()> {
         self.apiserver.start()?;
         self.agents().try_for_each(Component::start)
     }

@@ -91,6 +91,8 @@ impl Lab {
         let mut lab = Self::build(spec)?;
         if spec.mesh {
             lab.join_all()?;
+            // What nobody could have waited for: an etcd that isn't there yet is a warning to all who dial it.
+            lab.clusters.iter_mut().try_for_each(Cluster::start_etcd)?;
             lab.clusters.iter_mut().try_for_each(Cluster::start)?;
             lab.wait_ready().inspect_err(|_| eprintln!("the logs end with:\n{}", lab.tails(12)))?;
         }

@@ -1,0 +1,143 @@
+//! Peers come and go: by their files, by partitions, and by what they write.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
+use mesh_e2e::lab::component::Stop;
+use mesh_e2e::lab::manifest::ServiceSpec;
+use mesh_e2e::lab::{Lab, LabSpec};
+use mesh_e2e::wait;
+use mesh_e2e::world::World;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SERVICE: &str = "rebel-base";
+
+fn with_load(odd: &[&str], work: impl FnOnce(&mut Lab, &Records) -> Result<()>) -> Result<()> {
+    let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
+    Lab::test(&spec, odd, |lab| {
+        for cluster in ["hoth", "yavin"] {
+            lab.cluster(cluster)?.apply(&ServiceSpec::global(SERVICE, 2))?;
+        }
+        lab.wait_backends(SERVICE, 2)?;
+        let target = lab.cluster("hoth")?.dial_address(SERVICE)?;
+        let records = lab.client("hoth", 0, "x-wing", &LoadSpec::to(target))?;
+        answered_by(&records, &["hoth", "yavin"])?;
+        work(lab, &records)
+    })
+}
+
+/// Waits until the next connections are answered by exactly these clusters.
+fn answered_by(records: &Records, clusters: &[&str]) -> Result<()> {
+    wait::until(&format!("answers from {clusters:?} alone"), PATIENCE, || {
+        let seen = Summary::of(&records.next(30, PATIENCE)?);
+        ensure!(seen.clusters() == clusters, "{seen:?}");
+        Ok(())
+    })
+}
+
+fn no_failures(records: &Records) -> Result<()> {
+    let all = Summary::of(&records.all());
+    ensure!(all.failed() == 0, "{all:?}");
+    Ok(())
+}
+
+/// What hoth's agent says of its peer yavin, if it knows it.
+fn yavin_in_hoth(lab: &mut Lab) -> Result<Value> {
+    let peers = lab.cluster("hoth")?.nodes()[0].admin("peers")?;
+    let items = peers["items"].as_array().context("peers are no list")?;
+    items.iter().find(|peer| peer["name"] == "yavin").cloned().context("yavin is not among the peers")
+}
+
+#[test]
+fn vanished_peers_folder_drains_nobody() -> Result<()> {
+    with_load(&["peer"], |lab, records| {
+        let folder = lab.cluster("hoth")?.peers_folder().to_owned();
+        let aside = folder.with_file_name("peers-aside");
+        fs::rename(&folder, &aside)?;
+        let seen = Summary::of(&records.next(200, PATIENCE)?);
+        ensure!(seen.clusters() == ["hoth", "yavin"], "{seen:?}");
+        // Also for an agent that starts without it.
+        lab.cluster("hoth")?.node("n1")?.agent().stop(Stop::Kill)?;
+        lab.cluster("hoth")?.node("n1")?.agent().start()?;
+        let seen = Summary::of(&records.next(200, PATIENCE)?);
+        ensure!(seen.clusters() == ["hoth", "yavin"], "{seen:?}");
+        fs::rename(&aside, &folder)?;
+        lab.wait_ready()?;
+        lab.cluster("yavin")?.scale(SERVICE, 3)?;
+        lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        lab.wait_backends(SERVICE, 3)?;
+        no_failures(records)
+    })
+}
+
+#[test]
+fn removed_peer_file_drains_that_peer_and_its_return_brings_it_back() -> Result<()> {
+    with_load(&[], |lab, records| {
+        lab.cluster("hoth")?.leave("yavin")?;
+        answered_by(records, &["hoth"])?;
+        let file = lab.cluster("yavin")?.peer_file();
+        lab.cluster("hoth")?.join("yavin", &file)?;
+        answered_by(records, &["hoth", "yavin"])?;
+        no_failures(records)
+    })
+}
+
+#[test]
+fn peer_removed_while_the_agent_was_down_is_drained_at_its_start() -> Result<()> {
+    with_load(&[], |lab, records| {
+        lab.cluster("hoth")?.node("n1")?.agent().stop(Stop::Kill)?;
+        lab.cluster("hoth")?.leave("yavin")?;
+        let seen = Summary::of(&records.next(100, PATIENCE)?);
+        ensure!(seen.clusters() == ["hoth", "yavin"], "{seen:?}");
+        lab.cluster("hoth")?.node("n1")?.agent().start()?;
+        answered_by(records, &["hoth"])?;
+        lab.wait_ready()?;
+        no_failures(records)
+    })
+}
+
+#[test]
+fn partition_keeps_what_was_known_and_heals() -> Result<()> {
+    with_load(&["peer", "etcd"], |lab, _| {
+        lab.partition("hoth", "yavin")?;
+        wait::until("hoth to notice the partition", Duration::from_secs(60), || {
+            let state = yavin_in_hoth(lab)?["state"].clone();
+            ensure!(state != "synced", "state {state}");
+            Ok(())
+        })?;
+        lab.cluster("yavin")?.scale(SERVICE, 3)?;
+        let backends = lab.cluster("hoth")?.nodes()[0].admin("backends")?;
+        let of_yavin =
+            backends["items"].as_array().context("no list")?.iter().filter(|item| item["cluster"] == "yavin");
+        ensure!(of_yavin.count() == 2, "{backends}");
+        lab.heal("hoth", "yavin")?;
+        lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        wait::until("both to know each other's pods again", Duration::from_secs(60), || {
+            lab.wait_backends(SERVICE, 3)
+        })?;
+        lab.settle_as_fresh()
+    })
+}
+
+#[test]
+fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
+    with_load(&["record"], |lab, records| {
+        let before = lab.cluster("hoth")?.nodes()[0].dump()?;
+        let rejected = |peer: &Value| peer["rejected"].as_u64().unwrap_or_default();
+        let until_now = rejected(&yavin_in_hoth(lab)?);
+        let key = format!("clustermesh/v1/endpoints/yavin/default/{SERVICE}/by-hand");
+        lab.cluster("yavin")?.etcdctl(&["put", &key, "{\"endpoints\": 7"])?;
+        wait::until("the bad record to be counted", PATIENCE, || {
+            let now = rejected(&yavin_in_hoth(lab)?);
+            ensure!(now > until_now, "rejected {now}");
+            Ok(())
+        })?;
+        let after = lab.cluster("hoth")?.nodes()[0].dump()?;
+        ensure!(before == after, "before:\n{before}\nafter:\n{after}");
+        answered_by(records, &["hoth", "yavin"])?;
+        no_failures(records)
+    })
+}

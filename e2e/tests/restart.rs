@@ -1,0 +1,105 @@
+//! Components die under load and come back: no connection fails, and afterwards everything is as if nothing had
+//! ever died.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
+use mesh_e2e::lab::cluster::Cluster;
+use mesh_e2e::lab::component::{Component, Stop};
+use mesh_e2e::lab::manifest::ServiceSpec;
+use mesh_e2e::lab::{Lab, LabSpec};
+use mesh_e2e::world::World;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SERVICE: &str = "rebel-base";
+
+/// What everybody logs who notices that an etcd is gone.
+const ETCD_GONE: &[&str] = &["etcd", "peer", "connect"];
+
+fn with_load(odd: &[&str], work: impl FnOnce(&mut Lab, &Records) -> Result<()>) -> Result<()> {
+    let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
+    Lab::test(&spec, odd, |lab| {
+        for cluster in ["hoth", "yavin"] {
+            lab.cluster(cluster)?.apply(&ServiceSpec::global(SERVICE, 2))?;
+        }
+        lab.wait_backends(SERVICE, 2)?;
+        let pins = lab.clusters()[0].nodes()[0].pins()?;
+        let target = lab.cluster("hoth")?.dial_address(SERVICE)?;
+        let records = lab.client("hoth", 0, "x-wing", &LoadSpec::to(target))?;
+        records.next(20, PATIENCE)?;
+        work(lab, &records)?;
+        lab.settle_as_fresh()?;
+        lab.end_clients()?;
+        let all = Summary::of(&records.all());
+        ensure!(all.failed() == 0 && all.clusters() == ["hoth", "yavin"], "{all:?}");
+        let after = lab.clusters()[0].nodes()[0].pins()?;
+        ensure!(after == pins, "pins were {pins:?}, are {after:?}");
+        Ok(())
+    })
+}
+
+/// Kills a component of both clusters, lets connections be made without it, and changes yavin's pods meanwhile
+/// and afterwards.
+fn kill_and_restart(
+    lab: &mut Lab,
+    records: &Records,
+    pick: fn(&mut Cluster) -> &mut Component,
+) -> Result<()> {
+    for cluster in lab.clusters_mut() {
+        pick(cluster).stop(Stop::Kill)?;
+    }
+    records.next(100, PATIENCE)?;
+    lab.cluster("yavin")?.scale(SERVICE, 3)?;
+    records.next(50, PATIENCE)?;
+    for cluster in lab.clusters_mut() {
+        pick(cluster).start()?;
+    }
+    lab.wait_ready()?;
+    lab.cluster("hoth")?.scale(SERVICE, 3)?;
+    lab.wait_backends(SERVICE, 3)?;
+    records.next(50, PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn agent_killed_under_load_loses_nothing() -> Result<()> {
+    with_load(&[], |lab, records| {
+        kill_and_restart(lab, records, |cluster| cluster.agents().next().expect("every cluster has a node"))
+    })
+}
+
+#[test]
+fn apiserver_killed_under_load_loses_nothing() -> Result<()> {
+    with_load(&[], |lab, records| kill_and_restart(lab, records, Cluster::apiserver))
+}
+
+#[test]
+fn etcd_killed_under_load_loses_nothing() -> Result<()> {
+    with_load(ETCD_GONE, |lab, records| kill_and_restart(lab, records, Cluster::etcd))
+}
+
+#[test]
+fn terminated_agent_leaves_its_maps_at_work() -> Result<()> {
+    with_load(&[], |lab, records| {
+        for cluster in lab.clusters_mut() {
+            cluster.agents().try_for_each(|agent| agent.stop(Stop::Terminate))?;
+        }
+        records.next(100, PATIENCE)?;
+        lab.start_agents()
+    })
+}
+
+#[test]
+fn wiped_etcd_is_written_anew_and_nothing_is_drained() -> Result<()> {
+    with_load(ETCD_GONE, |lab, records| {
+        let yavin = lab.cluster("yavin")?;
+        yavin.etcd().stop(Stop::Kill)?;
+        yavin.wipe_etcd()?;
+        yavin.etcd().start()?;
+        records.next(100, PATIENCE)?;
+        lab.cluster("yavin")?.scale(SERVICE, 3)?;
+        lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        lab.wait_backends(SERVICE, 3)
+    })
+}
