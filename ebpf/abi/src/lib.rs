@@ -10,6 +10,7 @@
 )]
 
 mod address;
+mod alias;
 mod backend;
 mod cluster;
 mod control;
@@ -23,6 +24,7 @@ mod service;
 mod slot;
 
 pub use address::{is_mapped, mapped};
+pub use alias::alias_cells;
 pub use backend::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING};
 pub use cluster::{CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, MAX_CLUSTERS};
 pub use control::{Control, LAYOUT};

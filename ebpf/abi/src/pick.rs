@@ -8,6 +8,7 @@ use core::mem::MaybeUninit;
 use core::ptr::{NonNull, addr_of};
 
 use crate::address::is_mapped;
+use crate::alias;
 use crate::read;
 use crate::{
     BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_GROUPS, STATE_ACTIVE,
@@ -18,9 +19,9 @@ use crate::{
 pub const ATTEMPTS: u32 = 3;
 /// Slots tried in the group that the quick way chose, before the thorough way looks at every group.
 const QUICK_SLOTS: u32 = 3;
-/// Slots that the thorough way looks at, over all groups: four in each of sixteen groups, all of a group of 64
+/// Slots that the thorough way looks at, over all groups: two in each of sixteen groups, all of a group of 32
 /// that stands alone.
-const SCAN_SLOTS: u32 = 64;
+const SCAN_SLOTS: u32 = 32;
 
 /// What a choice looks up.
 ///
@@ -134,7 +135,7 @@ fn judge<T: Tables>(
     if flags & FLAG_PLAIN_OK != 0 && tables.heartbeat_is_old() {
         return Some(Verdict::Yield);
     }
-    let pick = Pick::unpack(quick(tables, entry, service));
+    let pick = quick(tables, entry, service)?;
     if pick.backend != Pick::NOTHING.backend {
         return choice.resolve(tables, pick);
     }
@@ -205,49 +206,24 @@ impl Pick {
 /// then see whether the chosen one is. Falling back only then leaves the shares of the others as they should
 /// be, and costs the state of one cluster instead of all.
 ///
-/// Returns a packed [`Pick`]: nothing where the thorough way has to look. A function of its own, because what
-/// it returns is all that the verifier has to remember of its many paths.
-#[inline(never)]
-fn quick<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> u64 {
-    let count = read::group_count(entry) as usize;
-    let first_tier = read::tier(entry, 0);
-    let mut total = 0u32;
-    let mut used = 0usize;
-    while used < MAX_GROUPS && used < count && read::tier(entry, used) == first_tier {
-        // Weights stay below 2^24, so sixteen of them fit; a torn one wraps, harmlessly.
-        total = total.wrapping_add(read::weight(entry, used));
-        used += 1;
-    }
-    // One random word serves both choices: the high half of the product chooses the group, the low half is
-    // uniform again and chooses the slot.
-    let product = u64::from(tables.random()) * u64::from(total);
-    let mut point = (product >> 32) as u32;
-    let mut index = 0usize;
-    while index < MAX_GROUPS && index < used {
-        let weight = read::weight(entry, index);
-        if point < weight {
-            let group = GroupView::read(entry, index);
-            return quick_slot(tables, group, service, product as u32).unwrap_or(Pick::TORN).pack();
-        }
-        point -= weight;
-        index += 1;
-    }
-    Pick::NOTHING.pack()
-}
-
-/// Tries a few slots of the group for an active backend; `None` if a slot has another owner.
+/// Gives [`Pick::NOTHING`] where the thorough way has to look, and nothing if a slot has another owner.
 #[inline(always)]
-fn quick_slot<T: Tables>(tables: &mut T, group: GroupView, service: u32, random: u32) -> Option<Pick> {
-    if group.count == 0 || read::cluster_state(tables.clusters()?, group.cluster) != CLUSTER_USABLE {
+fn quick<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> Option<Pick> {
+    let mut random = tables.random();
+    let cell = read::cell(entry, alias::column(random));
+    let group = GroupView::read(entry, alias::chosen(cell, random));
+    if group.count == 0 || group.weight == 0 {
         return Some(Pick::NOTHING);
     }
-    let mut random = random;
+    if read::cluster_state(tables.clusters()?, group.cluster) != CLUSTER_USABLE {
+        return Some(Pick::NOTHING);
+    }
     for _ in 0..QUICK_SLOTS {
+        random = next_random(random);
         let slot = read::owned_slot(tables.slot(group.slot(below(random, group.count)))?, service)?;
         if read::state(tables.backend(slot.backend)?) == STATE_ACTIVE {
             return Some(Pick { backend: slot.backend, counter: group.counter });
         }
-        random = next_random(random);
     }
     Some(Pick::NOTHING)
 }

@@ -58,6 +58,14 @@ group_field!(first: u32);
 group_field!(count: u32);
 group_field!(counter: u32);
 
+/// The cell of a column, which must be below [`MAX_GROUPS`](crate::MAX_GROUPS).
+#[inline(always)]
+pub(crate) fn cell(entry: NonNull<ServiceEntry>, column: usize) -> u32 {
+    // SAFETY: callers keep `column` below the number of cells, so the pointer stays inside the entry, which
+    // they got under the promise of `Tables`.
+    unsafe { addr_of!((*entry.as_ptr()).cells).cast::<u32>().add(column).read_volatile() }
+}
+
 #[inline(always)]
 pub(crate) fn group_count(entry: NonNull<ServiceEntry>) -> u32 {
     u32::from(used_groups(entry))

@@ -39,7 +39,9 @@ pub struct ServiceEntry {
     pub flags: u8,
     /// Padding, always 0.
     pub zero: [u8; 2],
+    /// [`alias_cells`](crate::alias_cells) of `groups`: which group a random word chooses.
+    pub cells: [u32; MAX_GROUPS],
     pub groups: [Group; MAX_GROUPS],
     pub tail: Stamp,
 }
-plain!(ServiceEntry, size 360, align 8);
+plain!(ServiceEntry, size 424, align 8);

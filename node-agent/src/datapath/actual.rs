@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use mesh_abi::{
     FLAG_CANARY, FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry,
-    ServiceKey, Stamp,
+    ServiceKey, Stamp, alias_cells,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
@@ -196,6 +196,7 @@ impl Held {
             group_count: u8::try_from(self.groups.len().min(MAX_GROUPS)).expect("at most 16"),
             flags: self.flags,
             zero: [0; 2],
+            cells: alias_cells(&groups),
             groups,
             tail: self.stamp,
         }
