@@ -18,5 +18,7 @@ pub struct Control {
     /// Age in nanoseconds from which a heartbeat is too old and services with `FLAG_PLAIN_OK` pass
     /// untranslated; 0 means never.
     pub yield_after_ns: u64,
+    /// Names the programs that the links run, in user space's terms; 0 while the links are being set.
+    pub object: u64,
 }
-plain!(Control, size 24, align 8);
+plain!(Control, size 32, align 8);
