@@ -27,6 +27,8 @@ need_program() {
 
 need_rust() {
     local version
+    [ -z "${rust_checked:-}" ] || return 0
+    rust_checked=yes
     if ! have cargo || ! version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || [ -z "$version" ]; then
         miss "Rust $RUST_WANTED or newer: install rustup from https://rustup.rs, then run this again"
     elif ! at_least "$version" "$RUST_WANTED"; then
