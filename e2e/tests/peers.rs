@@ -124,7 +124,7 @@ fn partition_keeps_what_was_known_and_heals() -> Result<()> {
 
 #[test]
 fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
-    with_load(&["record"], |lab, records| {
+    with_load(&["record", "changed by somebody else"], |lab, records| {
         let before = lab.cluster("hoth")?.nodes()[0].dump()?;
         let rejected = |peer: &Value| peer["rejected"].as_u64().unwrap_or_default();
         let until_now = rejected(&yavin_in_hoth(lab)?);

@@ -35,6 +35,8 @@ struct Deployed {
     spec: ServiceSpec,
     cluster_ips: Pair,
     pods: Vec<Pod>,
+    /// Killed and no longer named by any object; their namespaces still refuse late callers.
+    dead: Vec<Pod>,
     /// Of the next pod's name; a name is never used twice.
     next: usize,
 }
@@ -56,7 +58,8 @@ impl Workloads {
         self.next_cluster_ip += 1;
         // The first addresses of the range are left to Kubernetes' own services, as everywhere.
         let cluster_ips = plan.cluster_ip(self.next_cluster_ip + 9);
-        let deployed = Deployed { spec: spec.clone(), cluster_ips, pods: Vec::new(), next: 1 };
+        let deployed =
+            Deployed { spec: spec.clone(), cluster_ips, pods: Vec::new(), dead: Vec::new(), next: 1 };
         self.services.insert(spec.name.clone(), deployed);
         cluster_ips
     }
@@ -111,6 +114,8 @@ impl Cluster {
 
     /// Starts pods, spread over the nodes, or ends the youngest ones gracefully.
     pub fn scale(&mut self, service: &str, replicas: usize) -> Result<Change> {
+        let dead = std::mem::take(&mut self.workloads.deployed_mut(service)?.dead);
+        dead.into_iter().try_for_each(|pod| self.remove_pod(pod))?;
         let present = self.workloads.deployed(service)?.pods.len();
         if replicas < present {
             return self.end_gracefully(service, replicas);
@@ -159,12 +164,12 @@ impl Cluster {
         self.workloads.deployed_mut(service)?.pods.iter_mut().try_for_each(Pod::kill)
     }
 
-    /// What Kubernetes does some time later: the endpoints of killed pods go.
+    /// What Kubernetes does some time later: the endpoints of killed pods go. The pods' sandboxes follow when the
+    /// service is scaled again.
     pub fn notice_killed_pods(&mut self, service: &str) -> Result<Change> {
-        let dead = std::mem::take(&mut self.workloads.deployed_mut(service)?.pods);
-        let change = self.write_slices(service)?;
-        dead.into_iter().try_for_each(|pod| self.remove_pod(pod))?;
-        Ok(change)
+        let deployed = self.workloads.deployed_mut(service)?;
+        deployed.dead.append(&mut deployed.pods);
+        self.write_slices(service)
     }
 
     /// Ends all pods gracefully, then the service's objects go.

@@ -24,17 +24,18 @@ const STYLE: &str = "text{font:13px ui-monospace,Menlo,Consolas,monospace;fill:#
 
 /// Writes the picture of a run that is over.
 pub fn write(path: &Path, board: &Board, steps: &[Outcomes]) -> Result<()> {
-    let mut seconds = Seconds::default();
-    seconds.update(board);
-    let text = draw(board, &seconds, steps);
+    let text = draw(board, steps);
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-fn draw(board: &Board, seconds: &Seconds, steps: &[Outcomes]) -> String {
+fn draw(board: &Board, steps: &[Outcomes]) -> String {
     let scenes = board.scenes();
-    // The plot begins with the first step: before, there is nothing to see.
-    let first = scenes.first().map_or(0, |scene| since(board, scene.begun_us) as usize);
-    let count = seconds.count().saturating_sub(first).max(1);
+    // Second 0 is the first step's: before, there is nothing to see.
+    let base_us = scenes.first().map_or(board.begun_us, |scene| scene.begun_us);
+    let mut seconds = Seconds::since(base_us);
+    seconds.update(board);
+    // The last second is not a whole one.
+    let count = seconds.count().saturating_sub(1).max(1);
     let table = TOP + board.clusters.len() * (PANEL + GAP) + 24;
     let height = table + (steps.len() + 1) * 22 + 12;
     let mut svg = format!(
@@ -44,11 +45,11 @@ fn draw(board: &Board, seconds: &Seconds, steps: &[Outcomes]) -> String {
     head(&mut svg, &board.clusters);
     for home in 0..board.clusters.len() {
         let top = TOP + home * (PANEL + GAP);
-        panel(&mut svg, board, seconds, (home, top), (first, count));
+        panel(&mut svg, board, &seconds, (home, top), count);
     }
     let bottom = TOP + board.clusters.len() * (PANEL + GAP) - GAP;
     for (number, scene) in scenes.iter().enumerate() {
-        let x = LEFT as f64 + (since(board, scene.begun_us) - first as f64) * PLOT as f64 / count as f64;
+        let x = LEFT as f64 + since(base_us, scene.begun_us) * PLOT as f64 / count as f64;
         push(
             &mut svg,
             format_args!(
@@ -63,9 +64,8 @@ fn draw(board: &Board, seconds: &Seconds, steps: &[Outcomes]) -> String {
     svg + "</svg>\n"
 }
 
-/// Seconds from the story's beginning.
-fn since(board: &Board, unix_us: u64) -> f64 {
-    Duration::from_micros(unix_us.saturating_sub(board.begun_us)).as_secs_f64()
+fn since(base_us: u64, unix_us: u64) -> f64 {
+    Duration::from_micros(unix_us.saturating_sub(base_us)).as_secs_f64()
 }
 
 fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
@@ -92,22 +92,16 @@ fn head(svg: &mut String, clusters: &[String]) {
     }
 }
 
-fn panel(
-    svg: &mut String,
-    board: &Board,
-    seconds: &Seconds,
-    (home, top): (usize, usize),
-    (first, count): (usize, usize),
-) {
+fn panel(svg: &mut String, board: &Board, seconds: &Seconds, (home, top): (usize, usize), count: usize) {
     text(svg, (20.0, top + 20), "", "x-wings in");
     text(svg, (20.0, top + 38), "b", &board.clusters[home]);
-    let all = (first..first + count).filter_map(|second| seconds.at(second));
-    let most = all.map(|second| second[home].total()).max().unwrap_or_default().max(1);
+    let of_home = |second: usize| seconds.at(second).map(|seen| &seen[home]);
+    let most = (0..count).filter_map(of_home).map(Second::total).max().unwrap_or_default().max(1);
     text(svg, (20.0, top + 56), "f", &format!("{most}/s at most"));
     let width = PLOT as f64 / count as f64;
     for second in 0..count {
-        if let Some(seen) = seconds.at(first + second) {
-            column(svg, &seen[home], most, (LEFT as f64 + second as f64 * width, top), width - 1.5);
+        if let Some(seen) = of_home(second) {
+            column(svg, seen, most, (LEFT as f64 + second as f64 * width, top), width - 1.5);
         }
     }
 }
@@ -179,7 +173,7 @@ mod tests {
         let board = Board::new(vec!["hoth".into(), "yavin".into()], 2);
         for home in ["hoth", "yavin"] {
             let records = Records::default();
-            for tick in 0..1000 {
+            for tick in 0..1010 {
                 let outcome = match tick {
                     500 => Outcome::Error(Failure::Refused),
                     _ if tick > 500 || tick % 2 == 0 => Outcome::Answer("yavin/a".into()),
@@ -212,10 +206,8 @@ mod tests {
     #[test]
     fn a_picture_has_a_column_per_second_and_shows_single_errors() {
         let board = told();
-        let mut seconds = Seconds::default();
-        seconds.update(&board);
-        let svg = draw(&board, &seconds, &[outcomes("both clusters answer"), outcomes("hoth: pods deleted")]);
-        // Per cluster: five seconds with two colours, five with one, one with an error; and three in the legend.
+        let svg = draw(&board, &[outcomes("both clusters answer"), outcomes("hoth: pods deleted")]);
+        // Per cluster: five seconds with two colours, five with one, one with an error; and three in the legend. The last tenth is no second.
         let coloured = svg.matches("<rect x=").count();
         assert_eq!(coloured, 2 * (5 * 2 + 5 + 1) + 3, "{svg}");
         assert_eq!(svg.matches(RED).count(), 2 + 1 + 1, "{svg}");

@@ -38,14 +38,20 @@ impl Second {
 }
 
 /// Counts the board's records into seconds, each record once, by when it was over: that is when somebody saw it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Seconds {
+    /// When second 0 began; what was over earlier is not counted.
+    base_us: u64,
     read: Vec<usize>,
-    /// By second since the story's beginning, then by the client's cluster.
+    /// By second, then by the client's cluster.
     seconds: Vec<Vec<Second>>,
 }
 
 impl Seconds {
+    pub fn since(base_us: u64) -> Self {
+        Self { base_us, read: Vec::new(), seconds: Vec::new() }
+    }
+
     /// Takes in what is new.
     pub fn update(&mut self, board: &Board) {
         for (index, x_wing) in board.x_wings().iter().enumerate() {
@@ -60,8 +66,8 @@ impl Seconds {
         self.read[index] += new.len();
         for record in new {
             let over = record.start_unix_us + record.latency_us;
-            let since =
-                usize::try_from(over.saturating_sub(board.begun_us) / 1_000_000).unwrap_or(usize::MAX);
+            let Some(passed) = over.checked_sub(self.base_us) else { continue };
+            let since = usize::try_from(passed / 1_000_000).unwrap_or(usize::MAX);
             let second = self.second(since, home, board.clusters.len());
             match record.outcome {
                 Outcome::Answer(from) => {
@@ -84,7 +90,7 @@ impl Seconds {
         &mut self.seconds[since][home]
     }
 
-    /// One entry per client cluster for a second of the story.
+    /// One entry per client cluster for a second.
     pub fn at(&self, second: usize) -> Option<&[Second]> {
         self.seconds.get(second).map(Vec::as_slice)
     }

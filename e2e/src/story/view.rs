@@ -43,7 +43,7 @@ struct View {
 
 impl View {
     fn new(board: &Board, look: Look) -> Self {
-        let seconds = Seconds::default();
+        let seconds = Seconds::since(board.begun_us);
         Self { board: board.clone(), look, seconds, drawn: 0, said_seconds: 0, said_scenes: 0 }
     }
 
