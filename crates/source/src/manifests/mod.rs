@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::SourceMetrics;
 use crate::status::Status;
-use folder::Now;
+use folder::{Hints, Now};
 use reader::{Pass, Reader};
 use watch::{Signal, Watch};
 
@@ -66,22 +66,10 @@ impl Manifests {
             // Before the pass, so that what changes during it is announced.
             let announced = watch.is_alive();
             self.renew(&mut watch);
-            let mut reader = self.reader;
-            let passing = tokio::task::spawn_blocking(move || {
-                let pass = reader.pass(&hints, Now::read());
-                (reader, pass, hints)
-            });
-            let passed = tokio::select! {
-                passed = passing => passed,
-                () = token.cancelled() => return,
-            };
-            let (reader, pass, hints) = match passed {
-                Ok(passed) => passed,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_runtime_stops) => return,
-            };
+            let hinted = hints != Hints::default();
+            let Some((reader, pass)) = pass(self.reader, hints, &token).await else { return };
             self.reader = reader;
-            let unannounced = announced && !expected && pass.moved && hints == folder::Hints::default();
+            let unannounced = announced && !expected && pass.moved && !hinted;
             expected = pass.again.is_some();
             let watch_void = pass.replaced || unannounced;
             let again = pass.again.map_or_else(|| Instant::now() + POLL, Into::into);
@@ -116,6 +104,22 @@ impl Manifests {
             tracing::debug!(services = snapshot.services.len(), nodes = snapshot.nodes.len(), "new snapshot");
             self.snapshots.send_replace(Some(Arc::new(snapshot)));
         }
+    }
+}
+
+/// One pass, on a thread that may block; `None` when it is time to stop, even if the file system hangs.
+async fn pass(mut reader: Reader, hints: Hints, token: &CancellationToken) -> Option<(Reader, Pass)> {
+    let passing = tokio::task::spawn_blocking(move || {
+        let pass = reader.pass(&hints, Now::read());
+        (reader, pass)
+    });
+    tokio::select! {
+        passed = passing => match passed {
+            Ok(passed) => Some(passed),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_runtime_stops) => None,
+        },
+        () = token.cancelled() => None,
     }
 }
 

@@ -8,7 +8,6 @@ use mesh_model::snapshot::{Service, Slice};
 use mesh_model::table::Knowledge;
 use tempfile::TempDir;
 
-use super::folder::Hints;
 use super::*;
 use crate::status::{Problem, Reason};
 
