@@ -12,10 +12,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapData;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use mesh_abi::LAYOUT;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::actual::Capacity;
@@ -111,6 +114,9 @@ impl Installation {
         };
         let staging = self.folder.join("maps_new");
         create(&staging)?;
+        if old.is_some() {
+            self.keep_origins(&staging)?;
+        }
         load(&staging, capacity)?;
         Ok(Found::Built { maps: Box::new(Maps::open(&staging)?), old })
     }
@@ -133,13 +139,28 @@ impl Installation {
         Ok(true)
     }
 
+    /// Pins the old `ORIGINS` among the new maps: it has no size to change, and what established connections had
+    /// dialled stands nowhere else.
+    fn keep_origins(&self, staging: &Path) -> Result<(), ProgramsError> {
+        let (old, new) = (self.folder.join("maps/ORIGINS"), staging.join("ORIGINS"));
+        let Ok(origins) = MapData::from_pin(old) else { return Ok(()) };
+        origins.pin(&new).map_err(|source| ProgramsError::Pin { path: new, source: Box::new(source) })
+    }
+
     fn take_over_new_maps(&self) -> Result<(), ProgramsError> {
         let (staging, current) = (self.folder.join("maps_new"), self.folder.join("maps"));
-        if staging.exists() {
-            remove_folder(&current)?;
-            fs::rename(&staging, &current).map_err(failed("moving", &staging))?;
+        if !staging.exists() {
+            return Ok(());
         }
-        Ok(())
+        // The old maps and the new ones change places in one step (bpffs can since Linux 5.16), so that a crash
+        // here loses neither.
+        match renameat2(AT_FDCWD, &staging, AT_FDCWD, &current, RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => return remove_folder(&staging),
+            Err(Errno::EINVAL) => {}
+            Err(error) => return Err(failed("moving", &staging)(error.into())),
+        }
+        remove_folder(&current)?;
+        fs::rename(&staging, &current).map_err(failed("moving", &staging))
     }
 
     /// Whether every hook has a pinned link to the wanted cgroup.

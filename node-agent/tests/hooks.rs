@@ -1,0 +1,443 @@
+//! The datapath's hooks: the real object in the kernel, real sockets, a network namespace and a cgroup.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::{TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aya::maps::MapData;
+use aya::programs::links::{FdLink, PinnedLink};
+use mesh_abi::{
+    CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_CLUSTERS, Outcome,
+    STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING,
+};
+use node_agent::datapath::actual::Capacity;
+use node_agent::datapath::canary;
+use node_agent::datapath::maps::{Datapath, Maps, NAMES};
+use node_agent::datapath::programs::{Found, uninstall};
+
+use support::{CAPACITY, INSTANCE, Service, World, beat, dial, outcome, server, shares};
+
+/// Nothing routes there: what isn't translated fails at once.
+const FRONTEND: &str = "10.96.0.1:80";
+const FRONTEND_V6: &str = "[fd96::1]:80";
+const LINKS: [&str; 4] = ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"];
+
+fn demote(maps: &mut Maps, clusters: &[u16]) {
+    let mut states = ClusterStates { state: [CLUSTER_USABLE; MAX_CLUSTERS] };
+    clusters.iter().for_each(|cluster| states.state[usize::from(*cluster)] = CLUSTER_DEMOTED);
+    maps.write_clusters(&states).unwrap();
+}
+
+fn passes_untranslated(frontend: &str) -> bool {
+    matches!(TcpStream::connect(frontend), Err(error) if error.kind() == ErrorKind::NetworkUnreachable)
+}
+
+#[test]
+fn ipv4_reaches_the_backend_and_sees_the_frontend() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let backend = server("127.0.1.1:8080");
+    assert!(passes_untranslated(FRONTEND));
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&backend]).write(&mut maps);
+    assert_eq!(dial(FRONTEND, &[&backend]).unwrap(), 0);
+    assert_eq!(outcome(&maps, Outcome::Translated), 1);
+}
+
+#[test]
+fn ipv6_reaches_the_backend_and_sees_the_frontend() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let backend = server("[fd00::1]:8080");
+    assert!(passes_untranslated(FRONTEND_V6));
+    Service::new(1, FRONTEND_V6).group(1, 0, 1, &[&backend]).write(&mut maps);
+    assert_eq!(dial(FRONTEND_V6, &[&backend]).unwrap(), 0);
+}
+
+#[test]
+fn a_v6_socket_that_dials_v4_mapped_reaches_the_v4_backend() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let backend = server("127.0.1.1:8080");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&backend]).write(&mut maps);
+    assert_eq!(dial("[::ffff:10.96.0.1]:80", &[&backend]).unwrap(), 0);
+}
+
+#[test]
+fn a_backend_of_the_other_family_is_never_given() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (v4, v6) = (server("127.0.1.1:8080"), server("[fd00::1]:8080"));
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&v6]).write(&mut maps);
+    Service::new(2, FRONTEND_V6).group(1, 0, 1, &[&v4]).write(&mut maps);
+    assert!(passes_untranslated(FRONTEND));
+    assert!(passes_untranslated("[::ffff:10.96.0.1]:80"));
+    assert!(passes_untranslated(FRONTEND_V6));
+    assert_eq!(outcome(&maps, Outcome::NoBackend), 3);
+}
+
+#[test]
+fn what_is_no_service_is_left_alone() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (backend, other) = (server("127.0.1.1:8080"), server("127.0.1.2:8080"));
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&backend]).write(&mut maps);
+    let before = outcome(&maps, Outcome::NotAService);
+    assert_eq!(dial("127.0.1.2:8080", &[&backend, &other]).unwrap(), 1);
+    assert!(passes_untranslated("10.96.0.1:81"));
+    assert_eq!(outcome(&maps, Outcome::NotAService), before + 2);
+}
+
+#[test]
+fn udp_is_neither_touched_nor_counted() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let backend = server("127.0.1.1:8080");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&backend]).write(&mut maps);
+    let before = maps.read_outcomes().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect("127.0.1.1:9").unwrap();
+    assert_eq!(socket.peer_addr().unwrap(), "127.0.1.1:9".parse().unwrap());
+    assert_eq!(maps.read_outcomes().unwrap(), before);
+}
+
+#[test]
+fn shares_follow_the_weights_of_the_first_tier() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let servers: Vec<_> = (1..=5).map(|last| server(&format!("127.0.1.{last}:80"))).collect();
+    let [a, b, c, d, lower] = [0, 1, 2, 3, 4].map(|index| &servers[index]);
+    Service::new(1, FRONTEND)
+        .group(1, 0, 1, &[a])
+        .group(2, 0, 3, &[b, c])
+        .group(3, 0, 4, &[d])
+        .group(4, 1, 100, &[lower])
+        .write(&mut maps);
+    let counts = shares(FRONTEND, &[a, b, c, d, lower], 4000);
+    // Five standard deviations of a binomial share around what the weights say.
+    for (count, wanted) in counts.iter().zip([500_u32, 750, 750, 2000, 0]) {
+        let wanted = f64::from(wanted);
+        let slack = 5.0 * (wanted * (1.0 - wanted / 4000.0)).sqrt();
+        assert!((f64::from(*count) - wanted).abs() <= slack, "{counts:?}");
+    }
+}
+
+#[test]
+fn sixteen_groups_share_evenly() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let servers: Vec<_> = (1..=16).map(|last| server(&format!("127.0.1.{last}:80"))).collect();
+    let mut service = Service::new(1, FRONTEND);
+    for (cluster, server) in (1..).zip(&servers) {
+        service = service.group(cluster, 0, 7, &[server]);
+    }
+    service.write(&mut maps);
+    let counts = shares(FRONTEND, &servers.iter().collect::<Vec<_>>(), 3200);
+    assert!(counts.iter().all(|count| (130..=270).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn a_demoted_cluster_gets_nothing_while_another_is_usable() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b, c) = (server("127.0.1.1:80"), server("127.0.1.2:80"), server("127.0.1.3:80"));
+    let service =
+        Service::new(1, FRONTEND).group(1, 0, 10, &[&a]).group(2, 1, 1, &[&b]).group(3, 1, 3, &[&c]);
+    service.write(&mut maps);
+    assert_eq!(shares(FRONTEND, &[&a, &b, &c], 50), [50, 0, 0]);
+    demote(&mut maps, &[1]);
+    let counts = shares(FRONTEND, &[&a, &b, &c], 800);
+    assert_eq!(counts[0], 0);
+    assert!((130..=270).contains(&counts[1]), "{counts:?}");
+    demote(&mut maps, &[1, 2]);
+    assert_eq!(shares(FRONTEND, &[&a, &b, &c], 50), [0, 0, 50]);
+    // All are gone by all we know: fail open, the preferred tier first, and say so.
+    demote(&mut maps, &[1, 2, 3]);
+    assert_eq!(shares(FRONTEND, &[&a, &b, &c], 50), [50, 0, 0]);
+    assert_eq!(maps.read_counters(&[service.counter(0)]).unwrap()[0].last_resort, 50);
+}
+
+#[test]
+fn terminating_then_quarantined_ones_are_the_last_resorts() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b, c) = (server("127.0.1.1:80"), server("127.0.1.2:80"), server("127.0.1.3:80"));
+    let mut service = Service::new(1, FRONTEND)
+        .mixed(1, 0, 2, &[(&a, STATE_TERMINATING), (&b, STATE_ACTIVE)])
+        .mixed(2, 1, 1, &[(&c, STATE_QUARANTINED)]);
+    service.write(&mut maps);
+    let servers = [&a, &b, &c];
+    assert_eq!(shares(FRONTEND, &servers, 300), [0, 300, 0], "the active one");
+    service.set_state(&mut maps, 1, STATE_FREE);
+    assert_eq!(shares(FRONTEND, &servers, 50), [50, 0, 0], "then the terminating one");
+    service.set_state(&mut maps, 0, STATE_FREE);
+    assert_eq!(shares(FRONTEND, &servers, 50), [0, 0, 50], "then the quarantined one");
+    assert_eq!(maps.read_counters(&[service.counter(1)]).unwrap()[0].last_resort, 50);
+    service.set_state(&mut maps, 2, STATE_FREE);
+    assert!(passes_untranslated(FRONTEND), "then nothing");
+    assert_eq!(outcome(&maps, Outcome::NoBackend), 1);
+}
+
+#[test]
+fn an_active_backend_of_a_lower_tier_beats_a_terminating_one() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b) = (server("127.0.1.1:80"), server("127.0.1.2:80"));
+    Service::new(1, FRONTEND)
+        .mixed(1, 0, 1, &[(&a, STATE_TERMINATING)])
+        .group(2, 1, 1, &[&b])
+        .write(&mut maps);
+    assert_eq!(shares(FRONTEND, &[&a, &b], 100), [0, 100]);
+}
+
+#[test]
+fn a_service_without_groups_is_left_alone() {
+    let world = World::new();
+    let mut maps = world.attached();
+    Service::new(1, FRONTEND).write(&mut maps);
+    assert!(passes_untranslated(FRONTEND));
+    assert_eq!(outcome(&maps, Outcome::NoBackend), 1);
+}
+
+#[test]
+fn an_old_heartbeat_yields_only_what_something_else_serves() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b) = (server("127.0.1.1:80"), server("127.0.1.2:80"));
+    let other = "10.96.0.2:80";
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).flags(FLAG_PLAIN_OK).write(&mut maps);
+    Service::new(2, other).group(1, 0, 1, &[&b]).write(&mut maps);
+    beat(&mut maps, 0);
+    assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0);
+    beat(&mut maps, 11_000_000_000);
+    assert!(passes_untranslated(FRONTEND));
+    assert_eq!(dial(other, &[&a, &b]).unwrap(), 1);
+    assert_eq!(outcome(&maps, Outcome::Yielded), 1);
+    beat(&mut maps, 0);
+    assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0);
+}
+
+#[test]
+fn a_limit_of_zero_never_yields() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).flags(FLAG_PLAIN_OK).write(&mut maps);
+    assert_eq!(maps.read_control().unwrap().yield_after_ns, 0);
+    assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
+}
+
+#[test]
+fn connections_are_counted_per_group() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b) = (server("127.0.1.1:80"), server("127.0.1.2:80"));
+    let service = Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).group(2, 0, 1, &[&b]);
+    service.write(&mut maps);
+    let dialled = shares(FRONTEND, &[&a, &b], 200);
+    let ids = [service.counter(0), service.counter(1)];
+    let counted = maps.read_counters(&ids).unwrap();
+    assert_eq!(
+        counted.iter().map(|counter| counter.connections).collect::<Vec<_>>(),
+        dialled.iter().map(|&count| u64::from(count)).collect::<Vec<_>>()
+    );
+    assert!(counted.iter().all(|counter| counter.last_resort == 0));
+    maps.reset_counters(&ids).unwrap();
+    assert!(maps.read_counters(&ids).unwrap().iter().all(|counter| counter.connections == 0));
+}
+
+#[test]
+fn the_canary_is_refused_by_the_programs_and_by_nothing_else() {
+    let world = World::new();
+    let exe = Path::new(env!("CARGO_BIN_EXE_node-agent"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let probe = || runtime.block_on(canary::probe(exe, &world.cgroup));
+    assert!(probe().is_err(), "without programs");
+    let mut maps = world.attached();
+    assert!(probe().is_err(), "without the entry");
+    Service::new(1, "127.255.67.77:9").flags(FLAG_CANARY).write(&mut maps);
+    probe().unwrap();
+    assert_eq!(outcome(&maps, Outcome::Canary), 2, "once as IPv4, once v4-mapped");
+}
+
+/// Ids of maps and links, by which the kernel tells an object from a new one of the same name.
+fn ids(world: &World) -> Vec<u32> {
+    let maps = NAMES.iter().map(|name| {
+        let data = MapData::from_pin(world.pin("maps", name)).unwrap();
+        data.info().unwrap().id()
+    });
+    maps.chain(LINKS.iter().map(|name| link(&world.pin("links", name)).0)).collect()
+}
+
+/// A pinned link's id and its program's.
+fn link(path: &PathBuf) -> (u32, u32) {
+    let link: FdLink = PinnedLink::from_pin(path).unwrap().into();
+    let info = link.info().unwrap();
+    (info.id(), info.program_id())
+}
+
+#[test]
+fn a_restarted_agent_adopts_maps_links_and_programs() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let (before, program) = (ids(&world), link(&world.pin("links", LINKS[0])));
+    drop(maps);
+    let installation = world.installation();
+    let Found::Adopted(mut maps) = installation.maps(CAPACITY).unwrap() else { panic!("built new maps") };
+    assert!(!installation.attach(&mut maps).unwrap(), "nothing was there to do");
+    assert_eq!(ids(&world), before);
+    assert_eq!(link(&world.pin("links", LINKS[0])), program);
+    assert_eq!(maps.contents().unwrap().services.len(), 1);
+    assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
+}
+
+#[test]
+fn other_programs_take_the_links_over_without_new_links() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (before, program) = (ids(&world), link(&world.pin("links", LINKS[0])).1);
+    let mut control = maps.read_control().unwrap();
+    control.object ^= 1;
+    maps.write_control(&control).unwrap();
+    assert!(world.installation().attach(&mut maps).unwrap());
+    assert_eq!(ids(&world), before);
+    assert_ne!(link(&world.pin("links", LINKS[0])).1, program);
+}
+
+#[test]
+fn a_missing_link_is_attached_again() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    std::fs::remove_file(world.pin("links", LINKS[0])).unwrap();
+    assert!(passes_untranslated(FRONTEND));
+    assert!(world.installation().attach(&mut maps).unwrap());
+    assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
+}
+
+#[test]
+fn changed_sizes_build_maps_beside_the_old_and_then_swap() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b) = (server("127.0.1.1:80"), server("127.0.1.2:80"));
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let held = dial_and_hold(&a);
+    let installation = world.installation();
+    let capacity = Capacity { services: 128, ..CAPACITY };
+    let Found::Built { maps: mut new, old: Some(old) } = installation.maps(capacity).unwrap() else {
+        panic!("adopted maps of another size")
+    };
+    assert_eq!(old.contents().unwrap().services.len(), 1);
+    assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0, "the old maps serve meanwhile");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&b]).write(&mut new);
+    assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0, "until the swap");
+    assert!(installation.attach(&mut new).unwrap());
+    assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 1, "the new maps serve");
+    assert_eq!(
+        held.peer_addr().unwrap(),
+        FRONTEND.parse().unwrap(),
+        "what was dialled before is still shown"
+    );
+    let Found::Adopted(again) = installation.maps(capacity).unwrap() else { panic!("not pinned") };
+    assert_eq!(again.capacity(), capacity);
+    assert!(!world.pin("maps_new", "").exists());
+}
+
+fn dial_and_hold(server: &std::net::TcpListener) -> TcpStream {
+    let held = TcpStream::connect(FRONTEND).unwrap();
+    assert!(support::wait_until(std::time::Duration::from_secs(5), || server.accept().is_ok()));
+    held
+}
+
+#[test]
+fn a_start_that_was_cut_off_while_it_filled_new_maps_is_repaired() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let capacity = Capacity { slots: 2048, ..CAPACITY };
+    drop(world.installation().maps(capacity).unwrap());
+    assert!(world.pin("maps_new", "").exists());
+    // The next start wants the old sizes again.
+    let Found::Adopted(mut maps) = world.installation().maps(CAPACITY).unwrap() else {
+        panic!("built new maps")
+    };
+    assert!(!world.installation().attach(&mut maps).unwrap());
+    assert!(!world.pin("maps_new", "").exists());
+    assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
+}
+
+#[test]
+fn uninstalling_leaves_nothing_and_connects_pass() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
+    std::fs::create_dir_all(world.bpffs.join("clustermesh").join(INSTANCE).join("v0/maps")).unwrap();
+    assert!(uninstall(&world.bpffs, INSTANCE).unwrap());
+    assert!(passes_untranslated(FRONTEND));
+    assert!(!world.bpffs.join("clustermesh").join(INSTANCE).exists());
+    assert!(!uninstall(&world.bpffs, INSTANCE).unwrap(), "the second time nothing is left to do");
+}
+
+#[test]
+fn a_socket_that_connects_again_shows_its_new_peer() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let (a, b) = (server("127.0.1.1:80"), server("127.0.1.2:80"));
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let connection = TcpStream::connect(FRONTEND).unwrap();
+    assert_eq!(connection.peer_addr().unwrap(), FRONTEND.parse().unwrap());
+    support::reconnect(&connection, "127.0.1.2:80");
+    assert_eq!(connection.peer_addr().unwrap(), "127.0.1.2:80".parse().unwrap());
+    support::reconnect(&connection, FRONTEND);
+    assert_eq!(connection.peer_addr().unwrap(), FRONTEND.parse().unwrap());
+    // Dialled directly, the backend's address is nothing to hide.
+    support::reconnect(&connection, "127.0.1.1:80");
+    assert_eq!(connection.peer_addr().unwrap(), "127.0.1.1:80".parse().unwrap());
+    drop((a, b));
+}
+
+#[test]
+fn entries_rewritten_all_the_while_never_lead_astray() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let servers: Vec<_> = (1..=4).map(|last| server(&format!("127.0.1.{last}:80"))).collect();
+    let all: Vec<_> = servers.iter().collect();
+    let frontends = [FRONTEND, "10.96.0.2:80"];
+    let mut one = Service::new(1, frontends[0]).group(1, 0, 1, &[all[0]]).group(2, 0, 1, &[all[1]]);
+    let mut two = Service::new(2, frontends[1]).group(1, 0, 1, &[all[2]]).group(2, 0, 1, &[all[3]]);
+    one.write(&mut maps);
+    two.write(&mut maps);
+    let done = AtomicBool::new(false);
+    let rewrites = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut rewrites = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                one.next_generation();
+                two.next_generation();
+                let entries = [(one.key(), one.entry()), (two.key(), two.entry())];
+                maps.write_services(&entries).unwrap();
+                rewrites += 2;
+            }
+            rewrites
+        });
+        for (index, frontend) in frontends.iter().enumerate().cycle().take(6000) {
+            let got = dial(frontend, &all).unwrap();
+            assert_eq!(got / 2, index, "{frontend} reached server {got}");
+        }
+        done.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+    assert!(rewrites > 1000, "{rewrites} rewrites");
+    assert_eq!(outcome(&maps, Outcome::Translated), 6000);
+    assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
+}

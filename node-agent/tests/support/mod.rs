@@ -1,0 +1,325 @@
+//! A world of its own for each test of the hooks: a network namespace without any way out, a bpf file system
+//! that vanishes with the thread, and a fresh cgroup that the test process is in while the test runs.
+//!
+//! Tests that need it fail with a clear message where it can't be had; none is skipped.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use mesh_abi::{
+    BackendEntry, Control, Group, LAYOUT, MAX_GROUPS, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceEntry,
+    ServiceKey, SlotEntry, Stamp, alias_cells,
+};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use node_agent::datapath::actual::Capacity;
+use node_agent::datapath::maps::{Datapath, Maps};
+use node_agent::datapath::programs::{Found, Installation};
+
+/// The instance whose pins the tests make.
+pub(crate) const INSTANCE: &str = "hooks";
+/// Small, so that building them takes no time.
+pub(crate) const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
+
+/// The cgroup is the process's, so one test runs at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// What a test runs in; gone when dropped.
+pub(crate) struct World {
+    pub(crate) bpffs: PathBuf,
+    pub(crate) cgroup: PathBuf,
+    home: PathBuf,
+    _scratch: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+        unshare(flags).expect("these tests need root: they make namespaces, cgroups and load eBPF programs");
+        set_up_network();
+        let scratch = tempfile::tempdir().unwrap();
+        let bpffs = scratch.path().join("bpf");
+        fs::create_dir(&bpffs).unwrap();
+        mount_bpffs(&bpffs);
+        let home = own_cgroup();
+        let cgroup = cgroup_root().join(format!("clustermesh-hooks-{}", std::process::id()));
+        fs::create_dir(&cgroup).expect("these tests need a writable cgroup v2");
+        enter(&cgroup);
+        Self { bpffs, cgroup, home, _scratch: scratch, _turn: turn }
+    }
+
+    pub(crate) fn installation(&self) -> Installation {
+        Installation::new(&self.bpffs, INSTANCE, Some(&self.cgroup)).unwrap()
+    }
+
+    /// Builds the maps, and attaches the programs to them.
+    pub(crate) fn attached(&self) -> Box<Maps> {
+        let installation = self.installation();
+        let Found::Built { mut maps, old: None } = installation.maps(CAPACITY).unwrap() else {
+            panic!("a new world holds maps already")
+        };
+        assert!(installation.attach(&mut maps).unwrap());
+        Maps::open_pinned(&self.bpffs, INSTANCE).map(Box::new).unwrap()
+    }
+
+    pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
+        self.bpffs.join("clustermesh").join(INSTANCE).join(format!("v{LAYOUT}")).join(kind).join(name)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        enter(&self.home);
+        // Children that were in it may still be on their way out.
+        let gone = wait_until(Duration::from_secs(5), || fs::remove_dir(&self.cgroup).is_ok());
+        if !gone && !std::thread::panicking() {
+            panic!("cgroup {} could not be removed", self.cgroup.display());
+        }
+    }
+}
+
+/// Polls until the predicate holds or the time is over; says which.
+pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        if holds() {
+            return true;
+        }
+        if std::time::Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn set_up_network() {
+    for line in ["link set lo up", "addr add fd00::1/128 dev lo nodad", "addr add fd00::2/128 dev lo nodad"] {
+        let done = Command::new("ip").args(line.split(' ')).status().expect("these tests need iproute2");
+        assert!(done.success(), "ip {line}");
+    }
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535").unwrap();
+}
+
+fn mount_bpffs(path: &Path) {
+    // Nothing that is mounted here shows elsewhere, and all of it goes with the thread.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .expect("these tests need the bpf file system");
+}
+
+fn cgroup_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    PathBuf::from(line.expect("these tests need cgroup v2").split(' ').nth(1).unwrap())
+}
+
+fn own_cgroup() -> PathBuf {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("cgroup v2 has every process");
+    cgroup_root().join(path)
+}
+
+fn enter(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+}
+
+/// A service entry in the making, with its backends and slots.
+#[derive(Clone)]
+pub(crate) struct Service {
+    id: u32,
+    generation: u32,
+    key: ServiceKey,
+    pub(crate) flags: u8,
+    groups: Vec<Group>,
+    slots: Vec<(u32, SlotEntry)>,
+    backends: Vec<(u32, BackendEntry)>,
+    /// First slot, backend id and counter that are the service's own: sixteen of each.
+    base: u32,
+}
+
+impl Service {
+    /// A service of that id, which stands below 16.
+    pub(crate) fn new(id: u32, frontend: &str) -> Self {
+        let frontend: SocketAddr = frontend.parse().unwrap();
+        let key = ServiceKey::new(octets(frontend.ip()), frontend.port(), PROTOCOL_TCP);
+        let (groups, slots, backends) = (Vec::new(), Vec::new(), Vec::new());
+        Self { id, generation: 1, key, flags: 0, groups, slots, backends, base: id * 16 }
+    }
+
+    /// Adds a group of active backends.
+    #[must_use]
+    pub(crate) fn group(self, cluster: u16, tier: u8, weight: u32, backends: &[&TcpListener]) -> Self {
+        let backends: Vec<_> = backends.iter().map(|listener| (*listener, STATE_ACTIVE)).collect();
+        self.mixed(cluster, tier, weight, &backends)
+    }
+
+    /// Adds a group of backends with their states.
+    #[must_use]
+    pub(crate) fn mixed(
+        mut self,
+        cluster: u16,
+        tier: u8,
+        weight: u32,
+        backends: &[(&TcpListener, u32)],
+    ) -> Self {
+        let first = self.base + u32::try_from(self.slots.len()).unwrap();
+        let counter = self.base + u32::try_from(self.groups.len()).unwrap();
+        for (listener, state) in backends {
+            let address = listener.local_addr().unwrap();
+            let id = self.base + u32::try_from(self.backends.len()).unwrap() + 1;
+            let (address, port) = (octets(address.ip()), address.port().to_be_bytes());
+            let entry = BackendEntry {
+                address,
+                port,
+                cluster,
+                protocol: PROTOCOL_TCP,
+                state: *state,
+                ..Default::default()
+            };
+            self.backends.push((id, entry));
+            let slot = self.base + u32::try_from(self.slots.len()).unwrap();
+            self.slots.push((slot, SlotEntry { backend: id, service: self.id }));
+        }
+        let count = u32::try_from(backends.len()).unwrap();
+        self.groups.push(Group { cluster, tier, zero: 0, weight, first, count, counter });
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn flags(mut self, flags: u8) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(crate) fn key(&self) -> ServiceKey {
+        self.key
+    }
+
+    /// Index of the counter of the group that was added at `index`.
+    pub(crate) fn counter(&self, index: usize) -> u32 {
+        self.groups[index].counter
+    }
+
+    pub(crate) fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    pub(crate) fn entry(&self) -> ServiceEntry {
+        let mut groups = [Group::default(); MAX_GROUPS];
+        groups[..self.groups.len()].copy_from_slice(&self.groups);
+        let stamp = Stamp { id: self.id, generation: self.generation };
+        let group_count = u8::try_from(self.groups.len()).unwrap();
+        let cells = alias_cells(&self.groups);
+        ServiceEntry {
+            head: stamp,
+            key: self.key,
+            group_count,
+            flags: self.flags,
+            zero: [0; 2],
+            cells,
+            groups,
+            tail: stamp,
+        }
+    }
+
+    /// Writes backends, slots and entry, in the order that is safe for readers.
+    pub(crate) fn write(&self, maps: &mut Maps) {
+        maps.write_backends(&self.backends).unwrap();
+        maps.write_slots(&self.slots).unwrap();
+        maps.write_services(&[(self.key, self.entry())]).unwrap();
+    }
+
+    pub(crate) fn set_state(&mut self, maps: &mut Maps, index: usize, state: u32) {
+        self.backends[index].1.state = state;
+        maps.write_backends(&self.backends[index..=index]).unwrap();
+    }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// A server that accepts nothing by itself: the kernel completes handshakes on its own.
+pub(crate) fn server(address: &str) -> TcpListener {
+    let listener = TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+/// Dials, and says which of the servers got the connection.
+pub(crate) fn dial(frontend: &str, servers: &[&TcpListener]) -> std::io::Result<usize> {
+    let connection = TcpStream::connect(frontend)?;
+    let dialler = connection.local_addr()?;
+    let mut got = None;
+    let arrived = wait_until(Duration::from_secs(5), || {
+        let accepted =
+            servers.iter().position(|server| server.accept().is_ok_and(|(_, from)| same(from, dialler)));
+        got = accepted.or(got);
+        got.is_some()
+    });
+    assert!(arrived, "{frontend}: connected to none of the servers");
+    // What the application sees is what it dialled.
+    assert_eq!(connection.peer_addr()?, frontend.parse().unwrap());
+    Ok(got.unwrap())
+}
+
+/// A v6 socket that dialled v4-mapped shows a v4-mapped address of its own.
+fn same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
+}
+
+/// Dials that often, and counts which server got how many.
+pub(crate) fn shares(frontend: &str, servers: &[&TcpListener], times: u32) -> Vec<u32> {
+    let mut counts = vec![0; servers.len()];
+    for _ in 0..times {
+        counts[dial(frontend, servers).unwrap()] += 1;
+    }
+    counts
+}
+
+pub(crate) fn outcome(maps: &Maps, outcome: Outcome) -> u64 {
+    maps.read_outcomes().unwrap()[outcome as usize]
+}
+
+/// An agent's heartbeat that is `age_ns` old, with a limit of ten seconds.
+pub(crate) fn beat(maps: &mut Maps, age_ns: u64) {
+    let heartbeat_ns = node_agent::datapath::sys::monotonic_ns().saturating_sub(age_ns);
+    let yield_after_ns = 10_000_000_000;
+    maps.write_control(&Control { heartbeat_ns, yield_after_ns, ..maps.read_control().unwrap() }).unwrap();
+}
+
+/// Dissolves a socket's connection (`connect` to AF_UNSPEC) and dials another IPv4 address with it.
+#[allow(unsafe_code, reason = "std can't connect a socket twice")]
+pub(crate) fn reconnect(socket: &TcpStream, to: &str) {
+    use std::os::fd::AsRawFd;
+    let SocketAddr::V4(to) = to.parse().unwrap() else { panic!("{to} is not IPv4") };
+    let unspecified = libc::sockaddr_in {
+        sin_family: u16::try_from(libc::AF_UNSPEC).unwrap(),
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: 0 },
+        sin_zero: [0; 8],
+    };
+    let address = libc::sockaddr_in {
+        sin_family: u16::try_from(libc::AF_INET).unwrap(),
+        sin_port: to.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
+        sin_zero: [0; 8],
+    };
+    for address in [unspecified, address] {
+        let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
+        // SAFETY: the address is a valid sockaddr_in of that length, which the kernel only reads.
+        let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        assert_eq!(done, 0, "connecting again: {}", std::io::Error::last_os_error());
+    }
+}
