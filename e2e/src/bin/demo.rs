@@ -79,7 +79,7 @@ fn perform(spec: &LabSpec, board: &Board) -> Result<(Lab, Vec<story::step::Step>
     match told {
         Ok(steps) => Ok((lab, steps)),
         Err(error) => {
-            eprintln!("the logs end with:\n{}", lab.tails(8));
+            lab.say_tails();
             Err(error)
         }
     }

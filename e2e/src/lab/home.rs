@@ -155,6 +155,15 @@ pub(super) fn tear_down_all() {
     }
 }
 
+/// Returns only while no signal is ending this process; otherwise the process ends under the caller. Whoever is about to
+/// report a failure or to leave asks first: the failure may be the teardown's, and leaving would cut it short.
+pub fn stand_aside() {
+    let ending = || OPEN.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+    while ending() {
+        std::thread::park();
+    }
+}
+
 fn claim_folder() -> Result<(String, PathBuf, File)> {
     let all = all_labs();
     let pid = std::process::id();

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::Lab;
+use super::home;
 use super::process;
 
 /// Which processes' logs are held to the rule "no unexpected warn or error line".
@@ -37,8 +38,14 @@ impl Lab {
         Ok(logs)
     }
 
-    /// The end of every log, for a failure's message.
-    pub fn tails(&self, lines: usize) -> String {
+    /// Shows the end of every log on stderr, for whoever looks into a failure.
+    pub fn say_tails(&self) {
+        // Logs that end because of a signal explain nothing.
+        home::stand_aside();
+        eprintln!("the logs end with:\n{}", self.tails(12));
+    }
+
+    fn tails(&self, lines: usize) -> String {
         let logs = self.logs().unwrap_or_default();
         let shown = logs.iter().filter(|log| fs::metadata(log).is_ok_and(|file| file.len() > 0));
         shown.map(|log| format!("  {}\n{}", log.display(), process::tail(Path::new(log), lines))).collect()

@@ -61,8 +61,9 @@ impl LabSpec {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        home::stand_aside();
         if thread::panicking() {
-            eprintln!("the logs end with:\n{}", self.tails(12));
+            self.say_tails();
         }
     }
 }
@@ -83,18 +84,22 @@ impl Lab {
     pub fn test(spec: &LabSpec, odd: &[&str], work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let mut lab = Self::start(spec)?;
         let outcome = work(&mut lab).and_then(|()| lab.check()).and_then(|()| lab.check_logs(odd));
-        outcome.inspect_err(|_| eprintln!("the logs end with:\n{}", lab.tails(12)))
+        outcome.inspect_err(|_| lab.say_tails())
     }
 
     /// Builds it and waits until every component is ready.
     pub fn start(spec: &LabSpec) -> Result<Self> {
+        Self::start_all(spec).inspect_err(|_| home::stand_aside())
+    }
+
+    fn start_all(spec: &LabSpec) -> Result<Self> {
         let mut lab = Self::build(spec)?;
         if spec.mesh {
             lab.join_all()?;
             // What nobody could have waited for: an etcd that isn't there yet is a warning to all who dial it.
             lab.clusters.iter_mut().try_for_each(Cluster::start_etcd)?;
             lab.clusters.iter_mut().try_for_each(Cluster::start)?;
-            lab.wait_ready().inspect_err(|_| eprintln!("the logs end with:\n{}", lab.tails(12)))?;
+            lab.wait_ready().inspect_err(|_| lab.say_tails())?;
         }
         Ok(lab)
     }

@@ -1,0 +1,175 @@
+//! The process that dials and takes the time.
+//!
+//! A socket belongs for life to the cgroup and the namespace in which it was made. The dialler therefore makes all
+//! sockets of a block first, moving between cgroups and namespaces as it goes, and then dials them one by one in an
+//! order drawn anew for each round: every kind of dial meets the same moments of the machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
+
+use crate::lab::netns;
+
+use super::kernel;
+use super::stats::median;
+
+/// One kind of dial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) netns: String,
+    pub(crate) target: SocketAddr,
+    /// The program whose time counts, for [`Measure::Hook`].
+    pub(crate) program: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Measure {
+    /// Time of connect and close; variants alternate connection by connection.
+    Connect,
+    /// Time of a request and its answer on an established connection; variants alternate likewise.
+    RoundTrip,
+    /// The kernel's own time of the hook; variants alternate by block.
+    Hook,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) measure: Measure,
+    pub(crate) variants: Vec<Variant>,
+    pub(crate) blocks: usize,
+    /// Dials of each variant in a block.
+    pub(crate) dials: usize,
+}
+
+/// For each variant and block, the nanoseconds: of the median dial, or of the mean run of the hook.
+pub(crate) type Outcome = BTreeMap<String, Vec<f64>>;
+
+/// Carries out the plan in the file, and prints the outcome.
+pub fn run(path: &std::path::Path) -> Result<()> {
+    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let plan: Plan = serde_json::from_slice(&text).context("the plan is no plan")?;
+    let mut outcome = Outcome::new();
+    let mut order = Order(0x9e37_79b9);
+    // The first block warms everything up and is not counted.
+    for block in 0..=plan.blocks {
+        let values = match plan.measure {
+            Measure::Connect => connects(&plan, &mut order)?,
+            Measure::RoundTrip => round_trips(&plan, &mut order)?,
+            Measure::Hook => runs(&plan, &mut order)?,
+        };
+        for (variant, value) in plan.variants.iter().zip(values).filter(|_| block > 0) {
+            outcome.entry(variant.name.clone()).or_default().push(value);
+        }
+    }
+    serde_json::to_writer(std::io::stdout(), &outcome).context("writing the outcome")
+}
+
+/// Draws orders; a linear congruential generator is random enough to follow nobody's rhythm.
+struct Order(u32);
+
+impl Order {
+    fn draw(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            self.0 = self.0.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            order.swap(last, usize::try_from(self.0 >> 16).unwrap_or(0) % (last + 1));
+        }
+        order
+    }
+}
+
+impl Variant {
+    fn enter(&self) -> Result<()> {
+        let procs = self.cgroup.join("cgroup.procs");
+        let own = fs::read_to_string("/proc/self/cgroup").context("reading the own cgroup")?;
+        let name = self.cgroup.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Moving costs a grace period; not moving costs nothing.
+        if !own.lines().any(|line| line.starts_with("0::") && line.ends_with(&format!("/{name}"))) {
+            fs::write(&procs, "0").with_context(|| format!("writing {}", procs.display()))?;
+        }
+        netns::enter_by_path(&netns::path_of(&self.netns))
+    }
+
+    fn sockets(&self, count: usize) -> Result<Vec<Socket>> {
+        self.enter()?;
+        let sockets = (0..count).map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            // Closed by a reset: no port waits for two minutes, so the thousandth dial is as the first.
+            socket.set_linger(Some(Duration::ZERO))?;
+            Ok(socket)
+        });
+        sockets.collect::<std::io::Result<_>>().context("making sockets")
+    }
+
+    fn connect(&self, socket: &Socket) -> Result<()> {
+        socket
+            .connect(&self.target.into())
+            .with_context(|| format!("{}: dialling {}", self.name, self.target))
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
+fn nanoseconds(start: Instant) -> f64 {
+    start.elapsed().as_nanos() as f64
+}
+
+fn connects(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
+    let sockets = plan.variants.iter().map(|variant| variant.sockets(plan.dials));
+    let mut sockets = sockets.collect::<Result<Vec<_>>>()?;
+    let mut times = vec![Vec::with_capacity(plan.dials); plan.variants.len()];
+    for _ in 0..plan.dials {
+        for index in order.draw(plan.variants.len()) {
+            let socket = sockets[index].pop().context("as many sockets as dials")?;
+            let start = Instant::now();
+            plan.variants[index].connect(&socket)?;
+            drop(socket);
+            times[index].push(nanoseconds(start));
+        }
+    }
+    Ok(times.iter().map(|times| median(times)).collect())
+}
+
+fn round_trips(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
+    let streams = plan.variants.iter().map(|variant| {
+        let socket = variant.sockets(1)?.pop().context("one socket")?;
+        variant.connect(&socket)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(TcpStream::from(socket))
+    });
+    let mut streams = streams.collect::<Result<Vec<_>>>()?;
+    let mut times = vec![Vec::with_capacity(plan.dials); plan.variants.len()];
+    let mut buffer = [0; 64];
+    for _ in 0..plan.dials {
+        for index in order.draw(plan.variants.len()) {
+            let start = Instant::now();
+            streams[index].write_all(&buffer).and_then(|()| streams[index].read_exact(&mut buffer))?;
+            times[index].push(nanoseconds(start));
+        }
+    }
+    Ok(times.iter().map(|times| median(times)).collect())
+}
+
+fn runs(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
+    let mut values = vec![0.0; plan.variants.len()];
+    for index in order.draw(plan.variants.len()) {
+        let variant = &plan.variants[index];
+        let program = variant.program.context("no program to ask about")?;
+        let sockets = variant.sockets(plan.dials)?;
+        let before = kernel::run_time(program)?;
+        for socket in sockets {
+            variant.connect(&socket)?;
+        }
+        let after = kernel::run_time(program)?;
+        values[index] = after.since(before).context("the hook did not run")?;
+    }
+    Ok(values)
+}

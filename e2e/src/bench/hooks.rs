@@ -1,0 +1,94 @@
+//! What a run of the connect hook costs, from the kernel's own statistics, beside an empty hook.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use aya::sys::{Stats, enable_stats};
+
+use super::Effort;
+use super::dial::{Measure, Plan, Variant};
+use super::ground::{Ground, backend, frontend};
+use super::kernel::EmptyHook;
+use super::row::{Goal, Row};
+use super::seed::{Datapath, service};
+use super::serve::ACCEPT_PORT;
+use super::stats::{median, ratio};
+
+/// Groups of the services that are dialled.
+const GROUPS: [usize; 4] = [1, 2, 4, 16];
+/// Services in the maps, beside these.
+const SIZES: [usize; 3] = [10, 1_000, 100_000];
+/// The ClusterIP from which on the dialled services lie, beyond all others.
+const FIRST: usize = 500_000;
+
+pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
+    let ground = Ground::new(&["plain"])?;
+    let mut datapaths = Vec::new();
+    for size in SIZES {
+        let mut datapath = Datapath::install(&ground, &format!("mesh-{size}"))?;
+        for groups in GROUPS {
+            let address = frontend(FIRST + groups);
+            datapath.fill(&[service(address, 80, groups, |at| (backend(groups * 16 + at), ACCEPT_PORT))?])?;
+        }
+        datapath.fill_up(0, size - GROUPS.len())?;
+        datapaths.push(datapath);
+    }
+    let empty_cgroup = ground.cgroup("empty")?;
+    let empty = EmptyHook::attach(empty_cgroup.path())?;
+    // Off again when dropped, or when this process ends however it ends.
+    let _counting = enable_stats(Stats::RunTime).context("switching the programs' statistics on")?;
+    let mut variants = variants(&ground, &datapaths)?;
+    for name in ["empty", "empty_again"] {
+        let (cgroup, netns) = (empty_cgroup.path().into(), ground.client(0)?.name().into());
+        let target = SocketAddr::from((backend(0), ACCEPT_PORT));
+        variants.push(Variant { name: name.into(), cgroup, netns, target, program: Some(empty.id) });
+    }
+    let blocks = effort.blocks();
+    let plan = Plan { measure: Measure::Hook, variants, blocks, dials: effort.times(2000) };
+    rows(&ground.dial(&plan)?)
+}
+
+/// The services of all numbers of groups in the smallest maps, the one of two groups in the others, and a miss.
+fn variants(ground: &Ground, datapaths: &[Datapath]) -> Result<Vec<Variant>> {
+    let mut variants = Vec::new();
+    for (size, datapath) in SIZES.iter().zip(datapaths) {
+        let program = Some(datapath.connect4()?);
+        let mut add = |name: String, target| {
+            let (cgroup, netns) = (datapath.cgroup.path().into(), ground.client(0)?.name().into());
+            variants.push(Variant { name, cgroup, netns, target, program });
+            Ok::<_, anyhow::Error>(())
+        };
+        for groups in GROUPS.iter().filter(|groups| *size == SIZES[0] || **groups == 2) {
+            add(format!("{size}/{groups}"), SocketAddr::from((frontend(FIRST + groups), 80)))?;
+        }
+        add(format!("{size}/miss"), SocketAddr::from((backend(0), ACCEPT_PORT)))?;
+    }
+    Ok(variants)
+}
+
+fn rows(outcome: &super::dial::Outcome) -> Result<Vec<Row>> {
+    let of = |name: &str| outcome.get(name).with_context(|| format!("{name} was not measured"));
+    let empty = of("empty")?;
+    let mut rows = vec![
+        Row::shown("hook_empty_ns", median(empty), "ns"),
+        Row::shown("hook_a_a", ratio(of("empty_again")?, empty), "ratio"),
+        Row::shown("hook_miss", ratio(of("10/miss")?, empty), "x empty"),
+    ];
+    for groups in GROUPS {
+        let values = of(&format!("10/{groups}"))?;
+        let goal = match groups {
+            2 => Goal::AtMost(3.7),
+            16 => Goal::AtMost(5.9),
+            _ => Goal::None,
+        };
+        rows.push(Row::new(format!("hook_{groups}_groups"), ratio(values, empty), "x empty", goal));
+        rows.push(Row::shown(format!("hook_{groups}_groups_ns"), median(values), "ns"));
+    }
+    for size in &SIZES[1..] {
+        let values = of(&format!("{size}/2"))?;
+        rows.push(Row::shown(format!("hook_{size}_services"), ratio(values, of("10/2")?), "ratio"));
+        let misses = ratio(of(&format!("{size}/miss"))?, of("10/miss")?);
+        rows.push(Row::shown(format!("hook_miss_{size}_services"), misses, "ratio"));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,90 @@
+//! Measurements of the product beside what it replaces: `make bench`.
+//!
+//! Owns worlds of its own, made of the lab's parts, and what runs in them. Judges nothing by itself: every row says
+//! what it wanted and whether that was met, and a run succeeds once everything was measured.
+
+mod connect;
+pub mod dial;
+mod ground;
+mod hooks;
+mod kernel;
+mod nft;
+mod row;
+mod seed;
+pub mod serve;
+mod stats;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use row::Row;
+
+/// What to measure, and where the result goes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only the measurement of this name (repeatable); `--list` shows them.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// A tenth of the repetitions: to see that it works, not to quote.
+    #[arg(long)]
+    quick: bool,
+    /// Show the names of the measurements.
+    #[arg(long)]
+    list: bool,
+}
+
+/// How much to repeat.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    quick: bool,
+}
+
+impl Effort {
+    /// Blocks whose median counts.
+    pub(crate) fn blocks(self) -> usize {
+        if self.quick { 3 } else { 9 }
+    }
+
+    /// Repetitions: the given number, or a tenth of it.
+    pub(crate) fn times(self, full: usize) -> usize {
+        if self.quick { full / 10 } else { full }
+    }
+}
+
+type Measure = fn(Effort) -> Result<Vec<Row>>;
+
+/// Each measurement builds its own world and ends it.
+/// Unconnected UDP per message belongs here, beside `connect`, once the programs translate it.
+const ALL: &[(&str, Measure)] = &[
+    ("connect", connect::measure),
+    ("hooks", hooks::measure),
+];
+
+/// Measures, shows and writes.
+pub fn run(args: &Args) -> Result<()> {
+    if args.list {
+        ALL.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(());
+    }
+    for name in &args.only {
+        ensure!(ALL.iter().any(|(known, _)| known == name), "no measurement {name}: see --list");
+    }
+    crate::prerequisite::check(&["lab", "bench", "node-agent", "clustermesh-apiserver"])?;
+    let effort = Effort { quick: args.quick };
+    let chosen = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let mut rows = Vec::new();
+    for (name, measure) in ALL.iter().filter(|(name, _)| chosen(name)) {
+        eprintln!("bench: {name} …");
+        rows.extend(measure(effort)?);
+        // After every one: a later failure loses nothing.
+        if let Some(path) = &args.json {
+            row::write(path, &rows)?;
+        }
+    }
+    print!("{}", row::table(&rows));
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! A datapath without an agent: programs on a cgroup, maps filled through the agent's own planner.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
+use mesh_model::name::{ClusterId, ServiceName};
+use mesh_model::snapshot::Protocol;
+use node_agent::datapath::actual::{Actual, Capacity};
+use node_agent::datapath::apply::apply;
+use node_agent::datapath::maps::{Maps, pin_dir};
+use node_agent::datapath::programs::{Found, Installation};
+
+use crate::lab::cgroup::Cgroup;
+
+use super::ground::{Ground, backend, frontend};
+use super::kernel;
+
+/// Room for more than any row asks for.
+pub(crate) const CAPACITY: Capacity =
+    Capacity { services: 262_144, slots: 2_097_152, backends: 1_048_576, counters: 1_048_576 };
+
+/// Programs and maps on a cgroup of their own; gone with the ground.
+#[derive(Debug)]
+pub(crate) struct Datapath {
+    pub(crate) cgroup: Cgroup,
+    maps: Box<Maps>,
+    actual: Actual,
+    bpffs: PathBuf,
+    instance: String,
+}
+
+/// What a filling took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub(crate) planned: Duration,
+    pub(crate) written: Duration,
+    pub(crate) writes: usize,
+}
+
+impl Datapath {
+    pub(crate) fn install(ground: &Ground, instance: &str) -> Result<Self> {
+        let cgroup = ground.cgroup(instance)?;
+        let bpffs = ground.home.bpffs();
+        let installation = Installation::new(&bpffs, instance, Some(cgroup.path()))?;
+        let Found::Built { mut maps, old: None } = installation.maps(CAPACITY)? else {
+            bail!("instance {instance} is there already")
+        };
+        installation.attach(&mut maps)?;
+        let actual = Actual::new(CAPACITY);
+        Ok(Self { cgroup, maps, actual, bpffs, instance: instance.into() })
+    }
+
+    /// The id of the program on `connect` of IPv4 sockets.
+    pub(crate) fn connect4(&self) -> Result<u32> {
+        kernel::program_of("mesh_connect4", &pin_dir(&self.bpffs, &self.instance).join("maps/SERVICES"))
+    }
+
+    pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<Filled> {
+        let start = Instant::now();
+        let plan = self.actual.plan(services);
+        let planned = start.elapsed();
+        ensure!(plan.refused.is_empty(), "no room: {:?}", plan.refused.first());
+        let start = Instant::now();
+        apply(self.maps.as_mut(), &plan)?;
+        Ok(Filled { planned, written: start.elapsed(), writes: plan.writes() })
+    }
+
+    /// Fills the maps with so many services of one backend each, from the `from`th ClusterIP on.
+    pub(crate) fn fill_up(&mut self, from: usize, count: usize) -> Result<()> {
+        let one = |number| service(frontend(number), 80, 1, |at| (backend(number + at), 8080));
+        let services = (from..from + count).map(one).collect::<Result<Vec<_>>>()?;
+        self.fill(&services).map(drop)
+    }
+}
+
+/// A TCP service with so many groups of one backend, where `of` says.
+pub(crate) fn service(
+    address: Ipv4Addr,
+    port: u16,
+    groups: usize,
+    of: impl Fn(usize) -> (Ipv4Addr, u16),
+) -> Result<(Frontend, Option<DesiredService>)> {
+    let group = |at: usize| {
+        let (address, port) = of(at);
+        let backend = DesiredBackend { address: IpAddr::V4(address), port, state: BackendState::Active };
+        let cluster = ClusterId::new(u64::try_from(at)? + 1).context("a cluster id")?;
+        Ok(DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] })
+    };
+    let groups = (0..groups).map(group).collect::<Result<Vec<_>>>()?;
+    let name = ServiceName::new("bench", &format!("s-{}", u32::from(address)))?;
+    let service = DesiredService { service: name, port_name: None, plain_ok: false, groups };
+    Ok((Frontend { address: IpAddr::V4(address), port, protocol: Protocol::Tcp }, Some(service)))
+}
