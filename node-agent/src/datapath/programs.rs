@@ -229,6 +229,9 @@ pub fn uninstall(bpffs: &Path, instance: &str) -> Result<bool, ProgramsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("reading", &folder)(error)),
     };
+    for layout in &layouts {
+        detach_all(&layout.join("links"));
+    }
     for part in ["links", "maps_new", "maps"] {
         for layout in &layouts {
             remove_folder(&layout.join(part))?;
@@ -239,6 +242,15 @@ pub fn uninstall(bpffs: &Path, instance: &str) -> Result<bool, ProgramsError> {
     }
     remove_folder(&folder)?;
     Ok(true)
+}
+
+/// Detaches the links pinned in a folder. What can't be detached (the cgroup is gone, or the kernel is older than
+/// 5.9) goes with its pin all the same, a little later.
+fn detach_all(links: &Path) {
+    let pins = fs::read_dir(links).into_iter().flatten().flatten();
+    for link in pins.filter_map(|pin| sys::open_pin(&pin.path()).ok()) {
+        let _already_gone = sys::detach_link(link.as_fd());
+    }
 }
 
 /// Loads the object's maps, each from its pin in `folder` or newly pinned there, and its programs.

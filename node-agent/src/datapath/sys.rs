@@ -20,6 +20,7 @@ const OBJ_GET_INFO: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const MAP_UPDATE_BATCH: libc::c_int = 26;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
 
 /// `union bpf_attr` for single elements.
 #[repr(C)]
@@ -301,6 +302,14 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdateAttr::default() };
     // SAFETY: the attribute holds no addresses.
     unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Takes a link's program off its cgroup at once. Removing the pin alone leaves that to a worker of the
+/// kernel's, and to whoever else holds the link.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link_fd: raw(link), ..LinkUpdateAttr::default() };
+    // SAFETY: the attribute holds no addresses.
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// The id of the cgroup that a pinned link serves, which is the inode number of the cgroup's directory; 0 where
