@@ -238,6 +238,7 @@ fn quick<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) 
 fn thorough<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> u64 {
     let Some(clusters) = tables.clusters() else { return Pick::TORN.pack() };
     let groups = read::group_count(entry);
+    let first_tier = u32::from(read::tier(entry, 0));
     let mut random = tables.random();
     let mut at = random;
     let mut index = 0u32;
@@ -256,8 +257,9 @@ fn thorough<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u3
         }
         index += 1;
         if index >= opaque(groups) {
-            // A round is over.
-            if best.rank < RANK_WEIGHTLESS {
+            // A round is over; nothing can be better than what is as good as can be in the first tier. Below it
+            // a group that has only shown bad slots so far may still have a good one.
+            if best.rank <= first_tier {
                 break;
             }
             index = 0;

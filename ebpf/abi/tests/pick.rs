@@ -1,0 +1,290 @@
+//! The choice of a backend, over tables on the host that change between any two lookups.
+
+#![allow(unsafe_code, clippy::unwrap_used, reason = "the tables are read as the kernel's are")]
+
+use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+
+use mesh_abi::{
+    ATTEMPTS, BackendEntry, CLUSTER_DEMOTED, Choice, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS,
+    PROTOCOL_TCP, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey,
+    SlotEntry, Stamp, Tables, Verdict, alias_cells, decide,
+};
+use proptest::prelude::*;
+
+const SERVICE: u32 = 7;
+
+fn mapped(last: u16) -> [u8; 16] {
+    let [high, low] = last.to_be_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, high, low]
+}
+
+fn key() -> ServiceKey {
+    ServiceKey::new(mapped(1), 80, PROTOCOL_TCP)
+}
+
+/// One group as a test describes it: cluster, tier, weight and its backends' states.
+#[derive(Clone, Debug)]
+struct Wanted {
+    tier: u8,
+    weight: u32,
+    demoted: bool,
+    states: Vec<u32>,
+}
+
+/// What a writer does before a lookup.
+type Writer = Box<dyn FnMut(&mut World, u32)>;
+
+struct World {
+    entry: Box<UnsafeCell<ServiceEntry>>,
+    slots: Vec<SlotEntry>,
+    backends: Vec<BackendEntry>,
+    clusters: Box<ClusterStates>,
+    random: u64,
+    lookups: u32,
+    torn: u32,
+    /// Slots looked up that belong to no group.
+    strays: u32,
+    is_old: bool,
+}
+
+struct Reader {
+    world: World,
+    writer: Writer,
+}
+
+impl World {
+    fn new(wanted: &[Wanted], seed: u64) -> Self {
+        let mut groups = [Group::default(); MAX_GROUPS];
+        // Element 0 of both arrays is never in use.
+        let (mut slots, mut backends) = (vec![SlotEntry::default()], vec![BackendEntry::default()]);
+        let mut clusters = Box::new(ClusterStates { state: [0; MAX_CLUSTERS] });
+        for ((cluster, group), wanted) in (1_u16..).zip(&mut groups).zip(wanted) {
+            let first = u32::try_from(slots.len()).unwrap();
+            let count = u32::try_from(wanted.states.len()).unwrap();
+            *group = Group {
+                cluster,
+                tier: wanted.tier,
+                zero: 0,
+                weight: wanted.weight,
+                first,
+                count,
+                counter: cluster.into(),
+            };
+            clusters.state[usize::from(cluster)] = if wanted.demoted { CLUSTER_DEMOTED } else { 0 };
+            for state in &wanted.states {
+                let backend = u32::try_from(backends.len()).unwrap();
+                let address = mapped(u16::try_from(backend).unwrap() + 100);
+                backends.push(BackendEntry {
+                    address,
+                    port: [0, 80],
+                    cluster,
+                    protocol: PROTOCOL_TCP,
+                    state: *state,
+                    ..Default::default()
+                });
+                slots.push(SlotEntry { backend, service: SERVICE });
+            }
+        }
+        let entry = Box::new(UnsafeCell::new(entry(SERVICE, 1, wanted.len(), groups)));
+        Self { entry, slots, backends, clusters, random: seed, lookups: 0, torn: 0, strays: 0, is_old: false }
+    }
+
+    fn groups(&mut self) -> [Group; MAX_GROUPS] {
+        self.entry.get_mut().groups
+    }
+}
+
+fn entry(id: u32, generation: u32, count: usize, groups: [Group; MAX_GROUPS]) -> ServiceEntry {
+    let stamp = Stamp { id, generation };
+    let group_count = u8::try_from(count).unwrap();
+    let cells = alias_cells(&groups[..count]);
+    ServiceEntry { head: stamp, key: key(), group_count, flags: 0, zero: [0; 2], cells, groups, tail: stamp }
+}
+
+impl Reader {
+    fn new(world: World) -> Self {
+        Self { world, writer: Box::new(|_, _| {}) }
+    }
+
+    fn step(&mut self) {
+        let lookups = self.world.lookups;
+        (self.writer)(&mut self.world, lookups);
+        self.world.lookups += 1;
+    }
+
+    fn decide(&mut self) -> (Verdict, Choice) {
+        let mut choice = Choice::NONE;
+        let verdict = decide(self, &key(), &mut choice);
+        (verdict, choice)
+    }
+}
+
+// SAFETY: the tables live as long as the world and never move while it decides; a writer changes their
+// elements in place and only between two calls.
+unsafe impl Tables for Reader {
+    fn service(&mut self, _: &ServiceKey) -> Option<NonNull<ServiceEntry>> {
+        self.step();
+        NonNull::new(self.world.entry.get())
+    }
+
+    fn slot(&mut self, index: u32) -> Option<NonNull<SlotEntry>> {
+        self.step();
+        let held = self.world.groups();
+        let owned = held.iter().any(|group| (group.first..group.first + group.count).contains(&index));
+        self.world.strays += u32::from(!owned);
+        self.world.slots.get_mut(index as usize).map(NonNull::from)
+    }
+
+    fn backend(&mut self, id: u32) -> Option<NonNull<BackendEntry>> {
+        self.step();
+        self.world.backends.get_mut(id as usize).map(NonNull::from)
+    }
+
+    fn clusters(&mut self) -> Option<NonNull<ClusterStates>> {
+        Some(NonNull::from(&mut *self.world.clusters))
+    }
+
+    fn random(&mut self) -> u32 {
+        // SplitMix64.
+        self.world.random = self.world.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.world.random;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word >> 32) as u32
+    }
+
+    fn heartbeat_is_old(&mut self) -> bool {
+        self.world.is_old
+    }
+
+    fn torn(&mut self) {
+        self.world.torn += 1;
+    }
+}
+
+fn state() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => Just(STATE_ACTIVE), 1 => Just(STATE_TERMINATING), 1 => Just(STATE_QUARANTINED), 1 => Just(STATE_FREE)]
+}
+
+fn groups() -> impl Strategy<Value = Vec<Wanted>> {
+    let group = (0..3_u8, 0..5_u32, any::<bool>(), proptest::collection::vec(state(), 0..3))
+        .prop_map(|(tier, weight, demoted, states)| Wanted { tier, weight, demoted, states });
+    proptest::collection::vec(group, 0..=MAX_GROUPS).prop_map(|mut groups| {
+        groups.sort_by_key(|group| group.tier);
+        groups
+    })
+}
+
+/// The order in which backends are preferred, written down once more, plainly.
+fn rank(group: &Wanted, state: u32) -> Option<(bool, u32, bool, u8)> {
+    (state != STATE_FREE).then_some((group.demoted, state, group.weight == 0, group.tier))
+}
+
+proptest! {
+    /// With at most two backends in each of at most sixteen groups every one of them is looked at.
+    #[test]
+    fn only_the_best_rank_is_ever_chosen(wanted in groups(), seed in any::<u64>()) {
+        let ranks: Vec<_> = wanted
+            .iter()
+            .flat_map(|group| group.states.iter().map(move |state| rank(group, *state)))
+            .collect();
+        let best = ranks.iter().flatten().min();
+        let mut reader = Reader::new(World::new(&wanted, seed));
+        for _ in 0..20 {
+            let (verdict, choice) = reader.decide();
+            prop_assert_eq!(reader.world.strays, 0);
+            let Some(best) = best else {
+                prop_assert_eq!(verdict, Verdict::NoBackend);
+                continue;
+            };
+            prop_assert_eq!(verdict, Verdict::Translate);
+            let chosen = ranks[choice.backend as usize - 1];
+            prop_assert_eq!(chosen.as_ref(), Some(best));
+            prop_assert_eq!(choice.last_resort, best.0 || best.1 != STATE_ACTIVE);
+        }
+        prop_assert_eq!(reader.world.torn, 0);
+    }
+
+    /// Also where the quick way's cluster is demoted and the thorough way has to share.
+    #[test]
+    fn shares_follow_the_weights(weights in proptest::collection::vec(1..6_u32, 1..6), demoted in any::<bool>(), seed in any::<u64>()) {
+        let group = |weight, demoted| Wanted { tier: 0, weight, demoted, states: vec![STATE_ACTIVE; 2] };
+        let mut wanted: Vec<_> = weights.iter().map(|weight| group(*weight, false)).collect();
+        wanted.extend(demoted.then(|| group(9, true)));
+        let mut reader = Reader::new(World::new(&wanted, seed));
+        let mut counts = BTreeMap::<u32, f64>::new();
+        let times = 4000_u32;
+        for _ in 0..times {
+            *counts.entry(reader.decide().1.counter).or_default() += 1.0;
+        }
+        let total = f64::from(weights.iter().sum::<u32>());
+        for (counter, weight) in (1..).zip(&weights) {
+            let share = f64::from(*weight) / total;
+            // Six standard deviations.
+            let slack = 6.0 * (share * (1.0 - share) / f64::from(times)).sqrt();
+            let got = counts.get(&counter).copied().unwrap_or(0.0) / f64::from(times);
+            prop_assert!((got - share).abs() <= slack, "{got} for {share}");
+        }
+    }
+
+    /// A writer hands slots, backends and entry to another service before any one lookup; a reader that had
+    /// begun never comes out with the other service's backend.
+    #[test]
+    fn a_reader_in_the_middle_of_a_rewrite_never_gets_anothers_backend(at in 0..12_u32, whole in any::<bool>(), seed in any::<u64>()) {
+        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE; 4] }];
+        let mut reader = Reader::new(World::new(&wanted, seed));
+        reader.writer = Box::new(move |world, lookup| {
+            if lookup == at {
+                // The element now stands under another key, for another service with slots of its own.
+                let mut groups = world.groups();
+                if !whole {
+                    groups[0] = Group { first: 1, count: 4, ..groups[0] };
+                    for slot in &mut world.slots {
+                        slot.service = SERVICE + 1;
+                    }
+                }
+                let mut other = entry(SERVICE + 1, 9, 1, groups);
+                other.key = ServiceKey::new(mapped(2), 80, PROTOCOL_TCP);
+                *world.entry.get_mut() = other;
+            }
+        });
+        let (verdict, choice) = reader.decide();
+        // Either the reader was through before the writer came, or it noticed.
+        let was_through = reader.world.lookups <= at;
+        prop_assert_eq!(verdict == Verdict::Translate, was_through, "{:?} {:?}", verdict, choice);
+        prop_assert!(was_through || verdict == Verdict::GiveUp);
+    }
+
+    /// Half of an entry is new and half is old, as a copy without atomicity leaves it, and then it is whole.
+    #[test]
+    fn a_torn_entry_is_read_again(torn_for in 0..=ATTEMPTS, seed in any::<u64>()) {
+        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }];
+        let mut reader = Reader::new(World::new(&wanted, seed));
+        let mut seen = 0;
+        reader.world.entry.get_mut().tail.generation = 2;
+        reader.writer = Box::new(move |world, _| {
+            if seen == torn_for {
+                world.entry.get_mut().head.generation = 2;
+            }
+            seen += 1;
+        });
+        let (verdict, _) = reader.decide();
+        let wanted = if torn_for < ATTEMPTS { Verdict::Translate } else { Verdict::GiveUp };
+        prop_assert_eq!(verdict, wanted);
+        prop_assert_eq!(reader.world.torn, torn_for);
+    }
+}
+
+#[test]
+fn an_old_heartbeat_yields_only_with_the_flag() {
+    let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }];
+    let mut reader = Reader::new(World::new(&wanted, 1));
+    reader.world.is_old = true;
+    assert_eq!(reader.decide().0, Verdict::Translate);
+    reader.world.entry.get_mut().flags = mesh_abi::FLAG_PLAIN_OK;
+    assert_eq!(reader.decide().0, Verdict::Yield);
+    reader.world.entry.get_mut().flags = mesh_abi::FLAG_CANARY;
+    assert_eq!(reader.decide().0, Verdict::Refuse);
+}
