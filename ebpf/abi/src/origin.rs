@@ -38,6 +38,23 @@ impl Origin {
         }
     }
 
+    /// Writes it to `to` by words: as one assignment it would be a call that moves byte by byte.
+    ///
+    /// # Safety
+    /// `to` is aligned and valid for writes, and nobody else writes it meanwhile.
+    #[inline(always)]
+    pub unsafe fn store(&self, to: *mut Self) {
+        // SAFETY: an `Origin` is eleven aligned words without padding; `to` is as the caller promises.
+        unsafe {
+            let words = core::mem::transmute::<Self, [u32; 11]>(*self);
+            let mut word = 0;
+            while word < words.len() {
+                to.cast::<u32>().add(word).write_volatile(words[word]);
+                word += 1;
+            }
+        }
+    }
+
     /// The frontend, in the form that [`Self::from_words`] takes.
     #[inline(always)]
     pub const fn frontend_words(&self) -> ([u32; 4], u16) {

@@ -76,7 +76,7 @@ fn remember_origin(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice) {
         return;
     }
     // SAFETY: the storage lives as long as the socket, and only the task that connects it writes it.
-    unsafe { *stored = origin };
+    unsafe { origin.store(stored) };
 }
 
 /// Forgets what the socket had dialled earlier.

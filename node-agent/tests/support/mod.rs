@@ -4,6 +4,7 @@
 //! Tests that need it fail with a clear message where it can't be had; none is skipped.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
