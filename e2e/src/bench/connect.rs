@@ -50,10 +50,11 @@ fn variants(ground: &Ground, datapaths: &[Datapath], (port, direct): (u16, u16))
     let cluster_ip = SocketAddr::from((frontend(0), port));
     let backend = SocketAddr::from((backend(0), direct));
     let first = datapaths.first().context("no datapath")?;
-    let variant = |name: &str, cgroup: &crate::lab::cgroup::Cgroup, netns: usize, target| -> Result<Variant> {
-        let netns = ground.client(netns)?.name().to_owned();
-        Ok(Variant { name: name.into(), cgroup: cgroup.path().into(), netns, target, program: None })
-    };
+    let variant =
+        |name: &str, cgroup: &crate::lab::cgroup::Cgroup, netns: usize, target| -> Result<Variant> {
+            let netns = ground.client(netns)?.name().to_owned();
+            Ok(Variant { name: name.into(), cgroup: cgroup.path().into(), netns, target, program: None })
+        };
     let mut variants = vec![
         variant("direct", &first.cgroup, 0, backend)?,
         variant("direct_again", &first.cgroup, 0, backend)?,
