@@ -59,10 +59,7 @@ type Measure = fn(Effort) -> Result<Vec<Row>>;
 
 /// Each measurement builds its own world and ends it.
 /// Unconnected UDP per message belongs here, beside `connect`, once the programs translate it.
-const ALL: &[(&str, Measure)] = &[
-    ("connect", connect::measure),
-    ("hooks", hooks::measure),
-];
+const ALL: &[(&str, Measure)] = &[("connect", connect::measure), ("hooks", hooks::measure)];
 
 /// Measures, shows and writes.
 pub fn run(args: &Args) -> Result<()> {

@@ -7,7 +7,11 @@ use clap::{Parser, Subcommand};
 use mesh_e2e::bench;
 
 #[derive(Parser)]
-#[command(name = "bench", about = "What the product costs, beside what it replaces", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "bench",
+    about = "What the product costs, beside what it replaces",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(flatten)]
     args: bench::Args,
