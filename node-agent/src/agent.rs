@@ -7,8 +7,8 @@ use mesh_kv::backoff::Backoff;
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::{Identity, IdentityError};
 use mesh_runtime::shutdown::SignalError;
-use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Registry, Supervisor, SupervisorError};
-use mesh_source::{Source, SourceMetrics};
+use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
+use mesh_source::Source;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +18,9 @@ use crate::config::{RunArgs, names_file, own_ranges, socket};
 use crate::datapath::canary;
 use crate::datapath::programs::ProgramsError;
 use crate::install::{Installed, install};
-use crate::merge;
 use crate::merge::merger::Merger;
 use crate::merge::task::{Inputs, MergeTask, Outputs, Settings, Start};
-use crate::peers;
+use crate::metrics::Metrics;
 use crate::peers::folder::{FolderConfig, PeerFolder};
 
 /// For all tasks to end after a signal.
@@ -59,23 +58,22 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let admin_socket = AdminServer::bind(Listen::Unix(socket(&args.pins.instance_dir()))).await?;
     let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
 
-    let mut registry = Registry::new("node-agent", env!("CARGO_PKG_VERSION"));
+    let (registry, metrics) = Metrics::register();
     let readiness = Readiness::default();
-    let source = Source::new(&args.source, SourceMetrics::register(registry.root()));
+    let source = Source::new(&args.source, metrics.source);
     let events = Events::default();
-    let peer_metrics = peers::metrics::Metrics::register(registry.root());
     let (folder, peer_set) = PeerFolder::new(
         folder_config(args, &identity),
         supervisor.child("peers"),
         events.clone(),
-        peer_metrics,
+        metrics.peers,
     );
     let (query, queries) = mpsc::channel(QUERIES);
     let installed = install(&args.pins, &args.datapath, &events)?;
     let cgroup = installed.installation.cgroup().to_owned();
     let outputs = Outputs {
         events: events.clone(),
-        metrics: merge::metrics::Metrics::register(registry.root()),
+        metrics: metrics.merge,
         planned: readiness.condition("plan", "waiting for the own source's first full list"),
         names_file: names_file(&args.pins.instance_dir()),
     };

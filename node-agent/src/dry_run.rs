@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_runtime::args::{Identity, IdentityError};
-use mesh_runtime::{Registry, Supervisor, SupervisorError};
-use mesh_source::{Source, SourceMetrics};
+use mesh_runtime::{Supervisor, SupervisorError};
+use mesh_source::Source;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -17,8 +17,9 @@ use crate::datapath::maps::{MapError, Maps};
 use crate::datapath::restore::restore;
 use crate::datapath::text;
 use crate::merge::merger::Merger;
+use crate::metrics::Metrics;
+use crate::peers::PeerSet;
 use crate::peers::folder::PeerFolder;
-use crate::peers::{PeerSet, metrics};
 
 /// How long sources and peers may take to say everything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,12 +43,12 @@ pub async fn plan(args: &RunArgs) -> Result<Vec<String>, DryRunError> {
     let identity = args.identity()?;
     let actual = actual(args)?;
     let mut supervisor = Supervisor::new("dry-run", Default::default());
-    let mut registry = Registry::new("node-agent", env!("CARGO_PKG_VERSION"));
-    let source = Source::new(&args.source, SourceMetrics::register(registry.root()));
+    let (_, metrics) = Metrics::register();
+    let source = Source::new(&args.source, metrics.source);
     let (mut local, token) = (source.snapshots(), supervisor.token());
-    let metrics = metrics::Metrics::register(registry.root());
     let config = folder_config(args, &identity);
-    let (folder, peers) = PeerFolder::new(config, supervisor.child("peers"), Events::default(), metrics);
+    let (folder, peers) =
+        PeerFolder::new(config, supervisor.child("peers"), Events::default(), metrics.peers);
     supervisor.spawn("source", source.run(token));
     supervisor.spawn("peers", folder.run());
 

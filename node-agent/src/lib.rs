@@ -8,4 +8,5 @@ pub mod datapath;
 pub mod dry_run;
 pub mod install;
 pub mod merge;
+pub mod metrics;
 pub mod peers;

@@ -14,12 +14,15 @@ use crate::datapath::actual::Actual;
 use crate::datapath::plan::Plan;
 
 /// A map of the datapath.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are label values")]
 pub enum Map {
-    Services,
-    Slots,
-    Backends,
+    services,
+    slots,
+    backends,
 }
+
+const MAPS: [Map; 3] = [Map::services, Map::slots, Map::backends];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MapLabel {
@@ -87,6 +90,7 @@ impl Metrics {
             refused: Gauge::default(),
             connects: Family::default(),
         };
+        metrics.show_all_series();
         let merge = registry.sub_registry_with_prefix("merge");
         merge.register("passes", "Plans written", metrics.passes.clone());
         merge.register("failures", "Plans that a map refused", metrics.failures.clone());
@@ -110,6 +114,18 @@ impl Metrics {
         metrics
     }
 
+    /// A series that appears only with its first event can't be alerted on.
+    fn show_all_series(&self) {
+        for map in MAPS {
+            drop(self.writes.get_or_create(&MapLabel { map }));
+            drop(self.used.get_or_create(&MapLabel { map }));
+            drop(self.capacity.get_or_create(&MapLabel { map }));
+        }
+        for outcome in OUTCOMES {
+            drop(self.connects.get_or_create(&OutcomeLabel { outcome }));
+        }
+    }
+
     pub(super) fn planned(&self, plan: &Plan, seconds: f64) {
         self.passes.inc();
         self.pending.set(0);
@@ -117,9 +133,9 @@ impl Metrics {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(now.as_secs_f64());
         let writes = [
-            (Map::Services, plan.services.len() + plan.deleted.len()),
-            (Map::Slots, plan.slots.len()),
-            (Map::Backends, plan.backends.len()),
+            (Map::services, plan.services.len() + plan.deleted.len()),
+            (Map::slots, plan.slots.len()),
+            (Map::backends, plan.backends.len()),
         ];
         for (map, count) in writes {
             self.writes.get_or_create(&MapLabel { map }).inc_by(count as u64);
@@ -135,9 +151,9 @@ impl Metrics {
         self.refused.set(refused as i64);
         let capacity = actual.capacity();
         let rows = [
-            (Map::Services, actual.frontend_count() as i64, capacity.services),
-            (Map::Slots, i64::from(capacity.slots - actual.free_slots()), capacity.slots),
-            (Map::Backends, actual.backend_count() as i64, capacity.backends),
+            (Map::services, actual.frontend_count() as i64, capacity.services),
+            (Map::slots, i64::from(capacity.slots - actual.free_slots()), capacity.slots),
+            (Map::backends, actual.backend_count() as i64, capacity.backends),
         ];
         for (map, used, size) in rows {
             let label = MapLabel { map };

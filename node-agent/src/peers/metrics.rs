@@ -1,8 +1,7 @@
 //! What the peers' tasks count.
 
-use std::collections::BTreeMap;
-
 use mesh_model::name::ClusterName;
+use mesh_model::record::Reason;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -97,8 +96,10 @@ impl Metrics {
         let label = PeerLabel { peer: peer() };
         self.services.get_or_create(&label).set(count(status.snapshot.services.len()));
         self.backends.get_or_create(&label).set(count(status.snapshot.endpoints));
-        let by_reason: BTreeMap<_, _> = status.snapshot.rejected.clone();
-        for (reason, total) in by_reason {
+        // A series that appears only with its first event can't be alerted on.
+        drop(self.disconnects.get_or_create(&label));
+        for reason in Reason::ALL {
+            let total = status.snapshot.rejected.get(&reason).copied().unwrap_or_default();
             let label = RejectionLabel { peer: peer(), reason: reason.as_str() };
             self.rejected.get_or_create(&label).set(i64::try_from(total).unwrap_or(i64::MAX));
         }
@@ -113,7 +114,7 @@ impl Metrics {
         self.services.remove(&PeerLabel { peer: peer() });
         self.backends.remove(&PeerLabel { peer: peer() });
         self.disconnects.remove(&PeerLabel { peer: peer() });
-        for reason in mesh_model::record::Reason::ALL {
+        for reason in Reason::ALL {
             self.rejected.remove(&RejectionLabel { peer: peer(), reason: reason.as_str() });
         }
     }

@@ -1,0 +1,27 @@
+//! All metrics of the agent, registered in one place, so that none is missing from its documentation.
+
+use mesh_runtime::Registry;
+use mesh_source::SourceMetrics;
+
+use crate::{merge, peers};
+
+/// The metrics of all modules.
+pub struct Metrics {
+    pub source: SourceMetrics,
+    pub peers: peers::metrics::Metrics,
+    pub merge: merge::metrics::Metrics,
+}
+
+impl Metrics {
+    /// Registers everything that the agent counts.
+    pub fn register() -> (Registry, Self) {
+        let mut registry = Registry::new("node-agent", env!("CARGO_PKG_VERSION"));
+        let root = registry.root();
+        let metrics = Self {
+            source: SourceMetrics::register(root),
+            peers: peers::metrics::Metrics::register(root),
+            merge: merge::metrics::Metrics::register(root),
+        };
+        (registry, metrics)
+    }
+}

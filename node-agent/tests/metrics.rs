@@ -1,0 +1,48 @@
+//! The document of metrics is complete and true.
+
+mod document;
+
+use std::time::Duration;
+
+use mesh_model::fence::OwnRanges;
+use mesh_model::name::{ClusterId, ClusterName};
+use mesh_runtime::Supervisor;
+use mesh_source::metrics::{Kind, KindLabels, ReasonLabels};
+use node_agent::admin::events::Events;
+use node_agent::metrics::Metrics;
+use node_agent::peers::folder::{FolderConfig, PeerFolder};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn every_metric_is_documented_with_type_and_labels() {
+    let (registry, metrics) = Metrics::register();
+    // Series that come with a first object or problem of the source.
+    drop(metrics.source.objects.get_or_create(&KindLabels { kind: Kind::service }));
+    let label = ReasonLabels { reason: mesh_source::Reason::syntax };
+    drop(metrics.source.rejections.get_or_create(&label));
+    drop(metrics.source.problems.get_or_create(&label));
+    // Series that come with a first peer; nobody answers there.
+    let folder = tempfile::tempdir().unwrap();
+    let file = "id: 2\nendpoints: [\"http://127.0.0.1:1\"]\nranges: declared\n";
+    std::fs::write(folder.path().join("yavin.yaml"), file).unwrap();
+    let config = FolderConfig {
+        folder: folder.path().into(),
+        own_name: ClusterName::new("hoth").unwrap(),
+        own_id: ClusterId::new(1).unwrap(),
+        own_ranges: OwnRanges::default(),
+        identity: None,
+    };
+    let mut supervisor = Supervisor::new("test", Default::default());
+    let (peers, mut set) =
+        PeerFolder::new(config, supervisor.child("peers"), Events::default(), metrics.peers);
+    supervisor.spawn("peers", peers.run());
+    let known = tokio::time::timeout(DEADLINE, set.wait_for(|set| !set.peers.is_empty())).await;
+    drop(known.expect("the folder is read").unwrap());
+    let text = registry.encode();
+    // The text leaves families without series out; the registry's own dump shows them.
+    let registered = format!("{registry:?}").matches("Descriptor { name: ").count();
+    assert_eq!(registered, text.matches("# TYPE ").count(), "a family has no series:\n{text}");
+    document::assert_documented(&text, &["Both binaries", "node-agent"]);
+    supervisor.stop(DEADLINE).await.unwrap();
+}
