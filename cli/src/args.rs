@@ -6,18 +6,32 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_model::name::ServiceName;
 
+const EXAMPLES: &str = "\
+Where may connects to a service go, and how many went there?
+  clustermesh service list
+  clustermesh service show default/rebel-base
+Is a peer there, and if not, why?
+  clustermesh peer list
+What did a change of the maps change?
+  clustermesh bpf dump > before; clustermesh bpf dump | diff before -";
+
+/// How to use what `completion` prints.
+const COMPLETION: &str = "\
+For this shell only:   source <(clustermesh completion bash)
+For every new one:     clustermesh completion bash > /etc/bash_completion.d/clustermesh";
+
 /// Shows what the mesh does on this node.
 ///
 /// Asks the node agent over its admin socket; `bpf dump` reads the pinned maps and needs no agent. Exits with 1
 /// when something could not be shown, with 2 when the command line is wrong.
 #[derive(Debug, Parser)]
-#[command(name = "clustermesh", version)]
+#[command(name = "clustermesh", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub agent: AgentArgs,
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    #[command(flatten)]
+    pub agent: AgentArgs,
     #[command(subcommand)]
     pub noun: Noun,
 }
@@ -45,29 +59,42 @@ pub(crate) enum Noun {
         verb: BpfVerb,
     },
     /// Prints the completion script of a shell.
-    Completion { shell: Shell },
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell that shall complete flags and subcommands.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceVerb {
     /// One line per frontend and cluster: tier, weight, backends and connections.
+    ///
+    /// The lowest TIER with a usable backend takes all connections, shared by WEIGHT. A cluster shown as #ID has no
+    /// peer file any more. -o wide adds why a frontend is not as desired.
     #[command(visible_alias = "ls")]
     List {
         /// Only services of this namespace.
-        #[arg(short, long)]
+        #[arg(short, long, value_name = "NAME")]
         namespace: Option<String>,
     },
     /// One service with its backends.
-    Show { service: ServiceName },
+    Show {
+        /// The service, as NAMESPACE/NAME.
+        #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+        service: ServiceName,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackendVerb {
     /// One line per frontend and backend.
+    ///
+    /// `terminating` backends are used only when nothing better is left, `quarantined` ones only when nothing else is.
     #[command(visible_alias = "ls")]
     List {
         /// Only backends of this service, as NAMESPACE/NAME.
-        #[arg(short, long, value_name = "NAMESPACE/NAME")]
+        #[arg(short, long, value_name = "NAMESPACE/NAME", value_parser = service)]
         service: Option<ServiceName>,
         /// Only backends of this cluster.
         #[arg(short, long, value_name = "NAME")]
@@ -78,15 +105,24 @@ pub(crate) enum BackendVerb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerVerb {
     /// One line per peer file.
+    ///
+    /// `synced` means known and followed; `disconnected` that what was known stays in use; `refused` that the peer
+    /// file, or what the peer says of itself, is wrong. REASON says what to do.
     #[command(visible_alias = "ls")]
     List,
     /// One peer with the records that were refused.
-    Show { peer: String },
+    Show {
+        /// The peer's cluster name: the stem of its file.
+        #[arg(value_name = "NAME")]
+        peer: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BpfVerb {
     /// One sorted line per map entry, with names instead of numbers; two dumps can be compared with diff.
+    ///
+    /// Needs root. Names come from <run-dir>/<instance>/names, which the agent writes; without it numbers stand.
     Dump,
 }
 
@@ -135,6 +171,13 @@ pub(crate) enum Output {
     Json,
     /// The same as YAML.
     Yaml,
+}
+
+fn service(text: &str) -> Result<ServiceName, String> {
+    text.parse().map_err(|error| match text.contains('/') {
+        true => format!("{error}"),
+        false => format!("write NAMESPACE/NAME, e.g. default/{text}"),
+    })
 }
 
 pub(crate) fn completion(shell: Shell) {

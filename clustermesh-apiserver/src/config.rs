@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use mesh_kv::dial::DialerError;
@@ -21,7 +22,16 @@ Example, without Kubernetes:
       --source manifests:/etc/clustermesh/manifests \\
       --etcd-endpoint https://127.0.0.1:2379 --etcd-tls-dir /etc/clustermesh/tls
 What it wrote:
-  etcdctl get --prefix clustermesh/v1/";
+  etcdctl get --prefix clustermesh/v1/
+Whether peers see everything, and if not, why:
+  curl http://ADDRESS:PORT/readyz
+
+Exits with 0 after SIGTERM or SIGINT, with 2 when the command line is wrong, with 1 when something else is.";
+
+/// How to use what `completion` prints.
+const COMPLETION: &str = "\
+For this shell only:   source <(clustermesh-apiserver completion bash)
+For every new one:     clustermesh-apiserver completion bash > /etc/bash_completion.d/clustermesh-apiserver";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -42,7 +52,27 @@ impl Invocation {
             Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
             None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
         };
-        parsed.map_err(|error| error.format(&mut command))
+        let invocation = parsed.map_err(|error| error.format(&mut command))?;
+        if let Self::Run(args) = &invocation {
+            args.identity().and_then(|_| args.dialer()).map_err(|error| Self::refusal(&error))?;
+        }
+        Ok(invocation)
+    }
+
+    /// The refusal of a command line whose flags are wrong in a way that only shows later.
+    pub fn refusal(error: &dyn std::error::Error) -> clap::Error {
+        Self::command().error(ErrorKind::ValueValidation, mesh_kv::fault::chain(error))
+    }
+
+    /// The completion script of a shell.
+    pub fn completion(shell: Shell) -> String {
+        const NAME: &str = "clustermesh-apiserver";
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), NAME, &mut script);
+        let script = String::from_utf8(script).expect("scripts are text");
+        // clap_complete spells a hyphen of the binary's name in two ways (clap-rs/clap#6421), so that bash would
+        // complete nothing behind a subcommand.
+        script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
     }
 
     /// The whole command line.
@@ -56,7 +86,11 @@ impl Invocation {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Prints the completion script of a shell.
-    Completion { shell: Shell },
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell that shall complete flags and subcommands.
+        shell: Shell,
+    },
 }
 
 /// Exports this cluster's global Services to its etcd, for the node-agents of its peers.
@@ -168,11 +202,6 @@ mod tests {
         }
     }
 
-    fn dialer_error(more: &[&str]) -> String {
-        let error = parse(more).unwrap().dialer().unwrap_err();
-        mesh_kv::fault::chain(&error)
-    }
-
     #[test]
     fn the_command_line_becomes_an_identity_and_a_dialer() {
         let args = parse(&["--etcd-endpoint=http://127.0.0.1:2379", "--etcd-endpoint=http://127.0.0.2:2379"])
@@ -187,8 +216,8 @@ mod tests {
     fn bad_endpoints_are_refused_with_the_remedy() {
         assert!(parse(&[]).unwrap_err().contains("--etcd-endpoint"));
         assert!(parse(&["--etcd-endpoint=127.0.0.1"]).unwrap_err().contains("write https://HOST:PORT"));
-        assert!(dialer_error(&["--etcd-endpoint=https://a"]).contains("--etcd-tls-dir"));
-        assert!(dialer_error(&["--etcd-endpoint=http://a,http://a"]).contains("named twice"));
+        assert!(parse(&["--etcd-endpoint=https://a"]).unwrap_err().contains("--etcd-tls-dir"));
+        assert!(parse(&["--etcd-endpoint=http://a,http://a"]).unwrap_err().contains("named twice"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Starts the exporter and says why it ended.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,9 +10,8 @@ fn main() -> ExitCode {
     let done = match Invocation::parse_from(std::env::args_os()) {
         Ok(Invocation::Run(args)) => run(&args),
         Ok(Invocation::Command(Command::Completion { shell })) => {
-            let name = env!("CARGO_PKG_NAME");
-            clap_complete::generate(shell, &mut Invocation::command(), name, &mut io::stdout());
-            Ok(())
+            let script = Invocation::completion(shell);
+            io::stdout().write_all(script.as_bytes()).context("writing the script")
         }
         // Prints help and version as well, and chooses the exit status.
         Err(error) => error.exit(),
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
-    mesh_runtime::logs::init(&args.log)?;
+    mesh_runtime::logs::init(&args.log).unwrap_or_else(|error| Invocation::refusal(&error).exit());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -319,13 +319,6 @@ fn an_exporter_that_froze_and_was_replaced_writes_nothing_when_it_thaws() {
 }
 
 #[test]
-fn the_help_is_a_contract() {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_clustermesh-apiserver")).env_clear().arg("--help").output().unwrap();
-    insta::assert_snapshot!("help", String::from_utf8(output.stdout).unwrap());
-}
-
-#[test]
 fn etcd_is_reached_over_mutual_tls() {
     let dir = tempfile::tempdir().unwrap();
     let tls = dir.path().join("tls");

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use mesh_model::fence::OwnRanges;
@@ -18,9 +19,17 @@ Example, without Kubernetes:
   node-agent --cluster-name hoth --cluster-id 2 --node-name hoth-1 \\
       --pod-cidr 10.2.0.0/16 --node-cidr 192.168.2.0/24 --service-cidr 10.102.0.0/16 \\
       --source manifests:/etc/clustermesh/manifests --peers-dir /etc/clustermesh/peers
+What it would write, without touching anything: the same with --dry-run.
 What it does:
   clustermesh service list
-  clustermesh peer list";
+  clustermesh peer list
+
+Exits with 0 after SIGTERM or SIGINT, with 2 when the command line is wrong, with 1 when something else is.";
+
+/// How to use what `completion` prints.
+const COMPLETION: &str = "\
+For this shell only:   source <(node-agent completion bash)
+For every new one:     node-agent completion bash > /etc/bash_completion.d/node-agent";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -44,7 +53,27 @@ impl Invocation {
             Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
             None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
         };
-        parsed.map_err(|error| error.format(&mut command))
+        let invocation = parsed.map_err(|error| error.format(&mut command))?;
+        if let Self::Run(args) = &invocation {
+            args.identity().map_err(|error| Self::refusal(&error))?;
+        }
+        Ok(invocation)
+    }
+
+    /// The refusal of a command line whose flags are wrong in a way that only shows later.
+    pub fn refusal(error: &dyn std::error::Error) -> clap::Error {
+        Self::command().error(ErrorKind::ValueValidation, mesh_kv::fault::chain(error))
+    }
+
+    /// The completion script of a shell.
+    pub fn completion(shell: Shell) -> String {
+        const NAME: &str = "node-agent";
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), NAME, &mut script);
+        let script = String::from_utf8(script).expect("scripts are text");
+        // clap_complete spells a hyphen of the binary's name in two ways (clap-rs/clap#6421), so that bash would
+        // complete nothing behind a subcommand.
+        script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
     }
 
     /// The whole command line.
@@ -58,9 +87,16 @@ impl Invocation {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Removes the programs and maps of an instance from this node: links first, then maps.
+    ///
+    /// Connections that stand go on; new ones to ClusterIPs are left to kube-proxy, or to nobody. Stop the agent
+    /// before: deleting or stopping an agent is not uninstalling. Says so where there is nothing to remove.
     Uninstall(PinArgs),
     /// Prints the completion script of a shell.
-    Completion { shell: Shell },
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell that shall complete flags and subcommands.
+        shell: Shell,
+    },
     /// Dials the canary from a cgroup; for the agent's own use.
     #[command(hide = true)]
     Canary {
@@ -126,6 +162,9 @@ pub struct PeerArgs {
     #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", default_value = "/etc/clustermesh/peers")]
     pub peers_dir: PathBuf,
     /// Folder with tls.crt and tls.key: this cluster's identity towards all peers.
+    ///
+    /// Needed where a peer asks for a client certificate. Read anew at every connection, so rotated certificates need
+    /// no restart. Whom to trust stands in each peer's file.
     #[arg(long, env = "CLUSTERMESH_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
 }
@@ -133,16 +172,24 @@ pub struct PeerArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Datapath")]
 pub struct DatapathArgs {
-    /// This node's name.
+    /// This node's name, as its Node object has it.
     #[arg(long, env = "CLUSTERMESH_NODE_NAME", value_name = "NAME")]
     pub node_name: NodeName,
     /// The cgroup v2 directory whose processes are served; without it the root, found in the mount table.
+    ///
+    /// Connects of processes elsewhere are not translated. In a container the host's root must be mounted: its own
+    /// namespace's looks like it, but holds nobody else.
     #[arg(long, env = "CLUSTERMESH_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
     /// Leave services that kube-proxy serves too to it when the agent has been dead for so long. 0s: never.
+    ///
+    /// Where Services come from manifests nobody else serves them, and the maps go on balancing for ever.
     #[arg(long, env = "CLUSTERMESH_YIELD_AFTER", value_name = "DURATION", default_value = "2m", value_parser = duration)]
     pub yield_after: Duration,
     /// Room for so many frontends (ClusterIP, port, protocol); about 450 bytes each once used.
+    ///
+    /// Another size than that of the pinned maps builds new ones beside them and swaps, without a gap; so do the
+    /// three flags below. What finds no room keeps what it has and is shown by `clustermesh service list -o wide`.
     #[arg(long, env = "CLUSTERMESH_MAX_SERVICES", value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub max_services: u32,
     /// Room for so many backends over all frontends; 8 bytes each, taken at once.
@@ -155,6 +202,9 @@ pub struct DatapathArgs {
     #[arg(long, env = "CLUSTERMESH_MAX_COUNTERS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub max_counters: u32,
     /// Print what would be written to the maps, one line per write, and exit; nothing is touched.
+    ///
+    /// Source and peers have 10 s each to say everything; peers that don't are named in the log and left as they
+    /// are.
     #[arg(long)]
     pub dry_run: bool,
 }

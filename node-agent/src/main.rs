@@ -1,6 +1,6 @@
 //! Starts the agent and says why it ended.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
-    mesh_runtime::logs::init(&args.log)?;
+    mesh_runtime::logs::init(&args.log).unwrap_or_else(|error| Invocation::refusal(&error).exit());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -48,8 +48,8 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Invocation::command(), "node-agent", &mut io::stdout());
-            Ok(())
+            let script = Invocation::completion(shell);
+            io::stdout().write_all(script.as_bytes()).context("writing the script")
         }
         Command::Canary { cgroup } => canary::dial(&cgroup).map_err(|said| anyhow!(said)),
     }
