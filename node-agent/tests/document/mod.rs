@@ -1,4 +1,5 @@
 //! Compares `docs/metrics.md` with what a process exports. Shared by the tests of both binaries.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! Runs a real binary's command line. Shared by the tests of all binaries.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 use std::process::{Command, Output};
 

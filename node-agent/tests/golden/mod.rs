@@ -1,6 +1,7 @@
 //! Golden files: `tests/golden/NAME` of the crate under test. Shared by the tests of all binaries.
 //!
 //! They are contracts. `UPDATE_GOLDEN=1 cargo test -p CRATE` writes them; look at the difference before you commit it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
 use std::path::Path;
 
