@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::metrics::Metrics;
 use super::peer::PeerTask;
 use super::{Link, PeerSet, PeerStatus};
-use crate::admin::api::{Event, unix_us};
+use crate::admin::api::{Event, PeerState, unix_us};
 use crate::admin::events::Events;
 
 /// Folders that inotify does not report on, or that were replaced, are read this often.
@@ -46,20 +46,31 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Changes one peer's status, if its file is still there.
-    pub(super) fn show(&self, name: &ClusterName, change: impl FnOnce(&mut PeerStatus)) {
-        self.set.send_modify(|set| {
-            let Some(status) = Arc::make_mut(set).peers.get_mut(name) else { return };
-            let before = status.state();
-            change(status);
-            let (state, reason) = status.state();
-            self.metrics.show(name, status);
-            if before.0 != state {
-                tracing::info!(peer = %name, %state, reason, "peer changed its state");
-                let at_unix_us = unix_us(SystemTime::now());
-                self.events.publish(Event::PeerState { at_unix_us, peer: name.to_string(), state, reason });
+    /// Changes the status of the peer of a file, if that file is still there as it was: a task that was told to
+    /// stop may have a last word.
+    pub(super) fn show(&self, file: &Arc<PeerFile>, change: impl FnOnce(&mut PeerStatus)) {
+        let current = |status: &PeerStatus| status.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, file));
+        self.set.send_if_modified(|set| {
+            if !set.peers.get(&file.name).is_some_and(current) {
+                return false;
             }
+            let Some(status) = Arc::make_mut(set).peers.get_mut(&file.name) else { return false };
+            let (before, _) = status.state();
+            change(status);
+            self.announce(&file.name, Some(before), status);
+            true
         });
+    }
+
+    /// Shows a status in the metrics, and in log and events if the state is another than before.
+    fn announce(&self, name: &ClusterName, before: Option<PeerState>, status: &PeerStatus) {
+        self.metrics.show(name, status);
+        let (state, reason) = status.state();
+        if before != Some(state) {
+            tracing::info!(peer = %name, %state, reason, "peer changed its state");
+            let at_unix_us = unix_us(SystemTime::now());
+            self.events.publish(Event::PeerState { at_unix_us, peer: name.to_string(), state, reason });
+        }
     }
 }
 
@@ -134,10 +145,11 @@ impl PeerFolder {
             if let Some((_, task)) = self.tasks.remove(name) {
                 task.stop();
             }
-            self.board.metrics.forget(name);
         }
         // The tasks show what they find in what is published here.
         self.publish();
+        // From here on no task shows these peers again.
+        change.removed.iter().for_each(|name| self.board.metrics.forget(name));
         for name in &change.changed {
             self.restart(name);
         }
@@ -180,7 +192,7 @@ impl PeerFolder {
         tracing::info!(peer = %name, id = %file.id, "following the peer");
         let fence = Fence::new(file.ranges.clone(), self.config.own_ranges.clone());
         let pin = PeerPin { name: name.clone(), id: file.id, fence };
-        let task = PeerTask::new(pin, self.board.clone());
+        let task = PeerTask::new(file.clone(), pin, self.board.clone());
         let task = self.supervisor.spawn_stoppable(name.as_str(), |token| task.run(dialer, token));
         if let Some((_, before)) = self.tasks.insert(name.clone(), (file, task)) {
             before.stop();
@@ -206,7 +218,10 @@ impl PeerFolder {
                 && set.claimed == claimed
                 && set.misnamed == misnamed;
             if !unchanged {
-                peers.iter().for_each(|(name, status)| self.board.metrics.show(name, status));
+                for (name, status) in &peers {
+                    let before = set.peers.get(name).map(|before| before.state().0);
+                    self.board.announce(name, before, status);
+                }
                 *set = Arc::new(PeerSet { claimed: claimed.clone(), peers, misnamed: misnamed.clone() });
             }
             !unchanged

@@ -56,6 +56,8 @@ pub enum Phase {
     #[default]
     Connecting,
     Listing,
+    /// Listed and followed, but the peer's exporter has not finished its own first export.
+    Waiting,
     Following,
     Lost,
 }
@@ -71,14 +73,30 @@ impl PeerStatus {
         }
         let state = match self.link.phase {
             Phase::Connecting => PeerState::Connecting,
-            Phase::Listing => PeerState::Listing,
-            Phase::Following if self.snapshot.synced => PeerState::Synced,
-            Phase::Following => PeerState::Listing,
+            Phase::Listing | Phase::Waiting => PeerState::Listing,
+            Phase::Following => PeerState::Synced,
             Phase::Lost => PeerState::Disconnected,
         };
-        let waiting = (self.link.phase == Phase::Following && !self.snapshot.synced)
+        let waiting = (self.link.phase == Phase::Waiting)
             .then(|| "its clustermesh-apiserver has not finished its first export".to_owned());
         (state, self.link.reason.clone().or(waiting).or_else(|| self.file_error.clone()))
+    }
+
+    /// Takes what a task knows of the peer. A task that has just begun, because the file was edited, knows nothing:
+    /// until the peer has spoken to it, what an earlier one learnt of the same cluster stays.
+    fn learn(&mut self, snapshot: Arc<PeerSnapshot>) {
+        let known = &self.snapshot;
+        self.snapshot = if snapshot.synced || !known.synced {
+            snapshot
+        } else {
+            Arc::new(PeerSnapshot {
+                cluster: snapshot.cluster.clone().or_else(|| known.cluster.clone()),
+                synced: true,
+                services: known.services.clone(),
+                endpoints: known.endpoints,
+                ..(*snapshot).clone()
+            })
+        };
     }
 
     /// The peer in the words of the admin API.

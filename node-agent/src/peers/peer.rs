@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_kv::{Change, Dialer, Event, PeerWatch};
-use mesh_model::name::ClusterName;
+use mesh_kv::{Change, Dialer, Event, PeerFile, PeerWatch};
 use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +11,7 @@ use super::{Link, Phase};
 
 /// Follows one peer until the token is cancelled.
 pub(super) struct PeerTask {
-    name: ClusterName,
+    file: Arc<PeerFile>,
     view: PeerView,
     link: Link,
     board: Board,
@@ -21,14 +20,14 @@ pub(super) struct PeerTask {
 }
 
 impl PeerTask {
-    pub(super) fn new(pin: PeerPin, board: Board) -> Self {
-        let mut view = PeerView::new(pin.clone());
-        Self { name: pin.name, shown: view.snapshot(), view, link: Link::default(), board }
+    pub(super) fn new(file: Arc<PeerFile>, pin: PeerPin, board: Board) -> Self {
+        let mut view = PeerView::new(pin);
+        Self { file, shown: view.snapshot(), view, link: Link::default(), board }
     }
 
     pub(super) async fn run(mut self, dialer: Arc<Dialer>, token: CancellationToken) {
-        let name = self.name.clone();
-        PeerWatch::new(dialer, &name).run(token, |event| self.take(event)).await;
+        let file = self.file.clone();
+        PeerWatch::new(dialer, &file.name).run(token, |event| self.take(event)).await;
     }
 
     fn take(&mut self, event: Event) {
@@ -57,8 +56,8 @@ impl PeerTask {
             }
             Event::Disconnected { reason } => {
                 let reason = mesh_kv::fault::chain(&reason);
-                tracing::warn!(peer = %self.name, reason, "connection to the peer lost; what is known stays");
-                self.board.metrics.disconnected(&self.name);
+                tracing::warn!(peer = %self.file.name, reason, "connection to the peer lost; what is known stays");
+                self.board.metrics.disconnected(&self.file.name);
                 self.link = Link { phase: Phase::Lost, endpoint: None, reason: Some(reason), ..self.link };
             }
         }
@@ -76,9 +75,13 @@ impl PeerTask {
         let snapshot = self.view.snapshot();
         self.log_rejections(&snapshot);
         self.shown = snapshot.clone();
-        self.board.show(&self.name, |status| {
-            status.snapshot = snapshot;
-            status.link = self.link.clone();
+        let phase = match self.link.phase {
+            Phase::Following if !snapshot.synced => Phase::Waiting,
+            phase => phase,
+        };
+        self.board.show(&self.file, |status| {
+            status.learn(snapshot);
+            status.link = Link { phase, ..self.link.clone() };
         });
     }
 
@@ -89,7 +92,7 @@ impl PeerTask {
         }
         let known = &self.shown.recent_rejections;
         for rejection in snapshot.recent_rejections.iter().filter(|text| !known.contains(text)) {
-            tracing::warn!(peer = %self.name, %rejection, "refused what the peer says");
+            tracing::warn!(peer = %self.file.name, %rejection, "refused what the peer says");
         }
     }
 }
