@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
@@ -32,14 +31,6 @@ pub(crate) struct Datapath {
     instance: String,
 }
 
-/// What a filling took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Filled {
-    pub(crate) planned: Duration,
-    pub(crate) written: Duration,
-    pub(crate) writes: usize,
-}
-
 impl Datapath {
     pub(crate) fn install(ground: &Ground, instance: &str) -> Result<Self> {
         let cgroup = ground.cgroup(instance)?;
@@ -58,21 +49,18 @@ impl Datapath {
         kernel::program_of("mesh_connect4", &pin_dir(&self.bpffs, &self.instance).join("maps/SERVICES"))
     }
 
-    pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<Filled> {
-        let start = Instant::now();
+    pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<()> {
         let plan = self.actual.plan(services);
-        let planned = start.elapsed();
         ensure!(plan.refused.is_empty(), "no room: {:?}", plan.refused.first());
-        let start = Instant::now();
         apply(self.maps.as_mut(), &plan)?;
-        Ok(Filled { planned, written: start.elapsed(), writes: plan.writes() })
+        Ok(())
     }
 
     /// Fills the maps with so many services of one backend each, from the `from`th ClusterIP on.
     pub(crate) fn fill_up(&mut self, from: usize, count: usize) -> Result<()> {
         let one = |number| service(frontend(number), 80, 1, |at| (backend(number + at), 8080));
         let services = (from..from + count).map(one).collect::<Result<Vec<_>>>()?;
-        self.fill(&services).map(drop)
+        self.fill(&services)
     }
 }
 
