@@ -41,8 +41,6 @@ pub enum RunError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Programs(#[from] ProgramsError),
-    #[error("finding this program's own file for the canary")]
-    OwnFile(#[source] std::io::Error),
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
 }
@@ -80,7 +78,8 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let inputs = Inputs { local: source.snapshots(), peers: peer_set.clone(), queries };
     let task = merge_task(&identity, inputs, outputs, installed);
     let canary_condition = readiness.condition("canary", "waiting for the canary's first answer");
-    let exe = std::env::current_exe().map_err(RunError::OwnFile)?;
+    // The link, not what it leads to: an upgrade may replace or remove that file while this process runs.
+    let exe = std::path::PathBuf::from("/proc/self/exe");
 
     supervisor.spawn("source", source.run(token.clone()));
     supervisor.spawn("peers", folder.run());
