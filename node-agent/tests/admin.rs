@@ -150,7 +150,7 @@ fn services() -> Vec<Service> {
         connections: 17,
         last_resort: 3,
     };
-    let unknown = Group { cluster: None, cluster_id: id(7), tier: 1, demoted: true, ..group.clone() };
+    let unknown = Group { cluster: None, cluster_id: id(7), tier: 1, demoted: true, ..group };
     let frontend = ServiceFrontend {
         address: "10.102.0.1".parse().unwrap(),
         port: 80,
@@ -167,7 +167,7 @@ fn services() -> Vec<Service> {
         plain_ok: false,
         groups: Vec::new(),
         refused: Some("map SLOTS has no room for the group's backends: raise --max-slots".into()),
-        ..frontend.clone()
+        ..frontend
     };
     // What a restarted agent finds before its source has spoken.
     let nameless = Service { service: None, frontends: vec![refused.clone()] };
