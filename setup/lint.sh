@@ -31,6 +31,7 @@ check "format" cargo fmt --all --check
 check "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "the eBPF object" ebpf/check.sh
 check "dependencies" deny
+check "the Helm chart" deploy/chart/check.sh
 if command -v shellcheck >/dev/null; then
     check "shell scripts" scripts
 else
