@@ -2,9 +2,10 @@
 # Installs what the given targets need and the machine lacks, through apt; says what it installs.
 # Where it can't, it says what is missing and how to get it, and exits with 1.
 #
-#   setup/deps.sh [build] [lab] [lint]      (default: build lab)
+#   setup/deps.sh [build] [lab] [lint] [bench]      (default: build lab)
 #
 # build: compile the workspace.   lab: run tests and the demo.   lint: check style, licences and shell scripts.
+# bench: what the product is measured beside.
 set -euo pipefail
 
 # The newest Rust that the workspace asks for, and the oldest kernel on which the lab runs (cgroup.kill).
@@ -64,6 +65,10 @@ need_lab() {
 need_lint() {
     need_rust
     need_program shellcheck shellcheck
+}
+
+need_bench() {
+    need_program nft nftables
 }
 
 # The first of the packages that apt can install.
@@ -145,8 +150,8 @@ main() {
     cd "$root"
     for goal in "${goals[@]}"; do
         case $goal in
-            build | lab | lint) "need_$goal" ;;
-            *) echo "setup/deps.sh: $goal is none of build, lab and lint" >&2; exit 2 ;;
+            build | lab | lint | bench) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab, lint and bench" >&2; exit 2 ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || install_packages

@@ -3,16 +3,25 @@
 //! Owns worlds of its own, made of the lab's parts, and what runs in them. Judges nothing by itself: every row says
 //! what it wanted and whether that was met, and a run succeeds once everything was measured.
 
+mod agent;
+mod change;
 mod connect;
 pub mod dial;
+mod estate;
 mod ground;
 mod hooks;
+mod journal;
 mod kernel;
 mod nft;
+mod propagate;
+mod rate;
 mod row;
+mod scale;
 mod seed;
 pub mod serve;
+mod stage;
 mod stats;
+mod store;
 
 use std::path::PathBuf;
 
@@ -49,6 +58,15 @@ impl Effort {
         if self.quick { 3 } else { 9 }
     }
 
+    /// Runs whose median counts, where each takes many seconds.
+    pub(crate) fn runs(self) -> usize {
+        if self.quick { 1 } else { 3 }
+    }
+
+    pub(crate) fn is_quick(self) -> bool {
+        self.quick
+    }
+
     /// Repetitions: the given number, or a tenth of it.
     pub(crate) fn times(self, full: usize) -> usize {
         if self.quick { full / 10 } else { full }
@@ -59,7 +77,13 @@ type Measure = fn(Effort) -> Result<Vec<Row>>;
 
 /// Each measurement builds its own world and ends it.
 /// Unconnected UDP per message belongs here, beside `connect`, once the programs translate it.
-const ALL: &[(&str, Measure)] = &[("connect", connect::measure), ("hooks", hooks::measure)];
+const ALL: &[(&str, Measure)] = &[
+    ("connect", connect::measure),
+    ("hooks", hooks::measure),
+    ("propagate", propagate::measure),
+    ("scale", scale::measure),
+    ("rate", rate::measure),
+];
 
 /// Measures, shows and writes.
 pub fn run(args: &Args) -> Result<()> {

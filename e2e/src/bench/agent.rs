@@ -1,0 +1,119 @@
+//! A running agent and what it costs, read from outside: the kernel's counts of its process, cgroup and maps.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
+use node_agent::datapath::maps::{Maps, NAMES, pin_dir};
+
+use crate::lab::cgroup::Cgroup;
+use crate::lab::home::Home;
+use crate::lab::http::{self, Door};
+use crate::lab::manifest;
+use crate::lab::process::Process;
+use crate::wait;
+
+use super::estate::Estate;
+use super::journal::Journal;
+use super::store::Store;
+
+/// For heartbeats, which come every second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    process: Process,
+    pid: String,
+    cgroup: Cgroup,
+    peers: PathBuf,
+    home: Arc<Home>,
+    instance: String,
+}
+
+impl Agent {
+    pub(super) fn new(
+        process: Process,
+        cgroup: Cgroup,
+        peers: PathBuf,
+        (home, instance): (Arc<Home>, String),
+    ) -> Result<Self> {
+        let pids = fs::read_to_string(cgroup.path().join("cgroup.procs")).context("the agent's cgroup")?;
+        let pid = pids.lines().next().context("the agent's cgroup is empty")?.to_owned();
+        Ok(Self { process, pid, cgroup, peers, home, instance })
+    }
+
+    /// Ends it; its maps go with it.
+    pub(crate) fn end(self) -> Result<()> {
+        self.process.kill()?;
+        let pins = self.home.bpffs().join("clustermesh").join(&self.instance);
+        fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.home.run_dir().join(&self.instance)
+    }
+
+    /// What it says from now on, and what it has said since then.
+    pub(crate) fn journal(&self, since_unix_us: u64) -> Result<Journal> {
+        Journal::follow(self.run_dir().join("agent.sock"), since_unix_us)
+    }
+
+    /// Gives it a peer; the time is that of the file's rename into place.
+    pub(crate) fn join(&self, estate: &Estate, store: &Store) -> Result<u64> {
+        let file = estate.peer_file(&store.endpoint);
+        manifest::write(&self.peers, &format!("{}.yaml", estate.name()), &[file])
+    }
+
+    /// An answer of its admin API.
+    pub(crate) fn admin(&self, path: &str) -> Result<serde_json::Value> {
+        let text = http::fetch(&Door::Unix(self.run_dir().join("agent.sock")), path)?;
+        serde_json::from_str(&text).with_context(|| format!("the answer to {path}"))
+    }
+
+    /// Microseconds of CPU that it has used.
+    pub(crate) fn cpu_us(&self) -> Result<f64> {
+        let stat = fs::read_to_string(self.cgroup.path().join("cpu.stat")).context("the agent's CPU time")?;
+        let line = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        Ok(line.context("no usage_usec in cpu.stat")?.parse()?)
+    }
+
+    /// Bytes of memory that are its own: heap and stacks, neither files nor maps.
+    pub(crate) fn heap_bytes(&self) -> Result<f64> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid)).context("the agent's memory")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no RssAnon")?;
+        Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
+    }
+
+    /// Waits until its periodic work has run twice, so that what is needed for a moment only is gone.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let maps = Maps::open_pinned(&self.home.bpffs(), &self.instance)?;
+        let mut last = maps.read_control()?.heartbeat_ns;
+        let mut beats = 0;
+        wait::until("the agent's heartbeat", PATIENCE, || {
+            let now = maps.read_control()?.heartbeat_ns;
+            beats += usize::from(now != last);
+            last = now;
+            ensure!(beats >= 2, "{beats} beats");
+            Ok(())
+        })
+    }
+
+    /// Bytes of kernel memory of all its maps.
+    pub(crate) fn map_bytes(&self) -> Result<f64> {
+        let pins = pin_dir(&self.home.bpffs(), &self.instance).join("maps");
+        NAMES.iter().map(|name| memory_of(&MapData::from_pin(pins.join(name))?)).sum()
+    }
+}
+
+fn memory_of(map: &MapData) -> Result<f64> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.context("no memlock in fdinfo")?.trim().parse()?)
+}

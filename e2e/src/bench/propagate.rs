@@ -1,0 +1,166 @@
+//! From the rename of a manifest in one cluster to the map write on a node of another, through the real processes,
+//! beside what etcd alone takes between the same two places.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::Effort;
+use super::journal::Journal;
+use super::row::{Goal, Row};
+use super::stats::{median, percentile};
+use super::store::Store;
+use crate::lab::address::Plan;
+use crate::lab::manifest::{self, Endpoint, ServiceSpec};
+use crate::lab::{Lab, LabSpec};
+use crate::wait::{self, unix_us};
+
+/// The cluster that changes, and the one that follows.
+const CLUSTERS: [&str; 2] = ["yavin", "hoth"];
+/// Services in both, and backends of each.
+const SERVICES: usize = 100;
+const BACKENDS: u8 = 10;
+/// For one change.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A key that nobody follows.
+const BARE_KEY: &str = "bench/bare";
+
+pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
+    let mut lab = Lab::start(&LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&CLUSTERS) })?;
+    let [writer, reader] = CLUSTERS;
+    for name in CLUSTERS {
+        let cluster = lab.cluster(name)?;
+        (0..SERVICES).try_for_each(|number| declare(cluster.manifests(), cluster.plan(), number))?;
+    }
+    let node = lab.cluster(reader)?.nodes().first().context("a cluster without a node")?;
+    let (socket, netns) = (node.socket(), node.netns().name().to_owned());
+    let writer = lab.cluster(writer)?;
+    let (plan, folder) = (writer.plan(), writer.manifests().to_owned());
+    (0..SERVICES).try_for_each(|number| rewrite(&folder, plan, (number, 0)).map(drop))?;
+    wait_backends(&lab, reader)?;
+    let journal = Journal::follow(socket, unix_us())?;
+    let writer = lab.cluster(CLUSTERS[0])?;
+    let bare = Bare::follow(writer.control().name(), &netns, plan)?;
+    let (mut times, mut bare_times) = (Vec::new(), Vec::new());
+    for change in 0..effort.times(1000) {
+        let number = change % SERVICES;
+        let generation = u8::try_from(change / SERVICES % 100 + 1)?;
+        let renamed_unix_us = rewrite(&folder, plan, (number, generation))?;
+        let (written_unix_us, _) = journal.written(&spec(number).full_name(), PATIENCE)?;
+        times.push(ms(Duration::from_micros(written_unix_us.saturating_sub(renamed_unix_us))));
+        bare_times.push(ms(bare.once()?));
+    }
+    lab.check()?;
+    Ok(rows(&times, &bare_times))
+}
+
+fn rows(times: &[f64], bare: &[f64]) -> Vec<Row> {
+    let beyond = percentile(times, 0.99) - percentile(bare, 0.99);
+    vec![
+        Row::new("propagation_median_ms", median(times), "ms", Goal::AtMost(5.0)),
+        Row::shown("propagation_p99_ms", percentile(times, 0.99), "ms"),
+        Row::shown("bare_etcd_median_ms", median(bare), "ms"),
+        Row::shown("bare_etcd_p99_ms", percentile(bare, 0.99), "ms"),
+        Row::new("propagation_p99_above_bare_ms", beyond, "ms", Goal::AtMost(15.0)),
+    ]
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn spec(number: usize) -> ServiceSpec {
+    ServiceSpec::global(&format!("service-{number}"), usize::from(BACKENDS))
+}
+
+fn declare(folder: &std::path::Path, plan: Plan, number: usize) -> Result<()> {
+    let cluster_ips = plan.cluster_ip(u16::try_from(number)? + 10);
+    let object = manifest::service(&spec(number), cluster_ips);
+    manifest::write(folder, &format!("service-{number}.service.yaml"), &[object])?;
+    Ok(())
+}
+
+/// Writes a service's endpoints, of which one depends on the generation. No pods stand behind them.
+fn rewrite(folder: &std::path::Path, plan: Plan, (number, generation): (usize, u8)) -> Result<u64> {
+    let endpoint = |slot: u8| Endpoint {
+        pod: format!("pod-{slot}"),
+        node: "n1".into(),
+        // One /24 for each service; generations stay below the slots of the other backends.
+        addresses: plan.pod(u8::try_from(number).unwrap_or(u8::MAX), slot),
+        ready: true,
+    };
+    let mut endpoints: Vec<Endpoint> = (0..BACKENDS).map(|slot| endpoint(240 + slot)).collect();
+    endpoints[0] = endpoint(1 + generation);
+    let slices = manifest::slices(&spec(number), &endpoints);
+    manifest::write(folder, &format!("service-{number}.endpoints.yaml"), &slices)
+}
+
+/// Waits until the reader's agent knows all backends.
+fn wait_backends(lab: &Lab, reader: &str) -> Result<()> {
+    let cluster = lab.clusters().iter().find(|cluster| cluster.name() == reader);
+    let node = cluster.and_then(|cluster| cluster.nodes().first()).context("no reader")?;
+    let wanted = SERVICES * usize::from(BACKENDS);
+    wait::until("the agent to know all backends", PATIENCE, || {
+        let known = node.admin("backends")?["items"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(known == wanted, "{known} of {wanted}");
+        Ok(())
+    })
+}
+
+/// etcd alone: a put in the one place, a watch in the other.
+struct Bare {
+    put: Option<mpsc::SyncSender<()>>,
+    took: mpsc::Receiver<Duration>,
+    threads: [Option<JoinHandle<()>>; 2],
+}
+
+impl Bare {
+    fn follow(writer: &str, reader: &str, plan: Plan) -> Result<Self> {
+        let store = Store { endpoint: format!("http://{}:2379", plan.control()[0]) };
+        let (seen_sender, seen) = mpsc::channel();
+        let (ready_sender, ready) = mpsc::channel();
+        let watcher = store.beside(reader.to_owned(), async move |mut client| {
+            let mut stream = client.watch(BARE_KEY, None).await?;
+            ready_sender.send(())?;
+            while let Some(message) = stream.message().await? {
+                // Others say that the watch was made.
+                if !message.events().is_empty() && seen_sender.send(Instant::now()).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        ready.recv_timeout(PATIENCE).context("watching the bare key")?;
+        let (put, orders) = mpsc::sync_channel(1);
+        let (took_sender, took) = mpsc::channel();
+        let putter = store.beside(writer.to_owned(), async move |mut client| {
+            while orders.recv().is_ok() {
+                let started = Instant::now();
+                client.put(BARE_KEY, "x", None).await?;
+                let seen = seen.recv_timeout(PATIENCE).context("the put was not seen")?;
+                took_sender.send(seen.saturating_duration_since(started))?;
+            }
+            // Whoever watches finds that nobody listens, and ends.
+            drop(seen);
+            client.put(BARE_KEY, "x", None).await?;
+            Ok(())
+        })?;
+        Ok(Self { put: Some(put), took, threads: [Some(putter), Some(watcher)] })
+    }
+
+    fn once(&self) -> Result<Duration> {
+        let put = self.put.as_ref().context("already over")?;
+        put.send(()).context("the writer has ended")?;
+        self.took.recv_timeout(PATIENCE).context("the writer does not answer")
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.put = None;
+        // A panic in them has been shown already.
+        self.threads.iter_mut().filter_map(Option::take).for_each(|thread| drop(thread.join()));
+    }
+}
