@@ -86,11 +86,17 @@ impl Invocation {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Removes the programs and maps of an instance from this node: links first, then maps.
+    /// Removes the programs and maps of an instance from this node: links first, then maps, then names and socket.
     ///
     /// Connections that stand go on; new ones to ClusterIPs are left to kube-proxy, or to nobody. Stop the agent
     /// before: deleting or stopping an agent is not uninstalling. Says so where there is nothing to remove.
-    Uninstall(PinArgs),
+    Uninstall {
+        #[command(flatten)]
+        pins: PinArgs,
+        /// Stay until SIGTERM when everything is removed: the pods of a clean-up DaemonSet must not end.
+        #[arg(long)]
+        stay: bool,
+    },
     /// Prints the completion script of a shell.
     #[command(after_help = COMPLETION)]
     Completion {

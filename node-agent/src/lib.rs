@@ -10,3 +10,4 @@ pub mod install;
 pub mod merge;
 pub mod metrics;
 pub mod peers;
+pub mod uninstall;

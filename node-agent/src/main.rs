@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use node_agent::config::{Command, Invocation, RunArgs};
-use node_agent::datapath::{canary, programs};
-use node_agent::{agent, dry_run};
+use node_agent::datapath::canary;
+use node_agent::{agent, dry_run, uninstall};
 
 fn main() -> ExitCode {
     let done = match Invocation::parse_from(std::env::args_os()) {
@@ -41,11 +41,12 @@ fn run(args: &RunArgs) -> anyhow::Result<()> {
 
 fn carry_out(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Uninstall(pins) => {
-            let found = programs::uninstall(&pins.bpffs, &pins.instance)?;
+        Command::Uninstall { pins, stay } => {
+            let stop = uninstall::Stop::watch()?;
+            let found = uninstall::uninstall(&pins)?;
             let what = if found { "removed" } else { "nothing to remove for" };
             println!("{what} instance {}", pins.instance);
-            Ok(())
+            if stay { Ok(stop.wait()?) } else { Ok(()) }
         }
         Command::Completion { shell } => {
             let script = Invocation::completion(shell);

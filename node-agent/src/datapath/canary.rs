@@ -57,14 +57,38 @@ pub async fn probe(exe: &Path, cgroup_root: &Path) -> Result<(), CanaryError> {
 
 /// The child's part: enters the cgroup and dials. The error says what was seen instead of a refusal.
 pub fn dial(cgroup: &Path) -> Result<(), String> {
-    let procs = cgroup.join("cgroup.procs");
-    fs::write(&procs, "0").map_err(|error| format!("entering {}: {error}", procs.display()))?;
+    enter(cgroup)?;
     let IpAddr::V4(v4) = CANARY.address else { return Err("the canary has an IPv4 address".into()) };
     refused(v4.into())?;
     match refused(v4.to_ipv6_mapped().into()) {
         Err(_) if !has_ipv6() => Ok(()),
         outcome => outcome,
     }
+}
+
+/// Enters the cgroup. Where the hierarchy is mounted with nsdelegate (systemd does it), a container can't: the kernel
+/// refuses with ENOENT to move a process across its cgroup namespace's border. Then the dial from where we are proves as
+/// much, if the programs' cgroup isn't our own but one above: whoever is below that is served like us.
+fn enter(cgroup: &Path) -> Result<(), String> {
+    let failed = |path: &Path, error: io::Error| format!("entering {}: {error}", path.display());
+    let procs = cgroup.join("cgroup.procs");
+    match fs::write(&procs, "0") {
+        Ok(()) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) && procs.exists() => {}
+        Err(error) => return Err(failed(&procs, error)),
+    }
+    let root = cgroup.parent().unwrap_or(cgroup);
+    let members = root.join("cgroup.procs");
+    let members = fs::read_to_string(&members).map_err(|error| failed(&members, error))?;
+    if holds(&members, std::process::id()) {
+        return Err(format!("{} is the agent's own cgroup", root.display()));
+    }
+    Ok(())
+}
+
+/// Whether a cgroup.procs lists a process; those of other pid namespaces stand as 0 there.
+fn holds(procs: &str, pid: u32) -> bool {
+    procs.lines().any(|line| line.trim().parse() == Ok(pid))
 }
 
 /// EPERM comes from the programs alone.
@@ -85,4 +109,24 @@ const _: () = assert!(matches!(CANARY.address, IpAddr::V4(address) if is_loopbac
 
 const fn is_loopback(address: Ipv4Addr) -> bool {
     address.octets()[0] == 127
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_by_its_whole_pid() {
+        assert!(holds("1\n17\n", 17));
+        for others in ["", "0\n0\n", "1\n170\n7\n"] {
+            assert!(!holds(others, 17), "{others:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_cgroup_cant_be_entered() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = enter(&folder.path().join("nowhere")).unwrap_err();
+        assert!(error.contains("cgroup.procs"), "{error}");
+    }
 }

@@ -295,15 +295,19 @@ fn cgroup(given: Option<&Path>) -> Result<PathBuf, ProgramsError> {
         };
     }
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(failed("reading", "/proc/self/mounts"))?;
-    let path = cgroup2_mount(&mounts).ok_or(ProgramsError::NoCgroup2)?;
-    let inode = fs::metadata(&path).map_err(failed("reading", &path))?.ino();
-    if inode == ROOT_INODE { Ok(path) } else { Err(ProgramsError::PrivateCgroup { path }) }
+    let mounted: Vec<_> = cgroup2_mounts(&mounts).collect();
+    let is_root = |path: &&PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == ROOT_INODE);
+    if let Some(path) = mounted.iter().find(is_root) {
+        return Ok(path.clone());
+    }
+    let path = mounted.into_iter().next().ok_or(ProgramsError::NoCgroup2)?;
+    Err(ProgramsError::PrivateCgroup { path })
 }
 
-/// The first cgroup v2 mount; on a hybrid host that is not /sys/fs/cgroup itself.
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    let mut fields = mounts.lines().map(|line| line.split(' '));
-    fields.find_map(|mut fields| {
+/// All cgroup v2 mounts: on a hybrid host that is not /sys/fs/cgroup itself, and in a container the runtime's private
+/// view comes before the host's root.
+fn cgroup2_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().map(|line| line.split(' ')).filter_map(|mut fields| {
         let (path, kind) = (fields.nth(1)?, fields.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(path.replace("\\040", " ")))
     })
@@ -338,12 +342,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cgroup2_is_found_on_unified_and_hybrid_hosts() {
+    fn cgroup2_is_found_on_unified_and_hybrid_hosts_and_in_containers() {
+        let found = |mounts| cgroup2_mounts(mounts).collect::<Vec<_>>();
         let unified = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
-        assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(found(unified), [PathBuf::from("/sys/fs/cgroup")]);
         let hybrid = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("none /cgroup2 tmpfs rw 0 0\n"), None);
+        assert_eq!(found(hybrid), [PathBuf::from("/sys/fs/cgroup/unified")]);
+        let container = "cgroup /sys/fs/cgroup cgroup2 ro 0 0\ncgroup2 /host/cgroup cgroup2 rw 0 0\n";
+        assert_eq!(found(container), ["/sys/fs/cgroup", "/host/cgroup"].map(PathBuf::from));
+        assert!(found("none /cgroup tmpfs rw 0 0\n").is_empty());
     }
 }
