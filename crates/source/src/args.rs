@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -96,6 +97,13 @@ impl Source {
     pub fn status(&self) -> watch::Receiver<Arc<Status>> {
         match self {
             Self::Manifests(manifests) => manifests.status(),
+        }
+    }
+
+    /// When the source last said that what it publishes is current; `None` until it has.
+    pub fn confirmed(&self) -> watch::Receiver<Option<Instant>> {
+        match self {
+            Self::Manifests(manifests) => manifests.confirmed(),
         }
     }
 

@@ -34,12 +34,14 @@ pub struct Manifests {
     metrics: SourceMetrics,
     snapshots: channel::Sender<Option<Arc<ClusterSnapshot>>>,
     status: channel::Sender<Arc<Status>>,
+    confirmed: channel::Sender<Option<std::time::Instant>>,
 }
 
 impl Manifests {
     pub fn new(folder: &Path, metrics: SourceMetrics) -> Self {
         let reader = Reader::new(folder, metrics.clone());
-        Self { reader, metrics, snapshots: channel::Sender::default(), status: channel::Sender::default() }
+        let (snapshots, status) = (channel::Sender::default(), channel::Sender::default());
+        Self { reader, metrics, snapshots, status, confirmed: channel::Sender::default() }
     }
 
     /// What the manifests add up to; `None` until the folder has been read once, completely.
@@ -50,6 +52,11 @@ impl Manifests {
     /// What is wrong in the folder.
     pub fn status(&self) -> channel::Receiver<Arc<Status>> {
         self.status.subscribe()
+    }
+
+    /// When the last pass began that found the folder readable; what is published is not older.
+    pub fn confirmed(&self) -> channel::Receiver<Option<std::time::Instant>> {
+        self.confirmed.subscribe()
     }
 
     /// Follows the folder until `token` is cancelled.
@@ -103,6 +110,9 @@ impl Manifests {
         if let Some(snapshot) = pass.snapshot {
             tracing::debug!(services = snapshot.services.len(), nodes = snapshot.nodes.len(), "new snapshot");
             self.snapshots.send_replace(Some(Arc::new(snapshot)));
+        }
+        if let Some(began) = pass.confirmed {
+            self.confirmed.send_replace(Some(began));
         }
     }
 }

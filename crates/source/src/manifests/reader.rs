@@ -34,6 +34,8 @@ pub(crate) struct Pass {
     pub(crate) replaced: bool,
     /// Whether anything had changed.
     pub(crate) moved: bool,
+    /// When the pass began, if what is published is what the folder says.
+    pub(crate) confirmed: Option<Instant>,
 }
 
 /// Owns what is known of a folder.
@@ -75,7 +77,10 @@ impl Reader {
     pub(crate) fn pass(&mut self, hints: &Hints, now: Now) -> Pass {
         let started = Instant::now();
         let pass = match self.folder.scan(hints, now) {
-            Ok(scan) => self.known(scan),
+            Ok(scan) => {
+                let pass = self.known(scan);
+                Pass { confirmed: self.published.then_some(started), ..pass }
+            }
             Err(unknown) => self.unknown(&unknown),
         };
         self.metrics.passes.inc();
@@ -110,6 +115,7 @@ impl Reader {
             again: scan.again,
             replaced: scan.replaced,
             moved: !scan.read.is_empty() || !scan.gone.is_empty(),
+            confirmed: None,
         }
     }
 
