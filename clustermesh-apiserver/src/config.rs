@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use mesh_kv::dial::DialerError;
 use mesh_kv::{Dialer, Endpoint, Tls};
@@ -14,6 +14,8 @@ use mesh_model::fence::OwnRanges;
 use mesh_runtime::args::IdentityError;
 use mesh_runtime::{AdminArgs, IdentityArgs, LogArgs};
 use mesh_source::SourceArgs;
+
+use crate::exporter::COMPACT;
 
 const EXAMPLE: &str = "\
 Example, without Kubernetes:
@@ -142,6 +144,10 @@ pub struct EtcdArgs {
     /// Read anew at every connection, so rotated certificates need no restart.
     #[arg(long = "etcd-tls-dir", env = "CLUSTERMESH_ETCD_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+
+    /// How often the history is compacted; for tests.
+    #[arg(long, hide = true, default_value_t = COMPACT.as_secs(), value_parser = value_parser!(u64).range(1..))]
+    pub compact_every_seconds: u64,
 }
 
 /// Why the flags don't go together.

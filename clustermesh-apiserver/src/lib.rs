@@ -39,11 +39,15 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let mut registry = Registry::new("clustermesh-apiserver", env!("CARGO_PKG_VERSION"));
     let readiness = Readiness::default();
-    let condition = readiness.condition("export", "waiting for the source's first full list");
     let metrics = ExportMetrics::register(registry.root());
     let source = Source::new(&args.source, SourceMetrics::register(registry.root()));
-    let said = exporter::Source { snapshots: source.snapshots(), status: source.status() };
-    let exporter = Exporter::new(identity, dialer, said, condition, metrics);
+    let said = exporter::Source {
+        snapshots: source.snapshots(),
+        status: source.status(),
+        confirmed: source.confirmed(),
+    };
+    let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
+        .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds));
     let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
     let routes = health_routes(readiness, Arc::new(registry));
 

@@ -30,6 +30,7 @@ struct Running {
     source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
     status: watch::Sender<Arc<Status>>,
     readiness: Readiness,
+    registry: Registry,
     task: tokio::task::JoinHandle<()>,
     token: CancellationToken,
     _end: DropGuard,
@@ -49,15 +50,29 @@ impl Running {
         let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
         let (source, snapshots) = watch::channel(None);
         let readiness = Readiness::default();
-        let condition = readiness.condition("export", "the source");
-        let metrics = ExportMetrics::register(Registry::new("test", "0").root());
+        let mut registry = Registry::new("test", "0");
+        let metrics = ExportMetrics::register(registry.root());
         let complete = Status { knowledge: Knowledge::Complete, ..Status::default() };
         let (status, said) = watch::channel(Arc::new(complete));
-        let exporter =
-            Exporter::new(identity, dialer, Source { snapshots, status: said }, condition, metrics);
+        let source_said = Source { snapshots, status: said, confirmed: watch::channel(None).1 };
+        let exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
         let token = CancellationToken::new();
         let task = tokio::spawn(exporter.run(token.clone()));
-        Self { source, status, readiness, task, token: token.clone(), _end: token.drop_guard() }
+        Self { source, status, readiness, registry, task, token: token.clone(), _end: token.drop_guard() }
+    }
+
+    fn has_metric(&self, line: &str) -> bool {
+        self.registry.encode().lines().any(|found| found == line)
+    }
+
+    async fn until_leading(&self) {
+        until("leading", || self.has_metric("clustermesh_export_leading 1")).await;
+    }
+
+    /// A standby is ready although it does not lead: it could at once.
+    async fn until_standing_by(&self) {
+        until("standing by", || self.readiness.is_ready() && self.has_metric("clustermesh_export_leading 0"))
+            .await;
     }
 
     fn say(&self, services: &[(&str, &[u8])]) {
@@ -76,7 +91,9 @@ impl Running {
     }
 
     fn missing(&self) -> String {
-        self.readiness.missing().first().map(|missing| missing.reason.clone()).unwrap_or_default()
+        let missing = self.readiness.missing();
+        let export = missing.iter().find(|missing| missing.condition == "export");
+        export.map(|missing| missing.reason.clone()).unwrap_or_default()
     }
 
     async fn stop(self) {
@@ -206,7 +223,7 @@ async fn leftovers_are_pruned_only_once_the_source_has_spoken() {
     // It leads and shows that it lives, and still removes nothing.
     until("alive", || !etcd.ctl(&["get", "clustermesh/v1/alive/hoth"]).is_empty()).await;
     assert_eq!(stands(&etcd).await, before);
-    assert_eq!(running.missing(), "the source");
+    assert_eq!(running.missing(), "waiting for the source's first full list");
     running.say(&[("ns/a", &[1])]);
     running.until_ready().await;
     let mut expected = ALL_OF_A.to_vec();
@@ -283,10 +300,13 @@ async fn a_successor_of_a_crashed_exporter_takes_over_within_seconds() {
     let started = Instant::now();
     let running = Running::start(&etcd);
     running.say(&[("ns/a", &[1])]);
-    until("standing by", || running.missing().contains("standing by")).await;
-    running.until_ready().await;
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    running.until_standing_by().await;
+    running.until_leading().await;
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!(stands(&etcd).await, before);
+    running.say(&[("ns/a", &[1]), ("ns/b", &[2])]);
+    let after = until_stands(&etcd, "written", |all| all.contains_key("services/hoth/ns/b")).await;
+    assert!(before.iter().all(|(key, at)| after.get(key) == Some(at)), "{:?}", keys(&after));
 }
 
 #[tokio::test]
@@ -331,20 +351,17 @@ async fn a_standby_writes_nothing_until_it_leads() {
     first.until_ready().await;
     let second = Running::start(&etcd);
     second.say(&[("ns/b", &[1])]);
-    until("standing by", || second.missing().contains("standing by")).await;
+    second.until_standing_by().await;
     first.say(&[("ns/a", &[2])]);
     until_stands(&etcd, "written by the first", |all| {
         String::from_utf8_lossy(&all["endpoints/hoth/ns/a/slice-0"].0).contains("10.2.0.2")
     })
     .await;
     first.stop().await;
-    second.until_ready().await;
-    let all = stands(&etcd).await;
-    assert!(
-        all.contains_key("services/hoth/ns/b") && !all.contains_key("services/hoth/ns/a"),
-        "{:?}",
-        keys(&all)
-    );
+    until_stands(&etcd, "written by the second", |all| {
+        all.contains_key("services/hoth/ns/b") && !all.contains_key("services/hoth/ns/a")
+    })
+    .await;
 }
 
 #[tokio::test]

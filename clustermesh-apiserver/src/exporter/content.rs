@@ -39,6 +39,19 @@ impl<'a> Content<'a> {
         self.pruned |= knowledge == Knowledge::Complete;
     }
 
+    /// Whether a snapshot makes a record of this key.
+    pub(super) fn wants(&self, snapshot: &ClusterSnapshot, key: &str) -> bool {
+        match key.parse() {
+            Ok(RecordKey::Service(_, name) | RecordKey::Slice(_, name, _)) => {
+                let service = snapshot.services.get(&name);
+                let entries = service.map(|service| export_service(self.identity, &name, service, 0));
+                entries.is_some_and(|entries| entries.iter().any(|(wanted, _)| wanted == key))
+            }
+            Ok(RecordKey::Node(_, name)) => snapshot.nodes.contains_key(&name),
+            _ => false,
+        }
+    }
+
     /// What is left to be done. On partial knowledge only what was shown before is deleted; the first time that
     /// the knowledge is complete, everything that is left over below the own name is.
     pub(super) fn ops(

@@ -1,5 +1,6 @@
 //! Why nothing is published at the moment.
 
+use mesh_kv::fault::CallReason;
 use mesh_kv::publish::PublishError;
 use mesh_kv::{CallError, DialError};
 use mesh_model::name::{ClusterId, ClusterName};
@@ -40,9 +41,28 @@ impl ExportError {
         matches!(self, Self::ForeignStore { .. } | Self::OtherId { .. } | Self::OtherSchema { .. })
     }
 
+    /// What etcd says of the call that failed.
+    fn call(&self) -> Option<&CallReason> {
+        match self {
+            Self::Call(error) | Self::Publish(PublishError::Call(error)) => Some(&error.reason),
+            _ => None,
+        }
+    }
+
+    /// Whether etcd takes no writes before somebody makes room.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self.call(), Some(CallReason::NoSpace(_)))
+    }
+
+    /// Whether etcd answers, but not as it should.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.call(), Some(CallReason::NoSpace(_) | CallReason::Refused(_)))
+    }
+
     pub(super) fn reason(&self) -> FailureReason {
         match self {
             Self::Dial(_) => FailureReason::Unreachable,
+            _ if self.is_no_space() => FailureReason::NoSpace,
             Self::Call(_) | Self::Publish(PublishError::Call(_)) => FailureReason::Call,
             Self::Publish(PublishError::Fenced) => FailureReason::Fenced,
             Self::Publish(PublishError::Interference { .. }) => FailureReason::Interference,

@@ -1,5 +1,6 @@
 //! What the exporter counts.
 
+use mesh_kv::Alarm;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,8 @@ pub(super) enum FailureReason {
     Interference,
     /// The etcd belongs to another cluster.
     ForeignStore,
+    /// etcd takes no writes before somebody makes room.
+    NoSpace,
 }
 
 /// Prometheus' labels are in snake_case.
@@ -35,13 +38,13 @@ macro_rules! label {
 }
 
 label!(FailureReason: Unreachable = "unreachable", Call = "call", Fenced = "fenced",
-    Interference = "interference", ForeignStore = "foreign_store");
+    Interference = "interference", ForeignStore = "foreign_store", NoSpace = "no_space");
 label!(Operation: Put = "put", Delete = "delete");
 label!(RecordKind: Services = "services", Endpoints = "endpoints", Nodes = "nodes");
 
 impl FailureReason {
-    const ALL: [Self; 5] =
-        [Self::Unreachable, Self::Call, Self::Fenced, Self::Interference, Self::ForeignStore];
+    const ALL: [Self; 6] =
+        [Self::Unreachable, Self::Call, Self::Fenced, Self::Interference, Self::ForeignStore, Self::NoSpace];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +75,28 @@ struct KindLabels {
     kind: RecordKind,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum AlarmName {
+    NoSpace,
+    Corrupt,
+}
+
+label!(AlarmName: NoSpace = "nospace", Corrupt = "corrupt");
+
+impl From<Alarm> for AlarmName {
+    fn from(alarm: Alarm) -> Self {
+        match alarm {
+            Alarm::NoSpace => Self::NoSpace,
+            Alarm::Corrupt => Self::Corrupt,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlarmLabels {
+    alarm: AlarmName,
+}
+
 /// Metrics of the exporter. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct ExportMetrics {
@@ -85,6 +110,9 @@ pub struct ExportMetrics {
     records: Family<KindLabels, Gauge>,
     pub(super) leading: Gauge,
     pub(super) connected: Gauge,
+    pub(super) oversized: Counter,
+    pub(super) oversized_records: Gauge,
+    alarms: Family<AlarmLabels, Gauge>,
 }
 
 impl ExportMetrics {
@@ -101,6 +129,9 @@ impl ExportMetrics {
             records: Family::default(),
             leading: Gauge::default(),
             connected: Gauge::default(),
+            oversized: Counter::default(),
+            oversized_records: Gauge::default(),
+            alarms: Family::default(),
         };
         metrics.show_all_series();
         metrics.enter(registry);
@@ -118,6 +149,7 @@ impl ExportMetrics {
         for kind in [RecordKind::Services, RecordKind::Endpoints, RecordKind::Nodes] {
             drop(self.records.get_or_create(&KindLabels { kind }));
         }
+        Alarm::ALL.iter().for_each(|alarm| self.set_alarm(*alarm, false));
     }
 
     fn enter(&self, registry: &mut Registry) {
@@ -145,13 +177,31 @@ impl ExportMetrics {
         registry.register("export_operations", "Operations applied, by operation", self.operations.clone());
         registry.register("export_records", "Records that stand in etcd, by kind", self.records.clone());
         registry.register("export_leading", "1 while this process may write", self.leading.clone());
+        self.enter_etcd(registry);
+    }
+
+    fn enter_etcd(&self, registry: &mut Registry) {
         registry.register("etcd_connected", "1 while a connection to etcd stands", self.connected.clone());
+        registry.register("etcd_alarms", "1 while etcd has raised the alarm", self.alarms.clone());
+        registry.register(
+            "export_oversized",
+            "Writes of records that fit into no transaction",
+            self.oversized.clone(),
+        );
+        registry.register(
+            "export_oversized_records",
+            "Records that etcd lacks, or holds outdated, because they fit into no transaction",
+            self.oversized_records.clone(),
+        );
     }
 
     pub(super) fn failed(&self, reason: FailureReason) {
         self.failures.get_or_create(&FailureLabels { reason }).inc();
         self.leading.set(0);
-        self.connected.set(0);
+    }
+
+    pub(super) fn set_alarm(&self, alarm: Alarm, stands: bool) {
+        self.alarms.get_or_create(&AlarmLabels { alarm: alarm.into() }).set(stands.into());
     }
 
     pub(super) fn applied(&self, puts: usize, deletes: usize) {

@@ -4,9 +4,12 @@
 //! with etcd needs no treatment of its own. Stopping removes nothing. Never writes to an etcd that holds another
 //! cluster's records.
 
+mod alarms;
 mod content;
 mod fault;
 mod metrics;
+mod oversized;
+mod publication;
 mod session;
 mod standing;
 
@@ -18,12 +21,15 @@ use mesh_kv::election::{Candidate, Leadership};
 use mesh_kv::{Dialer, Session};
 use mesh_model::export::Identity;
 use mesh_model::snapshot::ClusterSnapshot;
-use mesh_runtime::Condition;
+use mesh_runtime::{Condition, Readiness};
 use mesh_source::Status;
 use rustls::crypto::ring;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use alarms::Alarms;
+use oversized::OversizedRecords;
 
 pub use fault::ExportError;
 pub use metrics::ExportMetrics;
@@ -33,6 +39,9 @@ const RESIGN_DEADLINE: Duration = Duration::from_secs(1);
 /// A connection that has lived so long was a success: the next failure starts with the shortest delay.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// How often the history is compacted by default.
+pub const COMPACT: Duration = Duration::from_secs(5 * 60);
+
 /// Where the source says what the cluster consists of.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -40,6 +49,8 @@ pub struct Source {
     pub snapshots: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
     /// Whether what the snapshot does not hold is gone.
     pub status: watch::Receiver<Arc<Status>>,
+    /// When the source last said that the snapshot is current, by the monotonic clock.
+    pub confirmed: watch::Receiver<Option<std::time::Instant>>,
 }
 
 /// Publishes one cluster's records.
@@ -54,27 +65,49 @@ pub struct Exporter {
     /// Goes up with every alive record.
     counter: u64,
     condition: Condition,
+    alarms: Arc<Alarms>,
+    oversized: OversizedRecords,
+    compact_every: Duration,
     metrics: ExportMetrics,
     /// The failure that was logged last, until publishing works again.
     reported: Option<String>,
 }
 
 impl Exporter {
-    /// `condition` holds while etcd shows everything that the source says.
+    /// Adds its conditions to `readiness`: that etcd shows everything that the source says, or that this process
+    /// could take over from the one that leads; and that etcd has raised no alarm.
     pub fn new(
         identity: Identity,
         dialer: Arc<Dialer>,
         source: Source,
-        condition: Condition,
+        readiness: &Readiness,
         metrics: ExportMetrics,
     ) -> Self {
+        let condition = readiness.condition("export", "waiting for the source's first full list");
+        let health = readiness.condition("etcd", "waiting for etcd's first answer");
         let epoch = random::<8>();
         // JSON readers may hold numbers as doubles, which are exact up to 53 bits.
         let epoch = u64::from_be_bytes(epoch) >> 11;
-        let holder = format!("process {} ({epoch:x})", std::process::id());
-        let candidate = Candidate::new(&identity.name, &holder);
-        let (leadership, counter, reported) = (None, 0, None);
-        Self { identity, dialer, source, candidate, leadership, epoch, counter, condition, metrics, reported }
+        Self {
+            candidate: Candidate::new(&identity.name, &holder(epoch)),
+            identity,
+            dialer,
+            source,
+            leadership: None,
+            epoch,
+            counter: 0,
+            condition,
+            alarms: Arc::new(Alarms::new(health, metrics.clone())),
+            oversized: OversizedRecords::new(metrics.clone()),
+            compact_every: COMPACT,
+            metrics,
+            reported: None,
+        }
+    }
+
+    /// Compacts the history so often; readers who were away for a shorter time resume, and need no list.
+    pub fn compacting_every(self, compact_every: Duration) -> Self {
+        Self { compact_every, ..self }
     }
 
     /// Runs until the token is cancelled, whatever etcd does. Then lets a successor take over at once.
@@ -87,6 +120,7 @@ impl Exporter {
                 Err(error) = self.session() => error,
             };
             self.report(&error);
+            self.metrics.connected.set(0);
             if start.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -125,6 +159,12 @@ impl Exporter {
             Err(_) => tracing::debug!("the leadership ends with its lease"),
         }
     }
+}
+
+/// What people know this process by.
+fn holder(epoch: u64) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} process {} ({epoch:x})", host.trim(), std::process::id()).trim_start().to_owned()
 }
 
 /// Microseconds since the Unix epoch, by this machine's clock.

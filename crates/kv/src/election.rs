@@ -2,16 +2,17 @@
 //!
 //! The key hangs on a lease, so that it goes with its holder. What protects the records is not the lease but the
 //! key's create revision, which every transaction compares: a leader that froze, lost the key and thaws writes
-//! nothing. Never waits: a candidate that is not elected asks again later.
+//! nothing. A candidate that is not elected watches the key and learns at once that it is gone.
 
 use std::convert::Infallible;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use mesh_model::name::ClusterName;
 
-use crate::fault::CallError;
+use crate::fault::{CallError, CallReason};
 use crate::lease::Lease;
-use crate::session::Session;
+use crate::session::{Entry, Session};
+use crate::watch::receive;
 
 /// Someone who wants to write a cluster's records.
 #[derive(Clone, Debug)]
@@ -33,9 +34,10 @@ pub struct Leadership {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     Leader(Leadership),
-    /// Another holds the key.
+    /// Another holds the key at this revision of the store.
     Standby {
         holder: String,
+        revision: i64,
     },
 }
 
@@ -53,35 +55,66 @@ impl Candidate {
         previous: Option<&Leadership>,
     ) -> Result<Standing, CallError> {
         if let Some(previous) = previous
-            && previous.lease.renew(session).await?
-            && self.holder(session).await?.is_some_and(|(_, revision)| revision == previous.revision)
+            && self.still_stands(session, previous).await?
         {
             return Ok(Standing::Leader(previous.clone()));
         }
-        if let Some((holder, _)) = self.holder(session).await? {
-            return Ok(Standing::Standby { holder });
-        }
-        let lease = Lease::grant(session).await?;
-        match self.take(session, lease).await? {
-            Some(revision) => Ok(Standing::Leader(Leadership { key: self.key.clone(), lease, revision })),
-            None => {
-                lease.revoke(session).await?;
-                Ok(Standing::Standby { holder: "someone who was faster".into() })
+        loop {
+            if let (revision, Some(entry)) = self.read(session).await? {
+                let holder = String::from_utf8_lossy(&entry.value).into_owned();
+                return Ok(Standing::Standby { holder, revision });
+            }
+            // Where another is faster, the next look shows who.
+            if let Some(leadership) =
+                Lease::granted(session, async |lease| self.take(session, lease).await).await?
+            {
+                return Ok(Standing::Leader(leadership));
             }
         }
     }
 
-    /// Who holds the key, and its create revision.
-    async fn holder(&self, session: &Session) -> Result<Option<(String, i64)>, CallError> {
-        let (_, entry) = session.read("reading the leader key", &self.key).await?;
-        Ok(entry.map(|entry| (String::from_utf8_lossy(&entry.value).into_owned(), entry.create_revision)))
+    /// Waits until nobody holds the key any more; `revision` is the one at which somebody did.
+    pub async fn vacancy(&self, session: &Session, revision: i64) -> Result<(), CallError> {
+        let watching = async {
+            let mut stream = session.watch_key(&self.key, revision + 1).await?;
+            loop {
+                let response = receive(session, &mut stream).await?;
+                // A deletion resets a key's version to 0.
+                if response.events().iter().filter_map(|event| event.kv()).any(|pair| pair.version() == 0) {
+                    return Ok(());
+                }
+            }
+        };
+        match watching.await {
+            // The history was compacted meanwhile: only a look at the key tells.
+            Err(CallError { reason: CallReason::Revision(_), .. }) => Ok(()),
+            ended => ended,
+        }
     }
 
-    async fn take(&self, session: &Session, lease: Lease) -> Result<Option<i64>, CallError> {
+    async fn still_stands(&self, session: &Session, previous: &Leadership) -> Result<bool, CallError> {
+        match previous.lease.during(session, self.read(session)).await {
+            Ok((_, entry)) => Ok(entry.is_some_and(|entry| entry.create_revision == previous.revision)),
+            Err(CallError { reason: CallReason::Expired, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(&self, session: &Session) -> Result<(i64, Option<Entry>), CallError> {
+        session.read("reading the leader key", &self.key).await
+    }
+
+    /// Creates the key, unless somebody else has.
+    async fn take(&self, session: &Session, lease: Lease) -> Result<Option<Leadership>, CallError> {
         let vacant = Compare::create_revision(self.key.as_str(), CompareOp::Equal, 0);
         let options = PutOptions::new().with_lease(lease.id);
         let put = TxnOp::put(self.key.as_str(), self.holder.as_str(), Some(options));
-        session.commit("campaigning", Txn::new().when([vacant]).and_then([put])).await
+        let taken = session.commit("campaigning", Txn::new().when([vacant]).and_then([put])).await?;
+        let Some(revision) = taken else {
+            lease.revoke(session).await?;
+            return Ok(None);
+        };
+        Ok(Some(Leadership { key: self.key.clone(), lease, revision }))
     }
 }
 

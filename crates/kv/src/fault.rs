@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::alarm::Alarm;
 use crate::endpoint::Endpoint;
 use crate::tls::TlsError;
 
@@ -147,6 +148,12 @@ pub enum CallReason {
     Revision(String),
     /// The answer is bigger than we take.
     TooBig(String),
+    /// The request is bigger than etcd takes.
+    RequestTooBig(String),
+    /// etcd takes no writes before somebody makes room.
+    NoSpace(String),
+    /// The lease ended before it was renewed.
+    Expired,
     /// etcd refused the call.
     Refused(String),
 }
@@ -161,7 +168,12 @@ impl fmt::Display for CallReason {
                  check that tls.crt is signed by a CA that it trusts, and is valid now"
             ),
             Self::Broken(text) => write!(f, "the connection broke: {text}"),
-            Self::Revision(text) | Self::TooBig(text) | Self::Refused(text) => f.write_str(text),
+            Self::Expired => f.write_str("the lease has expired"),
+            Self::Revision(text)
+            | Self::TooBig(text)
+            | Self::RequestTooBig(text)
+            | Self::NoSpace(text)
+            | Self::Refused(text) => f.write_str(text),
         }
     }
 }
@@ -180,7 +192,7 @@ impl CallReason {
         let status = match error {
             etcd_client::Error::GRpcStatus(status) => status,
             etcd_client::Error::LeaseKeepAliveError(text) if text == "lease not found" => {
-                return Self::Refused("the lease has expired".into());
+                return Self::Expired;
             }
             other => return Self::Broken(ending.map_or_else(|| chain(other), Into::into)),
         };
@@ -192,12 +204,22 @@ impl CallReason {
             | tonic::Code::Unknown
             | tonic::Code::Cancelled
             | tonic::Code::Internal => Self::Broken(ending.map_or_else(|| chain(status), Into::into)),
-            tonic::Code::ResourceExhausted if message.contains("space exceeded") => Self::Refused(format!(
-                "{message} (alarm NOSPACE); compact and defragment it, then run: etcdctl alarm disarm"
-            )),
+            tonic::Code::ResourceExhausted if message.contains("space exceeded") => {
+                Self::NoSpace(format!("{message}; {}", Alarm::NoSpace.remedy()))
+            }
+            tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted if is_about_size(&message) => {
+                Self::RequestTooBig(message)
+            }
             code => Self::Refused(format!("{message} ({code:?})")),
         }
     }
+}
+
+/// Whether etcd, or the gRPC server in front of it, finds a request too big or a transaction too long.
+fn is_about_size(message: &str) -> bool {
+    ["request is too large", "message larger than max", "too many operations"]
+        .iter()
+        .any(|part| message.contains(part))
 }
 
 /// No connection, or a failed call on one.

@@ -1,9 +1,16 @@
 //! A lease in etcd: a promise that expires with its holder.
+//!
+//! Renewals don't wait for each other's answers, so an etcd that takes seconds to answer ends no lease.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
+use etcd_client::LeaseGrantOptions;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rustls::crypto::ring;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::fault::{CallError, CallReason};
 use crate::session::Session;
@@ -20,10 +27,40 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) async fn grant(session: &Session) -> Result<Self, CallError> {
+    /// Grants a lease and keeps it while `work` goes on with it. The id is ours, so that the lease can be kept
+    /// although etcd's answer is still on its way.
+    pub(crate) async fn granted<T>(
+        session: &Session,
+        work: impl AsyncFnOnce(Self) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let lease = Self { id: random_id() };
+        let exists = AtomicBool::new(false);
+        let working = async {
+            lease.grant(session).await?;
+            exists.store(true, Ordering::Relaxed);
+            work(lease).await
+        };
+        let keeping = async {
+            loop {
+                let Err(error) = lease.keep_from(session, Instant::now() + KEEPALIVE).await;
+                let too_early =
+                    matches!(error.reason, CallReason::Expired) && !exists.load(Ordering::Relaxed);
+                if !too_early {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            worked = working => worked,
+            error = keeping => Err(error),
+        }
+    }
+
+    async fn grant(self, session: &Session) -> Result<(), CallError> {
         let seconds = i64::try_from(LEASE_TTL.as_secs()).expect("a few seconds");
-        let granted = session.call("granting a lease", session.lease().grant(seconds, None)).await?;
-        Ok(Self { id: granted.id() })
+        let options = LeaseGrantOptions::new().with_id(self.id);
+        session.call("granting a lease", session.lease().grant(seconds, Some(options))).await?;
+        Ok(())
     }
 
     /// Ends the lease now; the keys attached to it go.
@@ -32,44 +69,46 @@ impl Lease {
         Ok(())
     }
 
-    /// Renews once. False where the lease has expired.
-    pub(crate) async fn renew(self, session: &Session) -> Result<bool, CallError> {
-        match self.open(session).await {
-            Ok(_) => Ok(true),
-            Err(CallError { reason: CallReason::Refused(_), .. }) => Ok(false),
-            Err(error) => Err(error),
+    /// Keeps the lease while `work` goes on.
+    pub(crate) async fn during<T>(
+        self,
+        session: &Session,
+        work: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        tokio::select! {
+            worked = work => worked,
+            Err(error) = self.keep(session) => Err(error),
         }
     }
 
     /// Keeps the lease until it can't.
     pub(crate) async fn keep(self, session: &Session) -> Result<Infallible, CallError> {
-        let (mut keeper, mut answers) = self.open(session).await?;
+        self.keep_from(session, Instant::now()).await
+    }
+
+    async fn keep_from(self, session: &Session, first: Instant) -> Result<Infallible, CallError> {
+        let mut renewals = FuturesUnordered::new();
+        let mut due = interval_at(first, KEEPALIVE);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(KEEPALIVE).await;
-            renew_on(session, &mut keeper, &mut answers).await?;
+            tokio::select! {
+                _ = due.tick() => renewals.push(self.renew(session)),
+                Some(renewed) = renewals.next() => renewed?,
+            }
         }
     }
 
-    async fn open(self, session: &Session) -> Result<(LeaseKeeper, LeaseKeepAliveStream), CallError> {
+    async fn renew(self, session: &Session) -> Result<(), CallError> {
         let mut client = session.lease();
-        session.call(ACTION, client.keep_alive(self.id)).await
+        session.call("keeping the lease alive", client.keep_alive(self.id)).await?;
+        Ok(())
     }
 }
 
-const ACTION: &str = "keeping the lease alive";
-
-async fn renew_on(
-    session: &Session,
-    keeper: &mut LeaseKeeper,
-    answers: &mut LeaseKeepAliveStream,
-) -> Result<(), CallError> {
-    let renewal = async {
-        keeper.keep_alive().await?;
-        answers.message().await
-    };
-    match session.call(ACTION, renewal).await? {
-        Some(answer) if answer.ttl() > 0 => Ok(()),
-        Some(_) => Err(session.failed(ACTION, CallReason::Refused("the lease has expired".into()))),
-        None => Err(session.failed(ACTION, CallReason::Broken("the server ended the stream".into()))),
-    }
+/// Unlikely to be anybody else's.
+fn random_id() -> i64 {
+    let mut bytes = [0; 8];
+    ring::default_provider().secure_random.fill(&mut bytes).expect("the kernel's generator never fails");
+    // etcd takes 0 for none given, and ids are positive.
+    (i64::from_be_bytes(bytes) & i64::MAX).max(1)
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows keys as bytes and the few records that its own work depends on; never Kubernetes, never eBPF.
 
+pub mod alarm;
 pub mod backoff;
 pub mod dial;
 pub mod election;
@@ -17,6 +18,7 @@ pub mod testing;
 pub mod tls;
 pub mod watch;
 
+pub use alarm::Alarm;
 pub use dial::Dialer;
 pub use endpoint::Endpoint;
 pub use fault::{CallError, DialError, KvError};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, WatchResponse, WatchStream};
 use mesh_model::export::{Entries, ServiceOps};
 use mesh_model::name::ClusterName;
-use mesh_model::record::{Entry as Record, KeyError, Kind, PREFIX, RecordKey};
+use mesh_model::record::{Entry as Record, KeyError, Kind, MAX_VALUE_BYTES, PREFIX, RecordKey};
 
 use crate::election::Leadership;
 use crate::fault::{CallError, CallReason};
@@ -36,6 +36,40 @@ impl Write {
                 Self::Put((key, value)) => key.len() + value.len(),
                 Self::Delete(key) => key.len(),
             }
+    }
+
+    pub fn key(&self) -> &str {
+        let (Self::Put((key, _)) | Self::Delete(key)) = self;
+        key
+    }
+
+    fn operation(&self) -> TxnOp {
+        match self {
+            Self::Put((key, value)) => TxnOp::put(key.as_str(), value.as_slice(), None),
+            Self::Delete(key) => TxnOp::delete(key.as_str(), None),
+        }
+    }
+
+    /// Whether peers would take it.
+    fn is_acceptable(&self) -> bool {
+        match self {
+            Self::Put((_, value)) => value.len() <= MAX_VALUE_BYTES,
+            Self::Delete(_) => true,
+        }
+    }
+}
+
+/// A write that fits into no transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oversized {
+    pub key: String,
+    /// Of key and value.
+    pub bytes: usize,
+}
+
+impl Oversized {
+    fn of(write: &Write) -> Self {
+        Self { key: write.key().to_owned(), bytes: write.bytes() - OPERATION_BYTES }
     }
 }
 
@@ -205,17 +239,28 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    /// Applies one transaction and remembers what stands now.
-    pub async fn apply(&mut self, writes: Vec<Write>) -> Result<i64, PublishError> {
-        let operations = writes.iter().map(|write| match write {
-            Write::Put((key, value)) => TxnOp::put(key.as_str(), value.as_slice(), None),
-            Write::Delete(key) => TxnOp::delete(key.as_str(), None),
-        });
-        let revision = self.commit("writing records", operations.collect()).await?;
-        for write in writes {
-            self.remember(write);
+    /// Applies writes in one transaction, or in smaller ones where etcd takes no such big one. Returns what fits
+    /// into none: of these keys the value before stands.
+    pub async fn apply(&mut self, writes: Vec<Write>) -> Result<Vec<Oversized>, PublishError> {
+        let (fitting, oversized): (Vec<_>, Vec<_>) = writes.into_iter().partition(Write::is_acceptable);
+        let mut oversized: Vec<Oversized> = oversized.iter().map(Oversized::of).collect();
+        let mut parts = vec![fitting];
+        // The last part is the next.
+        while let Some(mut part) = parts.pop() {
+            match self.commit("writing records", part.iter().map(Write::operation).collect()).await {
+                Ok(_) => part.into_iter().for_each(|write| self.remember(write)),
+                Err(PublishError::Call(CallError { reason: CallReason::RequestTooBig(_), .. })) => {
+                    let rest = part.split_off(part.len() / 2);
+                    if part.is_empty() {
+                        oversized.extend(rest.iter().map(Oversized::of));
+                    } else {
+                        parts.extend([rest, part]);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(revision)
+        Ok(oversized)
     }
 
     fn remember(&mut self, write: Write) {
@@ -233,6 +278,9 @@ impl<'a> Publisher<'a> {
     }
 
     async fn commit(&mut self, action: &'static str, writes: Vec<TxnOp>) -> Result<i64, PublishError> {
+        if writes.is_empty() {
+            return Ok(self.revision);
+        }
         // 0 where the record is about to be created, and then means that there must be none.
         let same_store =
             Compare::create_revision(self.cluster_key.as_str(), CompareOp::Equal, self.cluster_revision);

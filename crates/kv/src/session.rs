@@ -115,6 +115,10 @@ impl Session {
         self.client.lease_client()
     }
 
+    pub(crate) fn maintenance(&self) -> etcd_client::MaintenanceClient {
+        self.client.maintenance_client()
+    }
+
     /// Reads one key. Returns the store's revision at that moment, and the entry if there is one.
     pub async fn read(&self, action: &'static str, key: &str) -> Result<(i64, Option<Entry>), CallError> {
         let mut answer = self.call(action, self.kv().get(key, None)).await?;
@@ -154,12 +158,25 @@ impl Session {
     /// Without fragments: the client doesn't show which message is the last fragment of a revision, and half a
     /// revision must never be applied. A message is bounded by what we decode instead.
     pub(crate) async fn watch(&self, prefix: &str, from_revision: i64) -> Result<WatchStream, CallError> {
+        self.open_watch(prefix, WatchOptions::new().with_prefix(), from_revision).await
+    }
+
+    /// The same on one key.
+    pub(crate) async fn watch_key(&self, key: &str, from_revision: i64) -> Result<WatchStream, CallError> {
+        self.open_watch(key, WatchOptions::new(), from_revision).await
+    }
+
+    async fn open_watch(
+        &self,
+        key: &str,
+        options: WatchOptions,
+        from_revision: i64,
+    ) -> Result<WatchStream, CallError> {
         const ACTION: &str = "opening the watch";
         let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let options =
-            WatchOptions::new().with_prefix().with_start_revision(from_revision).with_progress_notify();
+        let options = options.with_start_revision(from_revision).with_progress_notify();
         let opening = async {
-            let mut stream = client.watch(prefix, Some(options)).await?;
+            let mut stream = client.watch(key, Some(options)).await?;
             let first = stream.message().await?;
             Ok((stream, first))
         };

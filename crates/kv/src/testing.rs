@@ -1,7 +1,9 @@
-//! Fixtures for tests of this and other crates: a real etcd as a child process, and a throwaway CA.
+//! Fixtures for tests of this and other crates: a real etcd as a child process, a slow path to it, a throwaway CA.
 //!
 //! Panics where a fixture can't be made: there is no test without it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
+
+mod proxy;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -9,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+pub use proxy::Proxy;
 
 use crate::endpoint::Endpoint;
 
@@ -36,25 +40,33 @@ pub struct Etcd {
     client_port: u16,
     peer_port: u16,
     tls: Option<PathBuf>,
+    /// Further arguments.
+    more: Vec<String>,
 }
 
 impl Etcd {
     /// Starts one on a free port, with its data in `dir`.
     pub fn start(dir: &Path) -> Self {
-        Self::start_with(dir, None)
+        Self::start_with(dir, None, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_limited(dir: &Path, more: &[&str]) -> Self {
+        Self::start_with(dir, None, more)
     }
 
     /// Starts one that speaks TLS with `ca.crt`, `tls.crt` and `tls.key` of `tls` and wants client certificates.
     pub fn start_tls(dir: &Path, tls: &Path) -> Self {
-        Self::start_with(dir, Some(tls.into()))
+        Self::start_with(dir, Some(tls.into()), &[])
     }
 
-    fn start_with(dir: &Path, tls: Option<PathBuf>) -> Self {
+    fn start_with(dir: &Path, tls: Option<PathBuf>, more: &[&str]) -> Self {
+        let more: Vec<String> = more.iter().map(ToString::to_string).collect();
         // Another process may take a free port before etcd does.
         for _ in 0..5 {
             let (client_port, peer_port) = (free_port(), free_port());
-            let mut etcd =
-                Self { child: None, dir: dir.join("etcd"), client_port, peer_port, tls: tls.clone() };
+            let (dir, tls, more) = (dir.join("etcd"), tls.clone(), more.clone());
+            let mut etcd = Self { child: None, dir, client_port, peer_port, tls, more };
             if etcd.spawn() {
                 return etcd;
             }
@@ -74,6 +86,7 @@ impl Etcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}"), "--unsafe-no-fsync"]);
+        command.args(&self.more);
         if let Some(tls) = &self.tls {
             command.arg("--client-cert-auth");
             command.arg("--trusted-ca-file").arg(tls.join("ca.crt"));
@@ -97,6 +110,11 @@ impl Etcd {
     pub fn endpoint(&self) -> Endpoint {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.client_port).parse().unwrap()
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Ends it as a crash would.
@@ -125,8 +143,8 @@ impl Etcd {
         assert!(self.child.is_none(), "two etcds can't share their data");
         for _ in 0..5 {
             let (client_port, peer_port) = (free_port(), self.peer_port);
-            let mut etcd =
-                Self { child: None, dir: self.dir.clone(), client_port, peer_port, tls: self.tls.clone() };
+            let (dir, tls, more) = (self.dir.clone(), self.tls.clone(), self.more.clone());
+            let mut etcd = Self { child: None, dir, client_port, peer_port, tls, more };
             if etcd.spawn() {
                 return etcd;
             }

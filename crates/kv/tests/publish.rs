@@ -52,7 +52,7 @@ async fn there_is_one_leader_and_the_next_after_it_resigns() {
     let first = lead(&session, "first").await;
     let second = Candidate::new(&hoth(), "second");
     let standing = second.campaign(&session, None).await.unwrap();
-    assert_eq!(standing, Standing::Standby { holder: "first".into() });
+    assert_eq!(standing, Standing::Standby { holder: "first".into(), revision: 2 });
     let again = Candidate::new(&hoth(), "first").campaign(&session, Some(&first)).await.unwrap();
     assert_eq!(again, Standing::Leader(first.clone()));
     first.resign(&session).await.unwrap();
@@ -189,7 +189,8 @@ async fn compaction_keeps_what_happened_since_the_one_before() {
     let leadership = lead(&session, "first").await;
     let mut publisher = publisher(&session, &leadership).await;
     let start = publisher.compact().await.unwrap();
-    let first = publisher.apply(vec![put("a", "1")]).await.unwrap();
+    publisher.apply(vec![put("a", "1")]).await.unwrap();
+    let first = publisher.revision();
     publisher.compact().await.unwrap();
     publisher.apply(vec![put("a", "2")]).await.unwrap();
     assert_eq!(publisher.compact().await.unwrap(), first);
