@@ -14,7 +14,7 @@ JSON ?=
 KEEP ?=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building, tests and demo need (apt; says what)
 	@setup/deps.sh build lab
@@ -51,3 +51,7 @@ ci: ## What a change must pass: lint, test and one run of the demo
 	+@setup/stage.sh lint $(MAKE) --no-print-directory lint
 	+@setup/stage.sh test $(MAKE) --no-print-directory test
 	+@setup/stage.sh demo $(MAKE) --no-print-directory demo JSON='$(JSON)' KEEP=
+
+.PHONY: images
+images: ## Build the images with docker, podman or buildah; REGISTRY=, TAG=, PLATFORMS=linux/amd64,linux/arm64 PUSH=1
+	@deploy/images/build.sh
