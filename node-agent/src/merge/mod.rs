@@ -10,4 +10,6 @@ pub mod query;
 pub mod task;
 
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod merger_tests;

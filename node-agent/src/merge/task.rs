@@ -190,7 +190,9 @@ impl MergeTask {
 
     /// After a failure only the maps know what they hold.
     fn recover(&mut self) {
-        let contents = match tokio::task::block_in_place(|| self.maps.contents()) {
+        // What a failed plan or one before it freed is free in what is restored: nobody may be reading it any more.
+        let read = || maps::wait_grace_period().and_then(|()| self.maps.contents());
+        let contents = match tokio::task::block_in_place(read) {
             Ok(contents) => contents,
             Err(error) => return self.fail(&error),
         };

@@ -229,7 +229,7 @@ impl PeerFolder {
     }
 }
 
-fn status(before: Option<&PeerStatus>, peer: &Peer) -> PeerStatus {
+pub(crate) fn status(before: Option<&PeerStatus>, peer: &Peer) -> PeerStatus {
     let file_error = peer.error.as_ref().map(|error| mesh_kv::fault::chain(error));
     let refused_id = peer.error.as_ref().and_then(|error| error.id);
     let same_pin = |before: &&PeerStatus| {

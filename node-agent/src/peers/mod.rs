@@ -84,7 +84,7 @@ impl PeerStatus {
 
     /// Takes what a task knows of the peer. A task that has just begun, because the file was edited, knows nothing:
     /// until the peer has spoken to it, what an earlier one learnt of the same cluster stays.
-    fn learn(&mut self, snapshot: Arc<PeerSnapshot>) {
+    pub(crate) fn learn(&mut self, snapshot: Arc<PeerSnapshot>) {
         let known = &self.snapshot;
         self.snapshot = if snapshot.synced || !known.synced {
             snapshot

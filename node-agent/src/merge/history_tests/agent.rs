@@ -1,0 +1,273 @@
+//! An agent without its shell: the real views, peer set, merger, plan and apply, over maps that outlive it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_kv::peer_file::Problem;
+use mesh_kv::peer_folder::Peer;
+use mesh_kv::{Change, PeerFile, PeerFileError};
+use mesh_model::fence::{Fence, OwnRanges};
+use mesh_model::name::ClusterName;
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::view::{PeerPin, PeerView};
+
+use super::CAPACITY;
+use super::cluster::{Cluster, Etcd, id_of, name_of};
+use super::kernel::Kernel;
+use crate::datapath::actual::Actual;
+use crate::datapath::apply::{apply, release};
+use crate::datapath::plan::Freed;
+use crate::datapath::restore::restore;
+use crate::merge::merger::Merger;
+use crate::peers::{PeerSet, PeerStatus};
+
+/// A peer file on disk: which edition of it, and whether it is a good one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File {
+    pub(super) edition: u16,
+    pub(super) good: bool,
+}
+
+/// The folder of peer files, by the peer's id.
+pub(super) type Disk = BTreeMap<u8, File>;
+
+/// In what order things come that may come in any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Forward,
+    Backward,
+}
+
+impl Order {
+    fn of<T>(self, items: impl DoubleEndedIterator<Item = T>) -> Vec<T> {
+        match self {
+            Self::Forward => items.collect(),
+            Self::Backward => items.rev().collect(),
+        }
+    }
+}
+
+/// Follows one peer.
+struct Reader {
+    view: PeerView,
+    /// Life and revision of the etcd up to which everything is known; none before the first list.
+    known: Option<(u32, usize)>,
+    file: Arc<PeerFile>,
+}
+
+/// The agent of cluster 1.
+pub(super) struct Agent {
+    pub(super) kernel: Kernel,
+    merger: Merger,
+    waiting: Freed,
+    local: Option<Arc<ClusterSnapshot>>,
+    folder_read: bool,
+    set: PeerSet,
+    readers: BTreeMap<ClusterName, Reader>,
+}
+
+impl Agent {
+    pub(super) fn new() -> Self {
+        Self::starting(Kernel::new())
+    }
+
+    /// An agent that knows nothing but what the maps hold.
+    pub(super) fn starting(mut kernel: Kernel) -> Self {
+        kernel.budget = None;
+        kernel.begin();
+        let restored = restore(&kernel.contents(), CAPACITY);
+        assert_eq!((restored.damaged, restored.foreign.len()), (0, 0));
+        Self {
+            kernel,
+            merger: Merger::new(id_of(1), true, restored.actual),
+            waiting: restored.leftover,
+            local: None,
+            folder_read: false,
+            set: PeerSet::default(),
+            readers: BTreeMap::new(),
+        }
+    }
+
+    /// Killed and started again.
+    pub(super) fn restarted(self) -> Self {
+        Self::starting(self.kernel)
+    }
+
+    /// The own source has something to say.
+    pub(super) fn hear(&mut self, truth: &ClusterSnapshot) {
+        self.local = Some(Arc::new(truth.clone()));
+    }
+
+    /// Reads the folder of peer files completely, and starts and stops readers.
+    pub(super) fn read_folder(&mut self, disk: &Disk) {
+        self.folder_read = true;
+        let before = std::mem::take(&mut self.set.peers);
+        for (id, file) in disk {
+            let name = name_of(*id);
+            let known = before.get(&name);
+            let peer = outcome(*id, *file, known.and_then(|status| status.file.clone()));
+            let status = crate::peers::folder::status(known, &peer);
+            if let Some(file) = peer.file {
+                let running = self.readers.get(&name).is_some_and(|reader| Arc::ptr_eq(&reader.file, &file));
+                if !running {
+                    self.readers.insert(name.clone(), Reader::new(file));
+                }
+            }
+            self.set.peers.insert(name, status);
+        }
+        let set = &self.set;
+        self.readers.retain(|name, _| set.peers.contains_key(name));
+        self.set.claimed = Some(disk.keys().map(|id| id_of(*id)).collect());
+    }
+
+    /// The peer's reader gets the next revisions. Where it can't go on from what it knows, it lists.
+    pub(super) fn deliver(&mut self, peer: &Cluster, revisions: usize, order: Order) {
+        let Some(reader) = self.readers.get_mut(peer.name()) else { return };
+        let etcd = &peer.etcd;
+        match reader.known {
+            Some((life, known)) if life == etcd.life => {
+                let next = etcd.revision().min(known.saturating_add(revisions));
+                etcd.log[known..next].iter().for_each(|changes| reader.take(changes, order));
+                reader.known = Some((life, next));
+            }
+            _ => reader.list(etcd, order),
+        }
+        self.show(peer.name());
+    }
+
+    /// The last revisions come once more.
+    pub(super) fn repeat(&mut self, peer: &Cluster, revisions: usize, order: Order) {
+        let Some(reader) = self.readers.get_mut(peer.name()) else { return };
+        let Some((life, known)) = reader.known else { return };
+        if life == peer.etcd.life {
+            let again = &peer.etcd.log[known.saturating_sub(revisions)..known];
+            again.iter().for_each(|changes| reader.take(changes, order));
+        }
+        self.show(peer.name());
+    }
+
+    /// The peer's reader lists everything anew, after lists that broke off.
+    pub(super) fn list(&mut self, peer: &Cluster, broken_off: usize, order: Order) {
+        let Some(reader) = self.readers.get_mut(peer.name()) else { return };
+        if broken_off > 0 {
+            reader.view.begin_list();
+            let entries = order.of(peer.etcd.store.iter());
+            entries.iter().take(broken_off).for_each(|(key, value)| reader.view.list_entry(key, value));
+        }
+        reader.list(&peer.etcd, order);
+        self.show(peer.name());
+    }
+
+    /// What the peer's task does after every event.
+    fn show(&mut self, peer: &ClusterName) {
+        let (Some(reader), Some(status)) = (self.readers.get_mut(peer), self.set.peers.get_mut(peer)) else {
+            return;
+        };
+        PeerStatus::learn(status, reader.view.snapshot());
+    }
+
+    /// Whether every peer that a file names has spoken.
+    pub(super) fn knows_all(&self) -> bool {
+        self.folder_read && self.local.is_some() && self.set.peers.values().all(|peer| peer.snapshot.synced)
+    }
+
+    /// Plans and writes until nothing is left to do, as the merge loop does.
+    pub(super) fn settle(&mut self) {
+        self.merger.observe(self.local.as_ref(), &self.set.inputs());
+        while let Some(mut planned) = self.merger.next_plan() {
+            assert!(planned.plan.refused.is_empty(), "{:?}", planned.plan.refused);
+            self.waiting.append(std::mem::take(&mut planned.plan.freed));
+            if apply(&mut self.kernel, &planned.plan).is_err() {
+                self.recover();
+            }
+        }
+        self.kernel.settled();
+    }
+
+    /// A write failed: the mirror is restored from the maps.
+    fn recover(&mut self) {
+        self.kernel.budget = None;
+        let restored = restore(&self.kernel.contents(), CAPACITY);
+        assert_eq!(restored.damaged, 0);
+        self.waiting = restored.leftover;
+        self.merger.restart(restored.actual);
+    }
+
+    /// The agent is killed after so many writes; whatever it had to say is unsaid.
+    pub(super) fn settle_and_crash(mut self, writes: usize) -> Self {
+        self.kernel.budget = Some(writes);
+        self.merger.observe(self.local.as_ref(), &self.set.inputs());
+        while let Some(planned) = self.merger.next_plan() {
+            if apply(&mut self.kernel, &planned.plan).is_err() {
+                break;
+            }
+        }
+        self.restarted()
+    }
+
+    /// A grace period has passed.
+    pub(super) fn grace(&mut self) {
+        let freed = std::mem::take(&mut self.waiting);
+        if release(&mut self.kernel, self.merger.actual_mut(), freed).is_err() {
+            self.recover();
+        }
+        self.merger.released();
+        self.settle();
+    }
+
+    pub(super) fn actual(&self) -> &Actual {
+        self.merger.actual()
+    }
+
+    /// One who knows the same, but has only the maps for a memory, finds nothing to do.
+    pub(super) fn assert_settled(&self) {
+        let restored = restore(&self.kernel.contents(), CAPACITY);
+        let mut other = Merger::new(id_of(1), true, restored.actual);
+        other.observe(self.local.as_ref(), &self.set.inputs());
+        while let Some(planned) = other.next_plan() {
+            assert!(planned.plan.is_empty(), "{:?}", planned.plan);
+        }
+    }
+}
+
+impl Reader {
+    fn new(file: Arc<PeerFile>) -> Self {
+        let own = OwnRanges { pods: vec!["10.1.0.0/16".parse().unwrap()], ..OwnRanges::default() };
+        let fence = Fence::new(file.ranges.clone(), own);
+        let view = PeerView::new(PeerPin { name: file.name.clone(), id: file.id, fence });
+        Self { view, known: None, file }
+    }
+
+    /// The order within a revision means nothing.
+    fn take(&mut self, changes: &[Change], order: Order) {
+        for change in order.of(changes.iter()) {
+            match change {
+                Change::Put { key, value } => self.view.put(key, value),
+                Change::Delete { key } => self.view.delete(key),
+            }
+        }
+    }
+
+    fn list(&mut self, etcd: &Etcd, order: Order) {
+        self.view.begin_list();
+        let entries = order.of(etcd.store.iter());
+        entries.iter().for_each(|(key, value)| self.view.list_entry(key, value));
+        self.view.end_list();
+        self.known = Some((etcd.life, etcd.revision()));
+    }
+}
+
+fn outcome(id: u8, file: File, last_good: Option<Arc<PeerFile>>) -> Peer {
+    if !file.good {
+        let error =
+            PeerFileError { file: format!("c{id}.yaml"), id: Some(id_of(id)), problem: Problem::Empty };
+        return Peer { file: last_good, error: Some(error) };
+    }
+    let (name, edition) = (name_of(id), file.edition);
+    let text = format!(
+        "id: {id}\nendpoints: [\"http://127.0.0.1:{edition}\"]\nranges: {{pods: [10.{id}.0.0/16]}}\n"
+    );
+    let file = PeerFile::parse(&name, &format!("c{id}.yaml"), &text).unwrap();
+    let same = last_good.filter(|last| **last == file);
+    Peer { file: Some(same.unwrap_or_else(|| Arc::new(file))), error: None }
+}
