@@ -192,7 +192,7 @@ pub struct DatapathArgs {
     /// Where Services come from manifests nobody else serves them, and the maps go on balancing for ever.
     #[arg(long, env = "CLUSTERMESH_YIELD_AFTER", value_name = "DURATION", default_value = "2m", value_parser = duration)]
     pub yield_after: Duration,
-    /// Room for so many frontends (ClusterIP, port, protocol); about 450 bytes each once used.
+    /// Room for so many frontends (ClusterIP, port, protocol); about 1,000 bytes each once used.
     ///
     /// Another size than that of the pinned maps builds new ones beside them and swaps, without a gap; so do the
     /// three flags below. What finds no room keeps what it has and is shown by `clustermesh service list -o wide`.

@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::ErrorKind;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ use node_agent::datapath::canary;
 use node_agent::datapath::maps::{Datapath, Maps, NAMES};
 use node_agent::datapath::programs::{Found, uninstall};
 
-use support::{CAPACITY, INSTANCE, Service, World, beat, dial, outcome, server, shares};
+use support::{CAPACITY, Dialler, INSTANCE, Service, UNROUTED, World, beat, dial, outcome, server, shares};
 
 /// Nothing routes there: what isn't translated fails at once.
 const FRONTEND: &str = "10.96.0.1:80";
@@ -406,6 +406,78 @@ fn a_socket_that_connects_again_shows_its_new_peer() {
     drop((a, b));
 }
 
+/// Ends the writer also where the dialling side panics, so that a failure is a failure and does not hang.
+struct DoneWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for DoneWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Dials while a thread of its own rewrites the services' entries, flat out; returns the number of rewrites.
+fn rewriting(maps: &mut Maps, services: &[&Service], dialling: impl FnOnce()) -> u64 {
+    let done = AtomicBool::new(false);
+    let mut entries: Vec<_> = services.iter().map(|service| (service.key(), service.entry())).collect();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut rewrites = 0;
+            while !done.load(Ordering::Relaxed) {
+                for (_, entry) in &mut entries {
+                    entry.head.generation = entry.head.generation.wrapping_add(1);
+                    entry.tail = entry.head;
+                }
+                maps.write_services(&entries).unwrap();
+                rewrites += entries.len() as u64;
+            }
+            rewrites
+        });
+        let ends = DoneWhenDropped(&done);
+        dialling();
+        drop(ends);
+        writer.join().unwrap()
+    })
+}
+
+/// Connects that the tests of rewritten entries make: `CONNECTS=10000000` for the long form.
+fn connects(default: u64) -> u64 {
+    std::env::var("CONNECTS").map_or(default, |text| text.parse().expect("CONNECTS is a number"))
+}
+
+#[test]
+fn connects_meet_no_gap_between_the_versions_of_an_entry() {
+    let world = World::new();
+    // As many buckets as services: all but surely some of them share one.
+    let mut maps = world.attached_with(Capacity { services: 8, counters: 256, ..CAPACITY });
+    let mut services = Vec::new();
+    let mut wanted = Vec::new();
+    for (id, (network, answer)) in (1_u8..=8).zip(UNROUTED.iter().cycle()) {
+        let frontend = SocketAddrV4::new([10, 96, 0, id].into(), 80);
+        let backends: [SocketAddr; 2] = [1, 2].map(|host| format!("{network}.{host}:80").parse().unwrap());
+        let service = Service::new(id.into(), &frontend.to_string());
+        services.push(service.group(1, 0, 1, &[&backends[0]]).group(2, 0, 1, &[&backends[1]]));
+        wanted.push((frontend, *answer));
+    }
+    services.iter().for_each(|service| service.write(&mut maps));
+    let connects = connects(400_000);
+    let dialler = Dialler::new();
+    let rewrites = rewriting(&mut maps, &services.iter().collect::<Vec<_>>(), || {
+        for (number, (frontend, answer)) in (0..connects).zip(wanted.iter().cycle()) {
+            let answered = dialler.dial(*frontend);
+            assert_eq!(answered, *answer, "{frontend}, connect {number}");
+        }
+    });
+    let retries = outcome(&maps, Outcome::Retried);
+    println!("{connects} connects, {rewrites} rewrites, {retries} retries");
+    assert!(rewrites > connects / 100, "{rewrites} rewrites");
+    assert_eq!(outcome(&maps, Outcome::Translated), connects);
+    for service in &services {
+        let counted = maps.read_counters(&[service.counter(0), service.counter(1)]).unwrap();
+        let connections: u64 = counted.iter().map(|counter| counter.connections).sum();
+        assert!(connections.abs_diff(connects / 8) <= 1, "{counted:?}");
+    }
+}
+
 #[test]
 fn entries_rewritten_all_the_while_never_lead_astray() {
     let world = World::new();
@@ -413,29 +485,15 @@ fn entries_rewritten_all_the_while_never_lead_astray() {
     let servers: Vec<_> = (1..=4).map(|last| server(&format!("127.0.1.{last}:80"))).collect();
     let all: Vec<_> = servers.iter().collect();
     let frontends = [FRONTEND, "10.96.0.2:80"];
-    let mut one = Service::new(1, frontends[0]).group(1, 0, 1, &[all[0]]).group(2, 0, 1, &[all[1]]);
-    let mut two = Service::new(2, frontends[1]).group(1, 0, 1, &[all[2]]).group(2, 0, 1, &[all[3]]);
+    let one = Service::new(1, frontends[0]).group(1, 0, 1, &[all[0]]).group(2, 0, 1, &[all[1]]);
+    let two = Service::new(2, frontends[1]).group(1, 0, 1, &[all[2]]).group(2, 0, 1, &[all[3]]);
     one.write(&mut maps);
     two.write(&mut maps);
-    let done = AtomicBool::new(false);
-    let rewrites = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut rewrites = 0_u64;
-            while !done.load(Ordering::Relaxed) {
-                one.next_generation();
-                two.next_generation();
-                let entries = [(one.key(), one.entry()), (two.key(), two.entry())];
-                maps.write_services(&entries).unwrap();
-                rewrites += 2;
-            }
-            rewrites
-        });
+    let rewrites = rewriting(&mut maps, &[&one, &two], || {
         for (index, frontend) in frontends.iter().enumerate().cycle().take(6000) {
             let got = dial(frontend, &all).unwrap();
             assert_eq!(got / 2, index, "{frontend} reached server {got}");
         }
-        done.store(true, Ordering::Relaxed);
-        writer.join().unwrap()
     });
     assert!(rewrites > 1000, "{rewrites} rewrites");
     assert_eq!(outcome(&maps, Outcome::Translated), 6000);

@@ -33,7 +33,8 @@ pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::Origin;
 pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
-pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, Stamp};
+pub use read::current;
+pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceEntry, Stamp, bpf_spin_lock};
 pub use slot::SlotEntry;
 
 /// Marks a type as plain bytes: `repr(C)`, no padding, every bit pattern valid.

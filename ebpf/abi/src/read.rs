@@ -5,7 +5,9 @@
 
 use core::ptr::{NonNull, addr_of};
 
-use crate::{BackendEntry, ClusterStates, Group, MAX_CLUSTERS, ServiceEntry, ServiceKey, SlotEntry, Stamp};
+use crate::{
+    BackendEntry, ClusterStates, Group, MAX_CLUSTERS, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Stamp,
+};
 
 /// Reads a field through a pointer to its struct.
 macro_rules! field {
@@ -87,6 +89,19 @@ pub(crate) fn owned_slot(slot: NonNull<SlotEntry>, service: u32) -> Option<SlotE
     // once, and any bytes make a `SlotEntry`.
     let slot = unsafe { core::mem::transmute::<u64, SlotEntry>(slot.cast::<u64>().as_ptr().read_volatile()) };
     (slot.service == service).then_some(slot)
+}
+
+field!(current_version: ServiceCell => current as u32);
+
+/// The version of a service that counts.
+#[inline(always)]
+pub fn current(cell: NonNull<ServiceCell>) -> NonNull<ServiceEntry> {
+    let index = current_version(cell) as usize & 1;
+    // SAFETY: there are two versions inside the cell, which the caller got under the promise of `Tables`.
+    unsafe {
+        let versions = core::ptr::addr_of_mut!((*cell.as_ptr()).versions).cast::<ServiceEntry>();
+        NonNull::new_unchecked(versions.add(index))
+    }
 }
 
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! The value of the `SERVICES` map: a frontend's groups, stamped so that a reader notices a torn read.
+//! The value of the `SERVICES` map: a frontend's groups in two versions, of which one counts, stamped so that a
+//! reader notices a torn read.
 
 use crate::group::{Group, MAX_GROUPS};
 use crate::key::ServiceKey;
@@ -22,9 +23,9 @@ pub struct Stamp {
 }
 plain!(Stamp, size 8, align 8);
 
-/// A frontend's groups, sorted by tier, then cluster.
+/// A frontend's groups, sorted by tier, then cluster: one version of what a [`ServiceCell`] holds.
 ///
-/// The kernel copies a hash value without atomicity and hands a replaced element to the next insert at once,
+/// The kernel copies a hash value without atomicity and hands a deleted element to the next insert at once,
 /// without a grace period (seen on 6.18). A reader therefore takes an entry as whole only if head and tail are
 /// equal before *and* after it read the rest, and as its own only if `key` is what it looked up.
 #[repr(C)]
@@ -45,3 +46,62 @@ pub struct ServiceEntry {
     pub tail: Stamp,
 }
 plain!(ServiceEntry, size 424, align 8);
+
+/// The kernel's lock, by the name by which the kernel finds it in a map's type. It lets user space write an
+/// element in place (`BPF_F_LOCK`, Linux 5.1); programs never take it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the kernel looks for this name")]
+pub struct bpf_spin_lock {
+    /// The kernel's own; reads as 0.
+    pub val: u32,
+}
+plain!(bpf_spin_lock, size 4, align 4);
+
+/// The value of the `SERVICES` map.
+///
+/// A rewrite first puts the new entry where the version lies that doesn't count, then switches `current`: there
+/// is no moment without a whole version, however long the writer pauses. Both writes are made in place, because
+/// replacing an element hides it for a moment from readers that are on their way through its bucket
+/// (docs/adr/0004).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceCell {
+    pub lock: bpf_spin_lock,
+    /// Which of `versions` counts; only the lowest bit matters.
+    pub current: u32,
+    pub versions: [ServiceEntry; VERSIONS],
+}
+plain!(ServiceCell, size 856, align 8);
+
+const VERSIONS: usize = 2;
+
+impl ServiceCell {
+    /// The cell of a key that was not there before.
+    pub const fn new(entry: ServiceEntry) -> Self {
+        Self { lock: bpf_spin_lock { val: 0 }, current: 0, versions: [entry; VERSIONS] }
+    }
+
+    /// The version that counts.
+    pub const fn entry(&self) -> &ServiceEntry {
+        &self.versions[self.index()]
+    }
+
+    /// The same with an entry where the version lies that doesn't count.
+    #[must_use]
+    pub const fn prepared(mut self, entry: ServiceEntry) -> Self {
+        self.versions[self.index() ^ 1] = entry;
+        self
+    }
+
+    /// The same with the other version as the one that counts.
+    #[must_use]
+    pub const fn switched(mut self) -> Self {
+        self.current = self.current & 1 ^ 1;
+        self
+    }
+
+    const fn index(&self) -> usize {
+        self.current as usize & 1
+    }
+}

@@ -8,15 +8,15 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, OUTCOMES as OUTCOME_COUNT, Origin, Outcome, ServiceEntry,
-    ServiceKey, SlotEntry, Tables,
+    BackendEntry, ClusterStates, Control, Counter, OUTCOMES as OUTCOME_COUNT, Origin, Outcome, ServiceCell,
+    ServiceEntry, ServiceKey, SlotEntry, Tables, current,
 };
 
 /// Entries come and go by the thousand, and a preallocated element is reused even sooner.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static SERVICES: HashMap<ServiceKey, ServiceEntry, 1024, NO_PREALLOC> = HashMap::new();
+static SERVICES: HashMap<ServiceKey, ServiceCell, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static SLOTS: Array<SlotEntry, 1024> = Array::new();
 #[btf_map]
@@ -40,7 +40,7 @@ pub(crate) struct Maps;
 unsafe impl Tables for Maps {
     #[inline(always)]
     fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceEntry>> {
-        SERVICES.get_ptr_mut(key).and_then(NonNull::new)
+        SERVICES.get_ptr_mut(key).and_then(NonNull::new).map(current)
     }
 
     #[inline(always)]

@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, LAYOUT, OUTCOMES, Plain, STATE_FREE, ServiceEntry,
-    ServiceKey, SlotEntry,
+    BackendEntry, ClusterStates, Control, Counter, LAYOUT, OUTCOMES, Plain, STATE_FREE, ServiceCell,
+    ServiceEntry, ServiceKey, SlotEntry,
 };
 
 use super::actual::Capacity;
 use super::restore::Contents;
-use super::sys;
+use super::sys::{self, How};
 
 /// Names of the maps in the object, and of their pins.
 pub const NAMES: [&str; 8] =
     ["SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS"];
+
+/// Services written at once: two versions each must be read, changed and written, so not all of a large plan's.
+const CHUNK: usize = 256;
 
 /// What went wrong with which map.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +88,7 @@ impl Maps {
     /// Opens the maps pinned in a folder and checks their shapes.
     pub(super) fn open(folder: &Path) -> Result<Self, MapError> {
         Ok(Self {
-            services: MapFd::open::<ServiceKey, ServiceEntry>(folder, "SERVICES")?,
+            services: MapFd::open::<ServiceKey, ServiceCell>(folder, "SERVICES")?,
             slots: MapFd::open::<u32, SlotEntry>(folder, "SLOTS")?,
             backends: MapFd::open::<u32, BackendEntry>(folder, "BACKENDS")?,
             clusters: MapFd::open::<u32, ClusterStates>(folder, "CLUSTERS")?,
@@ -111,16 +114,17 @@ impl Maps {
 
     /// Everything that a mirror is restored from.
     pub fn contents(&self) -> Result<Contents, MapError> {
-        let services: Vec<(ServiceKey, ServiceEntry)> = self.services.dump(usize::MAX)?;
+        let services = self.services.dump::<ServiceKey, ServiceCell>(usize::MAX, How::Locked)?;
+        let services: Vec<_> = services.iter().map(|(key, cell)| (*key, *cell.entry())).collect();
         let groups = services.iter().flat_map(|(_, entry)| &entry.groups);
         let used = groups.map(|group| group.first.saturating_add(group.count)).max().unwrap_or(0);
         let used = used.min(self.slots.capacity);
         let slots: Vec<(u32, SlotEntry)> = if used == 0 {
             Vec::new()
         } else {
-            self.slots.dump(usize::try_from(used).unwrap_or(usize::MAX))?
+            self.slots.dump(usize::try_from(used).unwrap_or(usize::MAX), How::Plain)?
         };
-        let backends: Vec<(u32, BackendEntry)> = self.backends.dump(usize::MAX)?;
+        let backends: Vec<(u32, BackendEntry)> = self.backends.dump(usize::MAX, How::Plain)?;
         Ok(Contents {
             services,
             slots: slots.into_iter().map(|(_, slot)| slot).collect(),
@@ -167,19 +171,34 @@ impl Maps {
         let sum = |index| Ok(self.outcomes.lookup_per_cpu::<u64>(index, self.cpus)?.iter().sum());
         (0..OUTCOMES).map(sum).collect()
     }
+
+    /// Writes new entries beside those that count, then switches to them; see [`ServiceCell`].
+    fn write_versions(&self, entries: &[(ServiceKey, ServiceEntry)]) -> Result<(), MapError> {
+        let mut cells = Vec::with_capacity(entries.len());
+        let mut kept = Vec::with_capacity(entries.len());
+        for (key, entry) in entries {
+            let found: Option<ServiceCell> = self.services.lookup(key)?;
+            cells.push((*key, found.map_or_else(|| ServiceCell::new(*entry), |cell| cell.prepared(*entry))));
+            kept.push(found.is_some());
+        }
+        self.services.update_all(&cells, "--max-services", How::Locked)?;
+        let kept = cells.into_iter().zip(kept).filter(|(_, kept)| *kept);
+        let switched: Vec<_> = kept.map(|((key, cell), _)| (key, cell.switched())).collect();
+        self.services.update_all(&switched, "--max-services", How::Locked)
+    }
 }
 
 impl Datapath for Maps {
     fn write_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), MapError> {
-        self.backends.update_all(entries, "--max-backends")
+        self.backends.update_all(entries, "--max-backends", How::Plain)
     }
 
     fn write_slots(&mut self, entries: &[(u32, SlotEntry)]) -> Result<(), MapError> {
-        self.slots.update_all(entries, "--max-slots")
+        self.slots.update_all(entries, "--max-slots", How::Plain)
     }
 
     fn write_services(&mut self, entries: &[(ServiceKey, ServiceEntry)]) -> Result<(), MapError> {
-        self.services.update_all(entries, "--max-services")
+        entries.chunks(CHUNK).try_for_each(|chunk| self.write_versions(chunk))
     }
 
     fn delete_services(&mut self, keys: &[ServiceKey]) -> Result<(), MapError> {
@@ -227,17 +246,22 @@ impl MapFd {
     }
 
     fn update<K: Plain, V: Plain>(&self, key: &K, value: &[V]) -> Result<(), MapError> {
-        sys::update(self.fd(), key, value).map_err(self.failed("writing"))
+        sys::update(self.fd(), key, value, How::Plain).map_err(self.failed("writing"))
     }
 
-    fn dump<K: Plain, V: Plain>(&self, limit: usize) -> Result<Vec<(K, V)>, MapError> {
+    fn dump<K: Plain, V: Plain>(&self, limit: usize, how: How) -> Result<Vec<(K, V)>, MapError> {
         let capacity = usize::try_from(self.capacity).unwrap_or(usize::MAX);
-        sys::dump(self.fd(), limit.min(capacity)).map_err(self.failed("reading"))
+        sys::dump(self.fd(), limit.min(capacity), how).map_err(self.failed("reading"))
     }
 
-    fn update_all<K: Plain, V: Plain>(&self, entries: &[(K, V)], flag: &'static str) -> Result<(), MapError> {
+    fn update_all<K: Plain, V: Plain>(
+        &self,
+        entries: &[(K, V)],
+        flag: &'static str,
+        how: How,
+    ) -> Result<(), MapError> {
         let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
-        sys::update_batch(self.fd(), &keys, &values).map_err(|source| match source.raw_os_error() {
+        sys::update_batch(self.fd(), &keys, &values, how).map_err(|source| match source.raw_os_error() {
             Some(libc::E2BIG) => MapError::Full { name: self.name, capacity: self.capacity, flag },
             _ => MapError::Call { action: "writing", name: self.name, source },
         })

@@ -142,11 +142,17 @@ pub(super) fn lookup_per_cpu<V: Plain>(map: BorrowedFd<'_>, index: u32, cpus: us
 }
 
 /// Writes one element. For a per-CPU map, `value` is the values of all CPUs.
-pub(super) fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &[V]) -> io::Result<()> {
+pub(super) fn update<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &[V],
+    how: How,
+) -> io::Result<()> {
     let mut attr = ElementAttr {
         map_fd: raw(map),
         key: address(&raw const *key),
         value: address(value.as_ptr()),
+        flags: how as u64,
         ..ElementAttr::default()
     };
     // SAFETY: key and value are as large as the map's and outlive the call.
@@ -164,11 +170,23 @@ pub(super) fn delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool>
     }
 }
 
+/// How an element is read or written.
+#[derive(Clone, Copy, Debug)]
+#[repr(u64)]
+pub(super) enum How {
+    /// As the map does it: an array in place, a hash by replacing the element.
+    Plain = 0,
+    /// In place, under the lock in the map's values (`BPF_F_LOCK`, kernel 5.1); a key that is not there is
+    /// inserted.
+    Locked = 4,
+}
+
 /// Writes elements in one call, or one by one where the kernel knows no batches (before 5.6).
 pub(super) fn update_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
+    how: How,
 ) -> io::Result<()> {
     assert_eq!(keys.len(), values.len(), "a key for every value");
     if keys.is_empty() {
@@ -179,6 +197,7 @@ pub(super) fn update_batch<K: Plain, V: Plain>(
         values: address(values.as_ptr()),
         count: u32::try_from(keys.len()).expect("plans are far below 2^32 elements"),
         map_fd: raw(map),
+        elem_flags: how as u64,
         ..BatchAttr::default()
     };
     // SAFETY: both arrays hold `count` elements of the map's sizes and outlive the call.
@@ -186,7 +205,7 @@ pub(super) fn update_batch<K: Plain, V: Plain>(
         Ok(_) => Ok(()),
         Err(error) if knows_no_batches(&error) => {
             let pairs = keys.iter().zip(values);
-            pairs.into_iter().try_for_each(|(key, value)| update(map, key, std::slice::from_ref(value)))
+            pairs.into_iter().try_for_each(|(key, value)| update(map, key, std::slice::from_ref(value), how))
         }
         Err(error) => Err(error),
     }
@@ -204,14 +223,18 @@ const DUMP: usize = 4096;
 
 /// The first `limit` elements of a map, or a few more: of an array in the order of their indices, of a hash in
 /// no order. What changes meanwhile may be seen or not.
-pub(super) fn dump<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(K, V)>> {
-    match dump_batched(map, limit) {
+pub(super) fn dump<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    limit: usize,
+    how: How,
+) -> io::Result<Vec<(K, V)>> {
+    match dump_batched(map, limit, how) {
         Err(error) if knows_no_batches(&error) => dump_one_by_one(map, limit),
         other => other,
     }
 }
 
-fn dump_batched<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(K, V)>> {
+fn dump_batched<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize, how: How) -> io::Result<Vec<(K, V)>> {
     let mut elements = Vec::new();
     // A hash bucket must fit into one call; the kernel says ENOSPC where it does not.
     let mut room = limit.clamp(64, DUMP);
@@ -228,6 +251,7 @@ fn dump_batched<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize) -> io::Re
             values: address(values.as_mut_ptr()),
             count: u32::try_from(room).expect("room is small"),
             map_fd: raw(map),
+            elem_flags: how as u64,
             ..BatchAttr::default()
         };
         // SAFETY: keys and values have room for `count` elements of the map's sizes, and `position` and `next`

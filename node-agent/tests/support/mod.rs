@@ -7,7 +7,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
@@ -63,8 +64,13 @@ impl World {
 
     /// Builds the maps, and attaches the programs to them.
     pub(crate) fn attached(&self) -> Box<Maps> {
+        self.attached_with(CAPACITY)
+    }
+
+    /// The same with maps of other sizes.
+    pub(crate) fn attached_with(&self, capacity: Capacity) -> Box<Maps> {
         let installation = self.installation();
-        let Found::Built { mut maps, old: None } = installation.maps(CAPACITY).unwrap() else {
+        let Found::Built { mut maps, old: None } = installation.maps(capacity).unwrap() else {
             panic!("a new world holds maps already")
         };
         assert!(installation.attach(&mut maps).unwrap());
@@ -102,7 +108,15 @@ pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bo
 }
 
 fn set_up_network() {
-    for line in ["link set lo up", "addr add fd00::1/128 dev lo nodad", "addr add fd00::2/128 dev lo nodad"] {
+    let lines = [
+        "link set lo up",
+        "addr add fd00::1/128 dev lo nodad",
+        "addr add fd00::2/128 dev lo nodad",
+        "route add prohibit 198.18.1.0/24",
+        "route add unreachable 198.18.2.0/24",
+        "route add blackhole 198.18.3.0/24",
+    ];
+    for line in lines {
         let done = Command::new("ip").args(line.split(' ')).status().expect("these tests need iproute2");
         assert!(done.success(), "ip {line}");
     }
@@ -132,11 +146,27 @@ fn enter(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
 }
 
+/// Where a backend is.
+pub(crate) trait Place {
+    fn place(&self) -> SocketAddr;
+}
+
+impl Place for SocketAddr {
+    fn place(&self) -> SocketAddr {
+        *self
+    }
+}
+
+impl Place for TcpListener {
+    fn place(&self) -> SocketAddr {
+        self.local_addr().unwrap()
+    }
+}
+
 /// A service entry in the making, with its backends and slots.
 #[derive(Clone)]
 pub(crate) struct Service {
     id: u32,
-    generation: u32,
     key: ServiceKey,
     pub(crate) flags: u8,
     groups: Vec<Group>,
@@ -152,29 +182,29 @@ impl Service {
         let frontend: SocketAddr = frontend.parse().unwrap();
         let key = ServiceKey::new(octets(frontend.ip()), frontend.port(), PROTOCOL_TCP);
         let (groups, slots, backends) = (Vec::new(), Vec::new(), Vec::new());
-        Self { id, generation: 1, key, flags: 0, groups, slots, backends, base: id * 16 }
+        Self { id, key, flags: 0, groups, slots, backends, base: id * 16 }
     }
 
     /// Adds a group of active backends.
     #[must_use]
-    pub(crate) fn group(self, cluster: u16, tier: u8, weight: u32, backends: &[&TcpListener]) -> Self {
-        let backends: Vec<_> = backends.iter().map(|listener| (*listener, STATE_ACTIVE)).collect();
+    pub(crate) fn group<P: Place>(self, cluster: u16, tier: u8, weight: u32, backends: &[&P]) -> Self {
+        let backends: Vec<_> = backends.iter().map(|backend| (*backend, STATE_ACTIVE)).collect();
         self.mixed(cluster, tier, weight, &backends)
     }
 
     /// Adds a group of backends with their states.
     #[must_use]
-    pub(crate) fn mixed(
+    pub(crate) fn mixed<P: Place>(
         mut self,
         cluster: u16,
         tier: u8,
         weight: u32,
-        backends: &[(&TcpListener, u32)],
+        backends: &[(&P, u32)],
     ) -> Self {
         let first = self.base + u32::try_from(self.slots.len()).unwrap();
         let counter = self.base + u32::try_from(self.groups.len()).unwrap();
-        for (listener, state) in backends {
-            let address = listener.local_addr().unwrap();
+        for (backend, state) in backends {
+            let address = backend.place();
             let id = self.base + u32::try_from(self.backends.len()).unwrap() + 1;
             let (address, port) = (octets(address.ip()), address.port().to_be_bytes());
             let entry = BackendEntry {
@@ -209,14 +239,10 @@ impl Service {
         self.groups[index].counter
     }
 
-    pub(crate) fn next_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-    }
-
     pub(crate) fn entry(&self) -> ServiceEntry {
         let mut groups = [Group::default(); MAX_GROUPS];
         groups[..self.groups.len()].copy_from_slice(&self.groups);
-        let stamp = Stamp { id: self.id, generation: self.generation };
+        let stamp = Stamp { id: self.id, generation: 1 };
         let group_count = u8::try_from(self.groups.len()).unwrap();
         let cells = alias_cells(&self.groups);
         ServiceEntry {
@@ -300,27 +326,54 @@ pub(crate) fn beat(maps: &mut Maps, age_ns: u64) {
     maps.write_control(&Control { heartbeat_ns, yield_after_ns, ..maps.read_control().unwrap() }).unwrap();
 }
 
-/// Dissolves a socket's connection (`connect` to AF_UNSPEC) and dials another IPv4 address with it.
+/// An IPv4 socket address as the kernel takes it.
+fn sockaddr(family: i32, address: SocketAddrV4) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: u16::try_from(family).unwrap(),
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+        sin_zero: [0; 8],
+    }
+}
+
+/// `connect(2)` of any socket, also of one that is or was connected.
 #[allow(unsafe_code, reason = "std can't connect a socket twice")]
+fn connect(socket: &impl AsRawFd, to: &libc::sockaddr_in) -> std::io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(to)).unwrap();
+    // SAFETY: the address is a valid sockaddr_in of that length, which the kernel only reads.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const *to).cast(), length) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// A TCP socket that dials where no route leads, again and again: a run of the hooks for a microsecond, without
+/// a packet. What the kernel answers tells the routes apart: see [`UNROUTED`].
+pub(crate) struct Dialler(OwnedFd);
+
+/// Networks whose routes lead nowhere, and what the kernel answers whoever dials there. Without any route it
+/// answers ENETUNREACH.
+pub(crate) const UNROUTED: [(&str, i32); 3] =
+    [("198.18.1", libc::EACCES), ("198.18.2", libc::EHOSTUNREACH), ("198.18.3", libc::EINVAL)];
+
+impl Dialler {
+    #[allow(unsafe_code, reason = "std has no socket that is not connected")]
+    pub(crate) fn new() -> Self {
+        // SAFETY: the call takes no addresses.
+        let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) };
+        assert!(socket >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: the kernel has just given us this descriptor.
+        Self(unsafe { OwnedFd::from_raw_fd(socket) })
+    }
+
+    /// Dials, and says what the kernel answered.
+    pub(crate) fn dial(&self, frontend: SocketAddrV4) -> i32 {
+        connect(&self.0, &sockaddr(libc::AF_INET, frontend)).unwrap_err().raw_os_error().unwrap()
+    }
+}
+
+/// Dissolves a socket's connection (`connect` to AF_UNSPEC) and dials another IPv4 address with it.
 pub(crate) fn reconnect(socket: &TcpStream, to: &str) {
-    use std::os::fd::AsRawFd;
-    let SocketAddr::V4(to) = to.parse().unwrap() else { panic!("{to} is not IPv4") };
-    let unspecified = libc::sockaddr_in {
-        sin_family: u16::try_from(libc::AF_UNSPEC).unwrap(),
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: 0 },
-        sin_zero: [0; 8],
-    };
-    let address = libc::sockaddr_in {
-        sin_family: u16::try_from(libc::AF_INET).unwrap(),
-        sin_port: to.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
-        sin_zero: [0; 8],
-    };
-    for address in [unspecified, address] {
-        let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
-        // SAFETY: the address is a valid sockaddr_in of that length, which the kernel only reads.
-        let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
-        assert_eq!(done, 0, "connecting again: {}", std::io::Error::last_os_error());
+    let nowhere = sockaddr(libc::AF_UNSPEC, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+    for address in [nowhere, sockaddr(libc::AF_INET, to.parse().unwrap())] {
+        connect(socket, &address).unwrap();
     }
 }
