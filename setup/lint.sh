@@ -32,6 +32,7 @@ check "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 check "the eBPF object" ebpf/check.sh
 check "dependencies" deny
 check "the Helm chart" deploy/chart/check.sh
+check "kind" e2e/kind/check.sh
 if command -v shellcheck >/dev/null; then
     check "shell scripts" scripts
 else

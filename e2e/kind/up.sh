@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Two kind clusters that can reach each other's pods, with the chart installed and meshed. Needs docker with buildx, kubectl
+# and openssl; kind and helm are built by Go where they are missing. What is there already is used.
+#
+#   e2e/kind/up.sh         the last line on standard output is the kubeconfig's path
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+readonly STATE=${KIND_STATE:-target/kind} NAMESPACE=clustermesh NODE_PORT=32379
+declare -A IDS=([hoth]=1 [yavin]=2)
+readonly CLUSTERS=(hoth yavin)
+export KUBECONFIG=$PWD/$STATE/kubeconfig NAMESPACE REGISTRY=lab.local TAG=dev
+
+say() { echo "kind: $*" >&2; }
+
+need() {
+    local tool missing=()
+    docker info >/dev/null 2>&1 || missing+=("a docker daemon that answers (docker info)")
+    for tool in kubectl openssl; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    [ ${#missing[@]} -eq 0 ] || {
+        say "this machine lacks:"
+        printf '  - %s\n' "${missing[@]}" >&2
+        exit 1
+    }
+}
+
+# The control planes' addresses are what peers dial: a node port of every node leads to etcd.
+control_address() {
+    kubectl --context "kind-$1" get node "$1-control-plane" \
+        --output 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}' | cut -d' ' -f1
+}
+
+create() {
+    local cluster=$1 node
+    if ! "$kind" get clusters 2>/dev/null | grep -qx "$cluster"; then
+        "$kind" create cluster --config "e2e/kind/$cluster.yaml" ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"} \
+            --kubeconfig "$KUBECONFIG" --wait 3m >&2
+    fi
+    # kind's nodes don't mount it by themselves.
+    for node in $("$kind" get nodes --name "$cluster"); do
+        docker exec "$node" sh -c 'mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf'
+    done
+}
+
+load() {
+    local cluster=$1 image
+    for image in "$REGISTRY"/clustermesh/{clustermesh-apiserver,node-agent}:"$TAG" "$REGISTRY/lab:$TAG"; do
+        "$kind" load docker-image --name "$cluster" "$image" >&2
+    done
+}
+
+values() {
+    local cluster=$1 peer=$2
+    cat <<E2
+cluster: {name: $cluster, id: ${IDS[$cluster]}, podCidrs: [10.${IDS[$cluster]}.0.0/16]}
+images: {registry: $REGISTRY, tag: $TAG}
+exposure: {type: NodePort, nodePort: $NODE_PORT}
+# A node is a container, which sees its own cgroup as the root.
+agent: {cgroupRoot: /sys/fs/cgroup}
+tls:
+  clientTrust: |
+$(cat "$STATE"/{hoth,yavin}/ca.crt | sed 's/^/    /')
+peers:
+  $peer:
+    id: ${IDS[$peer]}
+    endpoints: ["https://$(control_address "$peer"):$NODE_PORT"]
+    ranges: {pods: [10.${IDS[$peer]}.0.0/16]}
+    trust: |
+$(sed 's/^/      /' "$STATE/$peer/ca.crt")
+E2
+}
+
+install() {
+    local cluster=$1 peer=$2
+    local kubectl=(kubectl --context "kind-$cluster")
+    "${kubectl[@]}" create namespace "$NAMESPACE" --dry-run=client --output yaml | "${kubectl[@]}" apply -f - >&2
+    "${kubectl[@]}" label --overwrite namespace "$NAMESPACE" pod-security.kubernetes.io/enforce=privileged >&2
+    "${kubectl[@]}" apply -f "$STATE/$cluster/secrets.yaml" >&2
+    values "$cluster" "$peer" >"$STATE/$cluster/values.yaml"
+    "$helm" upgrade --install clustermesh deploy/chart/clustermesh --kube-context "kind-$cluster" \
+        --namespace "$NAMESPACE" --values "$STATE/$cluster/values.yaml" --wait --timeout 5m >&2
+}
+
+need
+mkdir -p "$STATE"
+kind=$(e2e/kind/tool.sh)
+helm=$(deploy/helm.sh)
+say "building images"
+deploy/images/build.sh clustermesh-apiserver node-agent lab >&2
+for cluster in "${CLUSTERS[@]}"; do
+    say "creating cluster $cluster"
+    create "$cluster"
+    load "$cluster"
+done
+e2e/kind/routes.sh "${CLUSTERS[@]}" >&2
+for cluster in "${CLUSTERS[@]}"; do
+    deploy/certificates.sh "$cluster" "$STATE/$cluster" "$(control_address "$cluster")" >&2
+done
+say "installing the chart"
+install hoth yavin
+install yavin hoth
+echo "$KUBECONFIG"
