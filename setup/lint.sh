@@ -20,6 +20,15 @@ deny() {
     cargo deny --locked check --hide-inclusion-graph "${checks[@]}"
 }
 
+workflows() {
+    local actionlint
+    if actionlint=$(setup/tool.sh actionlint --present); then
+        "$actionlint"
+    else
+        echo "lint: NOT CHECKED: workflows (no actionlint here; setup/tool.sh actionlint builds one)"
+    fi
+}
+
 # Files that are only sourced have no shebang to say which shell they are for.
 scripts() {
     local files
@@ -33,6 +42,7 @@ check "the eBPF object" ebpf/check.sh
 check "dependencies" deny
 check "the Helm chart" deploy/chart/check.sh
 check "kind" e2e/kind/check.sh
+check "workflows" workflows
 if command -v shellcheck >/dev/null; then
     check "shell scripts" scripts
 else

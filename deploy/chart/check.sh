@@ -8,8 +8,8 @@ set -euo pipefail
 
 cd "$(dirname "$0")"
 readonly KUBE_VERSION=1.34.0
-helm=$(../helm.sh --present) || {
-    echo "lint: NOT CHECKED: the Helm chart (no helm here; deploy/helm.sh builds one)"
+helm=$(../../setup/tool.sh helm --present) || {
+    echo "lint: NOT CHECKED: the Helm chart (no helm here; setup/tool.sh helm builds one)"
     exit 0
 }
 

@@ -4,8 +4,8 @@
 set -euo pipefail
 
 cd "$(dirname "$0")"
-kind=$(./tool.sh --present) || {
-    echo "lint: NOT CHECKED: the configurations of kind (no kind here; e2e/kind/tool.sh builds one)"
+kind=$(../../setup/tool.sh kind --present) || {
+    echo "lint: NOT CHECKED: the configurations of kind (no kind here; setup/tool.sh kind builds one)"
     exit 0
 }
 scratch=$(mktemp -d)
@@ -16,22 +16,29 @@ cat >"$scratch/docker" <<'E2'
 echo "$*" >>"$(dirname "$0")/asked"
 case $1 in
     info) echo '{"CgroupDriver":"systemd","CgroupVersion":"2","MemoryLimit":true,"PidsLimit":true,"CPUShares":true}' ;;
-    run) exit 1 ;;
+    # kind starts all nodes at once and gives up at the first that fails: none fails before all are asked for.
+    run)
+        for _ in $(seq 100); do
+            [ "$(grep -c '^run ' "$(dirname "$0")/asked")" -lt "$WANTED" ] || break
+            sleep 0.1
+        done
+        exit 1
+        ;;
 esac
 E2
 chmod +x "$scratch/docker"
 
-# What kind says of a configuration; it always ends with the node that could not be started.
+# What kind says of a configuration of $2 nodes; it always ends with a node that could not be started.
 create() {
     rm -f "$scratch/asked"
-    PATH=$scratch:$PATH KIND_EXPERIMENTAL_PROVIDER=docker \
+    PATH=$scratch:$PATH KIND_EXPERIMENTAL_PROVIDER=docker WANTED=$2 \
         "$kind" create cluster --config "$1" --kubeconfig "$scratch/kubeconfig" 2>&1 || true
 }
 
 failed=0
 for config in hoth.yaml yavin.yaml; do
-    said=$(create "$config")
     wanted=$(grep -c '^- role:' "$config")
+    said=$(create "$config" "$wanted")
     started=$(grep -c "^run --name ${config%.yaml}-" "$scratch/asked" || true)
     if [ "$started" != "$wanted" ]; then
         echo "e2e/kind: kind would start $started instead of $wanted nodes for $config: $said" >&2
@@ -41,7 +48,7 @@ done
 
 # That kind would have complained.
 { cat hoth.yaml; echo "colour: white"; } >"$scratch/wrong.yaml"
-said=$(create "$scratch/wrong.yaml")
+said=$(create "$scratch/wrong.yaml" 1)
 if [ -e "$scratch/asked" ] && grep -q '^run ' "$scratch/asked"; then
     echo "e2e/kind: kind takes an unknown field: $said" >&2
     failed=1

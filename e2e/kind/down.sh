@@ -4,7 +4,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/../.."
 readonly STATE=${KIND_STATE:-target/kind}
-kind=$(e2e/kind/tool.sh --present) || {
+kind=$(setup/tool.sh kind --present) || {
     echo "kind: no kind here, so no clusters either" >&2
     exit 0
 }

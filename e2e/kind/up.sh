@@ -85,8 +85,8 @@ install() {
 
 need
 mkdir -p "$STATE"
-kind=$(e2e/kind/tool.sh)
-helm=$(deploy/helm.sh)
+kind=$(setup/tool.sh kind)
+helm=$(setup/tool.sh helm)
 say "building images"
 deploy/images/build.sh clustermesh-apiserver node-agent lab >&2
 for cluster in "${CLUSTERS[@]}"; do
