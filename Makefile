@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench fmt clean ci
+.PHONY: help setup demo test lint ebpf bench fmt clean ci kube-up kube-down test-kube
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -12,6 +12,12 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 JSON ?=
 # KEEP=1 leaves the demo's lab up.
 KEEP ?=
+
+# The Kubernetes lab's settings.
+VERSION ?= 1.34
+PROXY ?= nftables
+DUAL ?=
+KUBE_FLAGS = --version '$(VERSION)' --proxy '$(PROXY)' $(if $(filter-out 0,$(DUAL)),--dual-stack)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +31,18 @@ demo: setup ## Two clusters fail over, live, in a minute; JSON=FILE for results,
 
 test: setup ## All tests but those of the Kubernetes lab (needs root: namespaces and eBPF)
 	@setup/test.sh
+
+kube-up: ## Two real Kubernetes clusters of two nodes, left up; VERSION=1.34, PROXY=nftables|iptables|none, DUAL=1
+	@setup/deps.sh build kube
+	@cargo build --locked --workspace --bins
+	@target/debug/kube up $(KUBE_FLAGS)
+
+kube-down: ## Remove them
+	@[ ! -x target/debug/kube ] || target/debug/kube down
+
+test-kube: ## The tests of the Kubernetes lab (the same settings)
+	@setup/deps.sh build kube
+	@e2e/kube/test.sh $(KUBE_FLAGS)
 
 lint: ## Format, clippy, the eBPF object's digest, licences and dependencies, shell scripts
 	@setup/deps.sh build lint

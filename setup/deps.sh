@@ -2,10 +2,10 @@
 # Installs what the given targets need and the machine lacks, through apt; says what it installs.
 # Where it can't, it says what is missing and how to get it, and exits with 1.
 #
-#   setup/deps.sh [build] [lab] [lint] [bench]      (default: build lab)
+#   setup/deps.sh [build] [lab] [kube] [lint] [bench]      (default: build lab)
 #
-# build: compile the workspace.   lab: run tests and the demo.   lint: check style, licences and shell scripts.
-# bench: what the product is measured beside.
+# build: compile the workspace.   lab: run tests and the demo.   kube: run the Kubernetes lab.
+# lint: check style, licences and shell scripts.   bench: what the product is measured beside.
 set -euo pipefail
 
 # The newest Rust that the workspace asks for, and the oldest kernel on which the lab runs (cgroup.kill).
@@ -60,6 +60,21 @@ need_lab() {
     need_program ip iproute2
     need_program ps procps
     need_program setpriv util-linux
+}
+
+need_kube() {
+    need_lab
+    need_program containerd containerd
+    need_program runc runc
+    need_program iptables iptables
+    need_program conntrack conntrack
+    need_program nsenter util-linux
+    need_program strip binutils
+    need_program kubectl kubernetes-client kubectl
+    [ -e /usr/lib/cni/ptp ] || packages+=("/usr/lib/cni/ptp:containernetworking-plugins")
+    # What e2e/kube/build.sh needs where its results are not there yet.
+    [ -n "${KUBEBUILDER_ASSETS:-}" ] || [ -d "${CLUSTERMESH_CACHE:-$HOME/.cache/clustermesh}/kubernetes" ] || have go ||
+        miss "Go 1.26 or newer, to build Kubernetes once: install it from https://go.dev/dl"
 }
 
 need_lint() {
@@ -150,8 +165,8 @@ main() {
     cd "$root"
     for goal in "${goals[@]}"; do
         case $goal in
-            build | lab | lint | bench) "need_$goal" ;;
-            *) echo "setup/deps.sh: $goal is none of build, lab, lint and bench" >&2; exit 2 ;;
+            build | lab | kube | lint | bench) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint and bench" >&2; exit 2 ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || install_packages

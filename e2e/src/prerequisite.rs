@@ -1,12 +1,40 @@
 //! What a lab needs of the machine, checked before anything is made, each with its remedy.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::lab::cgroup;
 use crate::lab::process::program;
+
+/// What the Kubernetes lab runs of the system's: programs, a flag that makes each of them do nothing, and their packages.
+const KUBE_TOOLS: &[(&str, &str, &str)] = &[
+    ("containerd", "--version", "containerd"),
+    ("ctr", "--version", "containerd"),
+    ("runc", "--version", "runc"),
+    ("iptables", "--version", "iptables"),
+    ("conntrack", "--version", "conntrack"),
+    ("kubectl", "--help", "kubernetes-client"),
+    ("strip", "--version", "binutils"),
+    ("nsenter", "--version", "util-linux"),
+];
+
+/// [`check`], for the Kubernetes lab.
+pub fn check_kube() -> Result<()> {
+    let mut missing = Vec::new();
+    for (tool, flag, package) in KUBE_TOOLS {
+        if !runs(tool, flag) {
+            missing.push(format!("  - no {tool}: `apt-get install {package}`, or `setup/deps.sh kube`"));
+        }
+    }
+    if !Path::new("/usr/lib/cni/ptp").exists() {
+        missing.push("  - no CNI plugins: `apt-get install containernetworking-plugins`".into());
+    }
+    ensure!(missing.is_empty(), "this machine cannot run the Kubernetes lab:\n{}", missing.join("\n"));
+    check(&["kube", "lab", "node-agent", "clustermesh-apiserver"])
+}
 
 /// Fails with everything that is missing, and how to get it.
 pub fn check(programs: &[&'static str]) -> Result<()> {

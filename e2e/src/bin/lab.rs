@@ -20,6 +20,8 @@ enum Verb {
     Serve(Serve),
     /// Dial at a constant rate, and print a line of JSON per connection.
     Load(Load),
+    /// Be the first process of a pod's sandbox: reap, and end when told.
+    Pause,
     /// Run a program in a namespace and a cgroup.
     Enter(Enter),
     /// Build a network with pods, say its id, and hold it until a signal ends both.
@@ -34,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Enter(enter) => enter.exec(),
         Verb::Serve(serve) => runtime()?.block_on(serve.run()),
         Verb::Load(load) => runtime()?.block_on(load.run()),
+        Verb::Pause => runtime()?.block_on(mesh_e2e::load::pause::run()),
         Verb::Hold => hold(),
         Verb::Clean => home::clean_and_say(),
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::wait;
 
 /// The folder below the cgroup v2 mount that holds every lab's tree.
-const TREE: &str = "clustermesh-lab";
+pub(crate) const TREE: &str = "clustermesh-lab";
 
 /// Where cgroup v2 is mounted; on hybrid hosts that is not `/sys/fs/cgroup`.
 pub fn mount_point() -> Option<PathBuf> {
@@ -83,7 +83,24 @@ impl Cgroup {
     }
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+/// The file in a lab's folder that lists its folders in the hierarchies of cgroup v1, where it has some.
+pub const LEGACY: &str = "cgroups-v1";
+
+/// Removes the lab's folders in the hierarchies of cgroup v1; their processes have ended with those of v2.
+pub(super) fn remove_legacy(folder: &Path) -> Result<()> {
+    let Ok(list) = fs::read_to_string(folder.join(LEGACY)) else { return Ok(()) };
+    for path in list.lines().map(Path::new) {
+        // A process that has ended leaves v1 a moment after v2.
+        let what = format!("cgroup {} to be free", path.display());
+        wait::until(&what, Duration::from_secs(10), || Ok(remove_tree(path)?))?;
+        // The folder that labs share goes with the last lab; a failure only means that there is another one.
+        let _ = path.parent().map(fs::remove_dir);
+    }
+    Ok(())
+}
+
+/// Removes a folder of cgroups, those below first.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

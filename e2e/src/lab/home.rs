@@ -35,6 +35,8 @@ pub struct Home {
     folder: PathBuf,
     /// Whether processes outlive the owner.
     kept: bool,
+    /// Whether somebody else built it: then it stays when this owner leaves.
+    adopted: bool,
     /// Whoever makes something holds it for reading; teardown takes it for writing and sets it: nothing appears
     /// behind teardown's back.
     closed: RwLock<bool>,
@@ -60,9 +62,20 @@ impl Home {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let labs = open.as_mut().context("the process is about to end")?;
         let (id, folder, lock) = claim_folder()?;
-        let home = Arc::new(Self { id, folder, kept, closed: RwLock::new(false), _lock: lock });
+        let home =
+            Arc::new(Self { id, folder, kept, adopted: false, closed: RwLock::new(false), _lock: lock });
         labs.push(Arc::downgrade(&home));
         Ok(home)
+    }
+
+    /// Becomes the owner of a kept lab, for a while: nobody cleans it up meanwhile, and it stays afterwards.
+    pub fn adopt(id: &str) -> Result<Arc<Self>> {
+        let folder = all_labs().join(id);
+        let lock = File::options().write(true).open(folder.join("owner"));
+        let lock = lock.with_context(|| format!("there is no lab {id}"))?;
+        lock.try_lock().with_context(|| format!("lab {id} has another owner"))?;
+        let (id, closed) = (id.to_owned(), RwLock::new(false));
+        Ok(Arc::new(Self { id, folder, kept: true, adopted: true, closed, _lock: lock }))
     }
 
     fn furnish(&self) -> Result<()> {
@@ -143,7 +156,9 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        self.tear_down();
+        if !self.adopted {
+            self.tear_down();
+        }
     }
 }
 
@@ -194,8 +209,13 @@ fn claim_as(all: &Path, id: &str) -> io::Result<File> {
 
 /// Ends what is left of labs without an owner, and gives their ids.
 pub fn clean() -> Result<Vec<String>> {
+    clean_those(|_| true)
+}
+
+/// [`clean`], for labs whose folder is wanted.
+pub fn clean_those(wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
     let mut cleaned = Vec::new();
-    for (id, folder) in labs_on_disk()? {
+    for (id, folder) in labs_on_disk()?.into_iter().filter(|(_, folder)| wanted(folder)) {
         let lock = File::options().create(true).truncate(false).write(true).open(folder.join("owner"));
         let lock = lock.with_context(|| format!("opening the lock of lab {id}"))?;
         if lock.try_lock().is_ok() {
@@ -208,15 +228,19 @@ pub fn clean() -> Result<Vec<String>> {
 
 /// [`clean`], for a command line.
 pub fn clean_and_say() -> Result<()> {
-    let cleaned = clean()?;
+    say_cleaned(&clean()?);
+    Ok(())
+}
+
+pub fn say_cleaned(cleaned: &[String]) {
     match cleaned.len() {
         0 => println!("no leftovers"),
         _ => cleaned.iter().for_each(|id| println!("removed lab {id}")),
     }
-    Ok(())
 }
 
-fn labs_on_disk() -> Result<Vec<(String, PathBuf)>> {
+/// Id and folder of every lab that has left something.
+pub fn labs_on_disk() -> Result<Vec<(String, PathBuf)>> {
     let all = all_labs();
     let entries = match fs::read_dir(&all) {
         Ok(entries) => entries,
@@ -245,6 +269,7 @@ fn sweep(id: &str, folder: &Path) {
     match Cgroup::of_lab(id) {
         Ok(tree) => {
             note(tree.kill());
+            note(cgroup::remove_legacy(folder));
             note(remove_namespaces(id));
             note(unmount(&folder.join("bpf")));
             note(tree.remove());

@@ -44,6 +44,11 @@ impl Netns {
         Ok(netns)
     }
 
+    /// One that is there already, or will be.
+    pub fn named(home: &Arc<Home>, label: &str) -> Self {
+        Self { name: home.netns(label), home: home.clone() }
+    }
+
     fn add(&self) -> Result<()> {
         let _open = self.home.open()?;
         batch(None, &[format!("netns add {}", self.name)])

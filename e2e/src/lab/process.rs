@@ -32,19 +32,22 @@ pub fn program(name: &str) -> Result<PathBuf> {
 }
 
 /// A program that a lab starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// Built from this workspace.
     Ours(&'static str),
     /// From the system's PATH.
     Installed(&'static str),
+    /// A file.
+    At(PathBuf),
 }
 
 impl Program {
-    fn path(self) -> Result<PathBuf> {
+    fn path(&self) -> Result<PathBuf> {
         match self {
             Self::Ours(name) => program(name),
             Self::Installed(name) => Ok(name.into()),
+            Self::At(path) => Ok(path.clone()),
         }
     }
 }
@@ -170,6 +173,12 @@ impl Process {
         let status = self.wait(patience)?;
         ensure!(status.success(), "{name} ended with {}", describe(status));
         Ok(())
+    }
+
+    /// Leaves it to itself, running.
+    pub fn abandon(self) {
+        // Dropping it would end it.
+        std::mem::forget(self);
     }
 
     /// Fails, with the tail of its log, when it no longer runs.

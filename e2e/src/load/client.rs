@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -18,9 +18,9 @@ use crate::wait::unix_us;
 
 #[derive(Debug, clap::Args)]
 pub struct Load {
-    /// Address and port to dial.
+    /// Address or name, and port to dial. A name is looked up for every connection.
     #[arg(long)]
-    target: SocketAddr,
+    target: String,
     /// New connections per second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
@@ -67,16 +67,17 @@ impl Load {
 
     async fn dial(&self, dials: &TaskTracker, records: &mpsc::Sender<Record>) {
         let room = Arc::new(Semaphore::new(self.in_flight));
+        let target: Arc<str> = self.target.as_str().into();
         let mut ticks = interval(Duration::from_secs(1) / self.rate.max(1));
         // Late ticks are made up for: the rate is a promise.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         loop {
             ticks.tick().await;
             let permit = room.clone().try_acquire_owned();
-            let (target, patience, records) = (self.target, self.timeout, records.clone());
+            let (target, patience, records) = (target.clone(), self.timeout, records.clone());
             dials.spawn(async move {
                 let record = match permit {
-                    Ok(_held) => attempt(target, patience).await,
+                    Ok(_held) => attempt(&target, patience).await,
                     Err(_) => overload(),
                 };
                 // Nobody reads any more: the run is over.
@@ -90,15 +91,22 @@ fn overload() -> Record {
     Record { start_unix_us: unix_us(), latency_us: 0, outcome: Outcome::Error(Failure::Overload) }
 }
 
-async fn attempt(target: SocketAddr, patience: Duration) -> Record {
+async fn attempt(target: &str, patience: Duration) -> Record {
     let (start_unix_us, start) = (unix_us(), Instant::now());
-    let outcome = match timeout(patience, request(target)).await {
+    let outcome = match timeout(patience, resolve_and_request(target)).await {
         Ok(Ok(answer)) => Outcome::Answer(answer),
-        Ok(Err(error)) => Outcome::Error(Failure::of(&error)),
+        Ok(Err(failure)) => Outcome::Error(failure),
         Err(_) => Outcome::Error(Failure::Timeout),
     };
     let latency_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
     Record { start_unix_us, latency_us, outcome }
+}
+
+/// A name is looked up anew each time, as by a client that keeps nothing; an address costs nothing here.
+async fn resolve_and_request(target: &str) -> Result<String, Failure> {
+    let mut found = lookup_host(target).await.map_err(|_| Failure::Unresolved)?;
+    let address = found.next().ok_or(Failure::Unresolved)?;
+    request(address).await.map_err(|error| Failure::of(&error))
 }
 
 async fn request(target: SocketAddr) -> std::io::Result<String> {

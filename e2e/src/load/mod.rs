@@ -3,5 +3,6 @@
 //! Runs inside a pod's namespace and cgroup, as a process of its own; knows nothing of labs.
 
 pub mod client;
+pub mod pause;
 pub mod record;
 pub mod server;

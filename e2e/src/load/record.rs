@@ -31,6 +31,8 @@ pub enum Failure {
     Timeout,
     Reset,
     Unreachable,
+    /// The name was not found, or nobody answered for it.
+    Unresolved,
     /// Closed, or answered with something else.
     Garbled,
     /// Not permitted by a cgroup program or a packet filter.
@@ -60,6 +62,7 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Unresolved => "unresolved",
             Self::Garbled => "garbled",
             Self::Forbidden => "forbidden",
             Self::Overload => "overload",

@@ -1,0 +1,142 @@
+//! The Kubernetes lab itself, without the mesh: what its tests and stories stand on.
+//!
+//! Run by `make test-kube`, which brings the lab up and takes it down.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_e2e::kube::image::LAB;
+use mesh_e2e::kube::kubectl::Context as Kubectl;
+use mesh_e2e::kube::testing::Stage;
+use mesh_e2e::wait;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A Deployment of servers that answer with the cluster's name and their own, and its Service.
+fn servers(cluster: &str, name: &str, replicas: u32) -> String {
+    let container = json!({
+        "name": "serve",
+        "image": LAB,
+        "args": ["serve", format!("--answer={cluster}/$(POD)"), "--port=8080", "--linger=5s"],
+        "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    });
+    let labels = json!({"app": name});
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    });
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]},
+    });
+    json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]}).to_string()
+}
+
+/// Addresses and nodes of a Service's ready endpoints.
+fn endpoints(context: &Kubectl, service: &str) -> Result<Vec<(String, String)>> {
+    let selector = format!("kubernetes.io/service-name={service}");
+    let slices = context.json(&["get", "endpointslices", "-l", &selector])?;
+    let items = slices["items"].as_array().context("no list of slices")?;
+    let endpoints = items.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
+    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(ready.map(|endpoint| (text(&endpoint["addresses"][0]), text(&endpoint["nodeName"]))).collect())
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn all_nodes_are_ready_and_nobody_has_a_default_route() -> Result<()> {
+    let stage = Stage::enter()?;
+    for cluster in stage.lab().clusters() {
+        cluster.wait_nodes(PATIENCE)?;
+        for node in cluster.nodes() {
+            for family in ["-4", "-6"] {
+                let routes = cluster.run_on_node(&node, &["ip", family, "route"])?;
+                ensure!(!routes.contains("default"), "{node} has a default route:\n{routes}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn pods_call_services_by_name() -> Result<()> {
+    let stage = Stage::enter()?;
+    for cluster in stage.lab().clusters() {
+        let context = cluster.context();
+        context.apply(&servers(cluster.name(), "echo", 2))?;
+        context.kubectl(&["rollout", "status", "deployment/echo", "--timeout=90s"])?;
+        let client = [
+            "run",
+            "client",
+            "--image",
+            LAB,
+            "--restart=Never",
+            "--",
+            "load",
+            "--target=echo.default.svc.cluster.local:80",
+            "--rate=50",
+            "--duration=2s",
+        ];
+        context.kubectl(&client)?;
+        let done = ["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/client", "--timeout=60s"];
+        context.kubectl(&done)?;
+        let said = context.kubectl(&["logs", "client"])?;
+        let answers = said.lines().filter(|line| line.contains(&format!("{}/echo-", cluster.name()))).count();
+        context.kubectl(&["delete", "pod/client", "deployment/echo", "service/echo", "--wait=false"])?;
+        ensure!(answers >= 80 && answers == said.lines().count(), "{answers} answers:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn pods_of_both_clusters_reach_each_other_until_the_way_is_cut() -> Result<()> {
+    let stage = Stage::enter()?;
+    let lab = stage.lab();
+    let [one, other, ..] = lab.clusters() else { anyhow::bail!("two clusters are needed") };
+    let context = other.context();
+    context.apply(&servers(other.name(), "far", 1))?;
+    context.kubectl(&["rollout", "status", "deployment/far", "--timeout=90s"])?;
+    let far = endpoints(&context, "far")?;
+    let (address, _) = far.first().context("no endpoint")?;
+    let node = one.nodes().into_iter().next().context("no node")?;
+    let ping = || one.run_on_node(&node, &["bash", "-c", &format!("exec 3<>/dev/tcp/{address}/8080")]);
+    let dial = || {
+        one.run_on_node(&node, &["timeout", "2", "bash", "-c", &format!("exec 3<>/dev/tcp/{address}/8080")])
+    };
+    ping()?;
+    lab.partition(one.name(), other.name())?;
+    let cut = dial();
+    lab.heal(one.name(), other.name())?;
+    ensure!(cut.is_err(), "a connection crossed the cut");
+    wait::until("a connection after the cut has healed", PATIENCE, dial)?;
+    context.kubectl(&["delete", "deployment/far", "service/far", "--wait=false"]).map(drop)
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn a_node_comes_back_after_a_power_cut() -> Result<()> {
+    let mut stage = Stage::enter()?;
+    let cluster = stage.lab_mut().cluster("yavin")?;
+    let node = cluster.nodes().pop().context("no node")?;
+    let context = cluster.context();
+    cluster.power_off_node(&node)?;
+    let name = format!("node/{node}");
+    let condition = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}=Unknown"#;
+    let lost = context.kubectl(&["wait", &format!("--for={condition}"), &name, "--timeout=90s"]);
+    cluster.power_on_node(&node)?;
+    lost?;
+    context.kubectl(&["wait", "--for=condition=Ready", &name, "--timeout=90s"]).map(drop)
+}
