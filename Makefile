@@ -53,7 +53,7 @@ ebpf: ## Rebuild the eBPF object (its toolchain is needed for nothing else)
 
 bench: ## What the product costs beside what it replaces (root, a quarter of an hour, a quiet machine); JSON=FILE
 	@setup/deps.sh build lab bench
-	@cargo build --locked --release -p mesh-e2e -p node-agent -p clustermesh-apiserver --bins
+	@cargo build --locked --release --bin bench --bin lab --bin node-agent --bin clustermesh-apiserver
 	@target/release/bench $(if $(JSON),--json '$(abspath $(JSON))')
 
 fmt: ## Format everything

@@ -124,6 +124,14 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         &self.entries
     }
 
+    /// The first key that is not less than `from`, if it fits; among what is being listed or what is visible.
+    pub(crate) fn find_key(&self, from: &K, fits: impl Fn(&K) -> bool) -> Option<&K> {
+        let all = self.listing.iter().chain([&self.entries]);
+        all.filter_map(|entries| entries.range(from.clone()..).next())
+            .map(|(key, _)| key)
+            .find(|key| fits(key))
+    }
+
     pub fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key)
     }

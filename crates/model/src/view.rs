@@ -9,6 +9,7 @@
 //! marker. A cluster record with another id or name
 //! refuses the whole peer: what was published stays as it is until a good record comes.
 
+mod pool;
 mod rejections;
 mod service;
 mod snapshot;
@@ -22,12 +23,15 @@ pub use rejections::{RECENT_REJECTIONS, Rejections};
 pub use service::{PeerEndpoint, PeerService, PeerSlice};
 pub use snapshot::PeerSnapshot;
 
+use pool::Pool;
+use service::Offer;
+
 use crate::fence::Fence;
 use crate::name::{ClusterId, ClusterName, ServiceName, SliceName};
 use crate::record::{
-    self, AliveRecord, ClusterRecord, Fault, Record, RecordKey, Rejection, ServiceRecord, SliceRecord,
-    SyncedKind,
+    self, AliveRecord, ClusterRecord, Fault, Record, RecordKey, Rejection, SliceRecord, SyncedKind,
 };
+use crate::snapshot::SlicePort;
 use crate::table::{Knowledge, Table};
 
 /// What the reader's peer file says of a peer.
@@ -84,9 +88,11 @@ pub struct PeerView {
     cluster: Option<Arc<ClusterRecord>>,
     refused: Option<Rejection>,
     alive: Option<AliveRecord>,
-    services: Table<ServiceName, Arc<ServiceRecord>>,
+    services: Table<ServiceName, Arc<Offer>>,
+    offers: Pool<Offer>,
     /// As published, before the fence.
     slices: Table<SliceKey, Arc<PeerSlice>>,
+    slice_ports: Pool<Vec<SlicePort>>,
     markers: Markers,
     listing: Option<Listing>,
     listed: bool,
@@ -107,7 +113,9 @@ impl PeerView {
             refused: None,
             alive: None,
             services: Table::default(),
+            offers: Pool::default(),
             slices: Table::default(),
+            slice_ports: Pool::default(),
             markers: Markers::default(),
             listing: None,
             listed: false,
@@ -247,10 +255,12 @@ impl PeerView {
                 None => self.alive = Some(record),
             },
             (RecordKey::Service(_, name), Record::Service(record)) => {
-                let changed = self.services.put(name.clone(), Arc::new(record));
+                let name = self.known_name(name);
+                let changed = self.services.put(name.clone(), self.offers.share(record.into()));
                 self.dirty.extend(changed.then_some(name));
             }
             (RecordKey::Slice(_, service, slice), Record::Slice(record)) => {
+                let service = self.known_name(service);
                 self.accept_slice(text, (service, Some(slice)), record);
             }
             (RecordKey::Synced(_, kind), Record::Synced(_)) => match &mut self.listing {
@@ -266,10 +276,18 @@ impl PeerView {
         if let Some(fault) = record.first_refused.clone() {
             self.rejections.add(&Rejection::new(text, fault), record.refused as u64);
         }
-        if self.slices.put(key.clone(), Arc::new(PeerSlice::from(record))) {
+        let slice = PeerSlice::new(record, &mut self.slice_ports);
+        if self.slices.put(key.clone(), Arc::new(slice)) {
             self.note_fenced(&key);
             self.dirty.insert(key.0);
         }
+    }
+
+    /// The same name as a slice of the service has it, so that all of a service's entries share one text.
+    fn known_name(&self, name: ServiceName) -> ServiceName {
+        let from = (name, None);
+        let known = self.slices.find_key(&from, |(known, _)| *known == from.0);
+        known.map_or(from.0.clone(), |(known, _)| known.clone())
     }
 
     fn accept_cluster(&mut self, text: &str, record: ClusterRecord) {
@@ -364,13 +382,13 @@ impl PeerView {
     }
 
     fn publish_service(&mut self, name: ServiceName) {
-        let new = self.services.get(&name).filter(|record| record.shared).cloned();
-        let new = new.map(|record| {
+        let new = self.services.get(&name).filter(|offer| offer.shared).cloned();
+        let new = new.map(|offer| {
             let slices = self.slices.entries().range((name.clone(), None)..);
             let slices = slices.take_while(|((service, _), _)| *service == name).map(|(_, slice)| slice);
-            PeerService::new(&record, slices, &self.fence)
+            PeerService::new(&offer, slices, &self.fence)
         });
-        let left_out = new.as_ref().map_or(0, |service| service.left_out_slices);
+        let left_out = new.as_ref().map_or(0, PeerService::left_out_slices);
         if left_out > 0 {
             let key = RecordKey::Service(self.pin.name.clone(), name.clone()).to_string();
             self.rejections.add(&Rejection::new(&key, Fault::TooManyEndpoints { left_out }), left_out as u64);

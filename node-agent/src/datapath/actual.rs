@@ -45,6 +45,7 @@ pub struct Actual {
     pub(super) service_ids: Ids,
     pub(super) counters: Ids,
     pub(super) capacity: Capacity,
+    pub(super) namings: u64,
 }
 
 /// One service entry.
@@ -105,6 +106,7 @@ impl Actual {
             service_ids: Ids::new(u32::MAX),
             counters: Ids::new(capacity.counters),
             capacity,
+            namings: 0,
         }
     }
 
@@ -123,7 +125,7 @@ impl Actual {
     }
 
     /// A group's backends with the state that the maps hold for them, as a `STATE_…` constant.
-    pub fn members(&self, group: &HeldGroup) -> impl Iterator<Item = (&BackendKey, u32)> {
+    pub fn members(&self, group: &HeldGroup) -> impl Iterator<Item = (BackendKey, u32)> {
         group.members.iter().map(|member| (self.backends.key(member.id()), self.backends.state(member.id())))
     }
 
@@ -147,6 +149,11 @@ impl Actual {
 
     pub fn free_slots(&self) -> u32 {
         self.extents.free_slots()
+    }
+
+    /// How often a frontend came, went, or got another name.
+    pub fn namings(&self) -> u64 {
+        self.namings
     }
 
     pub fn capacity(&self) -> Capacity {

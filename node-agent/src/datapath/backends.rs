@@ -33,29 +33,48 @@ impl BackendKey {
     }
 }
 
-/// One id. 40 bytes, so a backend costs 40 bytes here and 4 in each group that holds it.
+/// One id. 36 bytes, so a backend costs 36 bytes here, 6 in the index, and 4 in each group that holds it.
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    key: BackendKey,
+    /// The key's parts, for a key of its own would end in padding.
+    address: [u8; 16],
+    port: u16,
+    cluster: u16,
+    protocol: u8,
+    /// The state that the maps hold, `STATE_FREE` for an id that stands for nothing.
+    written: u8,
+    /// Removals that still wait for their grace period.
+    pending: u16,
     epoch: u32,
     /// Groups that hold the backend.
     users: u32,
     /// Of these, those that call it active.
     active_users: u32,
-    /// Removals that still wait for their grace period.
-    pending: u16,
-    /// The state that the maps hold, `STATE_FREE` for an id that stands for nothing.
-    written: u8,
 }
 
 const FREE_ROW: Row = Row {
-    key: BackendKey { address: [0; 16], port: 0, cluster: 0, protocol: 0 },
+    address: [0; 16],
+    port: 0,
+    cluster: 0,
+    protocol: 0,
+    written: 0,
+    pending: 0,
     epoch: 0,
     users: 0,
     active_users: 0,
-    pending: 0,
-    written: 0,
 };
+
+impl Row {
+    fn of(key: BackendKey) -> Self {
+        let BackendKey { address, port, cluster, protocol } = key;
+        Self { address, port, cluster, protocol, ..FREE_ROW }
+    }
+
+    fn key(&self) -> BackendKey {
+        let Self { address, port, cluster, protocol, .. } = *self;
+        BackendKey { address, port, cluster, protocol }
+    }
+}
 
 /// All backend ids of one instance. Id 0 is never used.
 #[derive(Debug)]
@@ -86,7 +105,7 @@ impl Backends {
         backends.rows = vec![FREE_ROW; as_index(ids) + 1];
         for (id, entry) in entries {
             let written = u8::try_from(entry.state).unwrap_or(u8::MAX);
-            let row = Row { key: BackendKey::of(entry), epoch: entry.epoch, written, ..FREE_ROW };
+            let row = Row { epoch: entry.epoch, written, ..Row::of(BackendKey::of(entry)) };
             *backends.row_mut(*id) = row;
             backends.index(*id);
         }
@@ -105,8 +124,8 @@ impl Backends {
         self.free.len() + as_index(self.capacity).saturating_sub(self.rows.len())
     }
 
-    pub(crate) fn key(&self, id: u32) -> &BackendKey {
-        &self.row(id).key
+    pub(crate) fn key(&self, id: u32) -> BackendKey {
+        self.row(id).key()
     }
 
     /// The state that the maps hold for the id.
@@ -116,7 +135,7 @@ impl Backends {
 
     pub(crate) fn find(&self, key: &BackendKey) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.ids.find(hash, |id| self.row(*id).key == *key).copied()
+        self.ids.find(hash, |id| self.row(*id).key() == *key).copied()
     }
 
     /// One more group holds the backend. None where there is no room for another id.
@@ -160,10 +179,10 @@ impl Backends {
         }
         row.written = state_byte;
         Some(BackendEntry {
-            address: row.key.address,
-            port: row.key.port.to_be_bytes(),
-            cluster: row.key.cluster,
-            protocol: row.key.protocol,
+            address: row.address,
+            port: row.port.to_be_bytes(),
+            cluster: row.cluster,
+            protocol: row.protocol,
             zero: [0; 3],
             state,
             epoch: row.epoch,
@@ -178,7 +197,7 @@ impl Backends {
         if row.users > 0 || row.pending > 0 {
             return None;
         }
-        let (key, epoch) = (row.key, row.epoch);
+        let (key, epoch) = (row.key(), row.epoch);
         *row = Row { epoch, ..FREE_ROW };
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.ids.find_entry(hash, |other| *other == id) {
@@ -218,15 +237,15 @@ impl Backends {
             }
         };
         let row = self.row_mut(id);
-        *row = Row { key, epoch: row.epoch.wrapping_add(1), ..FREE_ROW };
+        *row = Row { epoch: row.epoch.wrapping_add(1), ..Row::of(key) };
         self.index(id);
         Some(id)
     }
 
     fn index(&mut self, id: u32) {
-        let hash = self.hasher.hash_one(self.row(id).key);
+        let hash = self.hasher.hash_one(self.row(id).key());
         let Self { rows, ids, hasher, .. } = self;
-        ids.insert_unique(hash, id, |other| hasher.hash_one(rows[as_index(*other)].key));
+        ids.insert_unique(hash, id, |other| hasher.hash_one(rows[as_index(*other)].key()));
     }
 
     fn row(&self, id: u32) -> &Row {

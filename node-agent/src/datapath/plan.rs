@@ -137,6 +137,7 @@ impl Actual {
 
     fn plan_deletion(&mut self, frontend: &Frontend, plan: &mut Plan) {
         let Some(held) = self.services.remove(frontend) else { return };
+        self.namings += 1;
         plan.deleted.push(service_key(frontend));
         plan.freed.services.push(held.stamp.id);
         for group in held.groups {
@@ -152,6 +153,10 @@ impl Actual {
     ) -> Result<(), Shortage> {
         let extents = self.make_room(frontend, desired)?;
         let held = self.services.remove(frontend);
+        let named = |held: &Held| {
+            held.service.as_ref() == Some(&desired.service) && held.port_name == desired.port_name
+        };
+        self.namings += u64::from(!held.as_ref().is_some_and(named));
         let before = held.as_ref().filter(|held| !held.damaged).map(|held| held.entry(frontend));
         let (stamp, mut old_groups) = match held {
             Some(held) => (held.stamp, held.groups),

@@ -71,6 +71,7 @@ pub fn restore(contents: &Contents, capacity: Capacity) -> Restored {
         service_ids: Ids::restored(u32::MAX, service_ids),
         counters: Ids::restored(capacity.counters, counters),
         capacity,
+        namings: 0,
     };
     Restored { actual, leftover, damaged, foreign }
 }

@@ -82,8 +82,12 @@ pub struct MergeTask {
     backoff: Backoff,
     retry_at: Option<Instant>,
     last_plan: Vec<String>,
-    names_stale: bool,
+    /// What the names file was written from.
+    names_written: Option<Naming>,
 }
+
+/// How often the names of frontends have changed, and the names of clusters.
+type Naming = (u64, ClusterNames);
 
 /// A grace period under way, and what it is for.
 struct Grace {
@@ -106,7 +110,7 @@ impl MergeTask {
             backoff: Backoff::default(),
             retry_at: None,
             last_plan: Vec::new(),
-            names_stale: true,
+            names_written: None,
         }
     }
 
@@ -120,10 +124,7 @@ impl MergeTask {
             tokio::select! {
                 () = token.cancelled() => return,
                 Ok(()) = self.inputs.local.changed() => self.settle(),
-                Ok(()) = self.inputs.peers.changed() => {
-                    self.names_stale = true;
-                    self.settle();
-                }
+                Ok(()) = self.inputs.peers.changed() => self.settle(),
                 Some(query) = self.inputs.queries.recv() => self.answer(query),
                 ended = grace_period(&mut self.grace) => self.end_grace(ended),
                 () = sleep_until(retry_at) => {
@@ -170,7 +171,6 @@ impl MergeTask {
         match written {
             Ok(applied) => {
                 self.backoff.reset();
-                self.names_stale = true;
                 self.outputs.metrics.planned(&planned.plan, started.elapsed().as_secs_f64());
                 if let Some(applied) = applied {
                     self.outputs.events.publish(maps_written(planned, applied));
@@ -200,6 +200,7 @@ impl MergeTask {
         // What waited for a grace period is among what nobody uses.
         self.grace = None;
         self.waiting = restored.leftover;
+        self.names_written = None;
         self.merger.restart(restored.actual);
     }
 
@@ -233,20 +234,22 @@ impl MergeTask {
                 tracing::error!(error = mesh_kv::fault::chain(&error), "writing the heartbeat failed");
             }
         }
-        if std::mem::take(&mut self.names_stale) {
-            self.write_names();
+        let naming = (self.merger.actual().namings(), self.names());
+        if self.names_written.as_ref() != Some(&naming) {
+            self.write_names(naming);
         }
     }
 
-    fn write_names(&mut self) {
-        let names = query::names(self.merger.actual(), &self.names());
+    fn write_names(&mut self, naming: Naming) {
+        let names = query::names(self.merger.actual(), &naming.1);
         let path = &self.outputs.names_file;
         let temporary = path.with_extension("tmp");
         let text = serde_json::to_vec(&names).expect("names are plain data");
-        let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
-        if let Err(error) = written {
-            self.names_stale = true;
-            tracing::warn!(path = %path.display(), %error, "the names file could not be written");
+        match std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)) {
+            Ok(()) => self.names_written = Some(naming),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the names file could not be written");
+            }
         }
     }
 

@@ -1,8 +1,9 @@
-//! A peer's service in the form in which it is kept: 17 bytes per endpoint.
+//! A peer's service in the form in which it is kept: 5 bytes per IPv4 endpoint, 17 where IPv6 is among them.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::pool::Pool;
 use crate::desired::BackendState;
 use crate::fence::Fence;
 use crate::record::{MAX_SERVICE_ENDPOINTS, ServiceRecord, SliceRecord};
@@ -40,15 +41,68 @@ impl std::fmt::Debug for PeerEndpoint {
     }
 }
 
-/// A slice: its endpoints that serve at all, sorted by address, each address once with its best state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerSlice {
-    ports: Vec<SlicePort>,
-    endpoints: Box<[PeerEndpoint]>,
+/// An IPv4 endpoint as it is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct V4Endpoint {
+    address: [u8; 4],
+    state: BackendState,
 }
 
-impl From<SliceRecord> for PeerSlice {
-    fn from(record: SliceRecord) -> Self {
+impl From<V4Endpoint> for PeerEndpoint {
+    fn from(endpoint: V4Endpoint) -> Self {
+        Self::new(IpAddr::V4(Ipv4Addr::from(endpoint.address)), endpoint.state)
+    }
+}
+
+/// Endpoints in their order. IPv4 where all are, so that equal lists are equal values.
+#[derive(Clone, PartialEq, Eq)]
+enum Endpoints {
+    V4(Box<[V4Endpoint]>),
+    Any(Box<[PeerEndpoint]>),
+}
+
+impl Endpoints {
+    fn new(sorted: &[PeerEndpoint]) -> Self {
+        let v4 = |endpoint: &PeerEndpoint| match endpoint.address() {
+            IpAddr::V4(v4) => Some(V4Endpoint { address: v4.octets(), state: endpoint.state }),
+            IpAddr::V6(_) => None,
+        };
+        let all: Option<Box<[V4Endpoint]>> = sorted.iter().map(v4).collect();
+        all.map_or_else(|| Self::Any(sorted.into()), Self::V4)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::V4(all) => all.len(),
+            Self::Any(all) => all.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<PeerEndpoint> {
+        match self {
+            Self::V4(all) => all.get(at).map(|endpoint| (*endpoint).into()),
+            Self::Any(all) => all.get(at).copied(),
+        }
+    }
+}
+
+/// A slice: its endpoints that serve at all, sorted by address, each address once with its best state.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerSlice {
+    /// Most slices have the ports of many others.
+    ports: Arc<Vec<SlicePort>>,
+    endpoints: Endpoints,
+}
+
+impl std::fmt::Debug for PeerSlice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ", self.ports)?;
+        f.debug_list().entries(self.endpoints()).finish()
+    }
+}
+
+impl PeerSlice {
+    pub(super) fn new(record: SliceRecord, pool: &mut Pool<Vec<SlicePort>>) -> Self {
         let serving = record.endpoints.iter().filter_map(|endpoint| {
             let state = endpoint.condition.state()?;
             Some(PeerEndpoint::new(endpoint.address, state))
@@ -57,86 +111,115 @@ impl From<SliceRecord> for PeerSlice {
         endpoints.sort_unstable();
         // Active sorts before terminating, so the better state is the one that stays.
         endpoints.dedup_by_key(|endpoint| endpoint.address);
-        Self { ports: record.ports, endpoints: endpoints.into() }
+        Self { ports: pool.share(record.ports), endpoints: Endpoints::new(&endpoints) }
     }
-}
 
-impl PeerSlice {
     pub fn ports(&self) -> &[SlicePort] {
         &self.ports
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = PeerEndpoint> + '_ {
-        self.endpoints.iter().copied()
+        (0..self.endpoints.len()).filter_map(|at| self.endpoints.get(at))
     }
 
     /// What the fence lets through; the slice itself where that is all.
     fn fenced(self: &Arc<Self>, fence: &Fence) -> Arc<Self> {
         let inside = |endpoint: &PeerEndpoint| fence.check(endpoint.address()).is_ok();
-        if self.endpoints.iter().all(inside) {
+        if self.endpoints().all(|endpoint| inside(&endpoint)) {
             return self.clone();
         }
-        let endpoints = self.endpoints().filter(inside).collect();
-        Arc::new(Self { ports: self.ports.clone(), endpoints })
+        let endpoints: Vec<PeerEndpoint> = self.endpoints().filter(inside).collect();
+        Arc::new(Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) })
     }
+}
+
+/// What of a service record matters to a reader; many services have the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Offer {
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) shared: bool,
+}
+
+impl From<ServiceRecord> for Offer {
+    fn from(record: ServiceRecord) -> Self {
+        Self { ports: record.ports, shared: record.shared }
+    }
+}
+
+/// Most services have one slice, which then needs no list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Slices {
+    One(Arc<PeerSlice>),
+    Any(Box<[Arc<PeerSlice>]>),
 }
 
 /// A peer's shared service behind the fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerService {
-    ports: Vec<ServicePort>,
+    offer: Arc<Offer>,
     /// In the order of their names.
-    slices: Vec<Arc<PeerSlice>>,
-    endpoint_count: usize,
+    slices: Slices,
+    endpoint_count: u32,
     /// How many slices went beyond [`MAX_SERVICE_ENDPOINTS`].
-    pub(super) left_out_slices: usize,
+    left_out_slices: u32,
 }
 
 impl PeerService {
     pub(super) fn new<'a>(
-        record: &ServiceRecord,
+        offer: &Arc<Offer>,
         slices: impl Iterator<Item = &'a Arc<PeerSlice>>,
         fence: &Fence,
     ) -> Self {
-        let mut service =
-            Self { ports: record.ports.clone(), slices: Vec::new(), endpoint_count: 0, left_out_slices: 0 };
+        let (mut kept, mut left_out_slices) = (Vec::new(), 0);
         let mut room = MAX_SERVICE_ENDPOINTS;
         for slice in slices {
             let slice = slice.fenced(fence);
             match room.checked_sub(slice.endpoints.len()) {
                 Some(rest) => {
                     room = rest;
-                    service.slices.push(slice);
+                    kept.push(slice);
                 }
-                None => service.left_out_slices += 1,
+                None => left_out_slices += 1,
             }
         }
-        service.endpoint_count = service.distinct_addresses();
-        service
+        let endpoint_count = u32::try_from(distinct_addresses(&kept)).unwrap_or(u32::MAX);
+        let slices = match <[_; 1]>::try_from(kept) {
+            Ok([only]) => Slices::One(only),
+            Err(kept) => Slices::Any(kept.into()),
+        };
+        Self { offer: offer.clone(), slices, endpoint_count, left_out_slices }
     }
 
     /// The ports that the peer's Service exposes.
     pub fn ports(&self) -> &[ServicePort] {
-        &self.ports
+        &self.offer.ports
     }
 
     pub fn slices(&self) -> &[Arc<PeerSlice>] {
-        &self.slices
+        match &self.slices {
+            Slices::One(only) => std::slice::from_ref(only),
+            Slices::Any(all) => all,
+        }
     }
 
     /// Number of distinct addresses.
     pub fn endpoint_count(&self) -> usize {
-        self.endpoint_count
+        self.endpoint_count as usize
     }
 
-    fn distinct_addresses(&self) -> usize {
-        if let [only] = self.slices.as_slice() {
-            return only.endpoints.len();
-        }
-        let all = self.slices.iter().flat_map(|slice| slice.endpoints.iter());
-        let mut addresses: Vec<[u8; 16]> = all.map(|endpoint| endpoint.address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.len()
+    pub(super) fn left_out_slices(&self) -> usize {
+        self.left_out_slices as usize
     }
+}
+
+fn distinct_addresses(slices: &[Arc<PeerSlice>]) -> usize {
+    if let [only] = slices {
+        return only.endpoints.len();
+    }
+    let all = slices.iter().flat_map(|slice| slice.endpoints());
+    // As numbers, for they are compared often.
+    let mut addresses: Vec<u128> = all.map(|endpoint| u128::from_be_bytes(endpoint.address)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.len()
 }
