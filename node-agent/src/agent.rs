@@ -117,11 +117,11 @@ pub(crate) fn folder_config(args: &RunArgs, identity: &Identity) -> FolderConfig
 }
 
 fn merge_task(identity: &Identity, inputs: Inputs, outputs: Outputs, installed: Installed) -> MergeTask {
-    let Installed { maps, control, actual, leftover, .. } = installed;
+    let Installed { maps, control, actual, leftover, beside, .. } = installed;
     let settings = Settings { own_id: identity.id, own_name: identity.name.clone() };
     // Nothing but the mesh serves ClusterIPs where Services come from manifests.
     let merger = Merger::new(identity.id, false, actual);
-    MergeTask::new(settings, inputs, outputs, Start { maps, control, merger, leftover })
+    MergeTask::new(settings, inputs, outputs, Start { maps, control, merger, leftover, beside })
 }
 
 /// Sends the canary until it is well, then now and then.

@@ -10,6 +10,7 @@ use crate::admin::events::Events;
 use crate::config::{DatapathArgs, PinArgs};
 use crate::datapath::actual::{Actual, Capacity};
 use crate::datapath::apply::apply;
+use crate::datapath::layouts::{self, Beside, Content, OtherLayout};
 use crate::datapath::maps::{Datapath, Maps};
 use crate::datapath::plan::Freed;
 use crate::datapath::programs::{Found, Installation, ProgramsError};
@@ -25,6 +26,8 @@ pub struct Installed {
     pub actual: Actual,
     /// What a crash left in the maps.
     pub leftover: Freed,
+    /// Layouts that this version can't read: they serve beside until the own maps are complete.
+    pub beside: Beside,
 }
 
 /// Sets the datapath up.
@@ -33,13 +36,28 @@ pub struct Installed {
 /// What is missing on this node, or what the kernel refused.
 pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<Installed, ProgramsError> {
     let installation = Installation::new(&pins.bpffs, &pins.instance, args.cgroup_root.as_deref())?;
+    install_with(installation, args, events)
+}
+
+/// The same with an installation in the making.
+#[doc(hidden)]
+pub fn install_with(
+    installation: Installation,
+    args: &DatapathArgs,
+    events: &Events,
+) -> Result<Installed, ProgramsError> {
+    let mut layouts = Layouts::of(&installation)?;
     let (mut maps, mut actual, leftover) = match installation.maps(args.capacity())? {
         Found::Adopted(mut maps) => {
             let (actual, leftover) = adopt(&mut maps, events)?;
             (maps, actual, leftover)
         }
         Found::Built { mut maps, old } => {
-            let actual = fill(&mut maps, old.as_deref(), args.capacity())?;
+            let content = match old {
+                Some(old) => Some(Content::of(&old)?),
+                None => layouts.read(),
+            };
+            let actual = fill(&mut maps, content, args.capacity())?;
             (maps, actual, Freed::default())
         }
     };
@@ -50,8 +68,56 @@ pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<I
     maps.write_control(&control)?;
     let attached = installation.attach(&mut maps)?;
     tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
+    let beside = layouts.retire_known()?;
     let control = Control { layout: LAYOUT, ..maps.read_control()? };
-    Ok(Installed { installation, maps, control, actual, leftover })
+    Ok(Installed { installation, maps, control, actual, leftover, beside })
+}
+
+/// The other layouts that are pinned.
+struct Layouts {
+    /// Newest first. What they hold is, or comes, into the own maps.
+    known: Vec<OtherLayout>,
+    unknown: Vec<OtherLayout>,
+}
+
+impl Layouts {
+    fn of(installation: &Installation) -> Result<Self, ProgramsError> {
+        let others = layouts::others(installation.instance_folder())?;
+        let (known, unknown) = others.into_iter().partition(OtherLayout::is_known);
+        Ok(Self { known, unknown })
+    }
+
+    /// What the newest of them holds that can be read.
+    fn read(&mut self) -> Option<Content> {
+        while let Some(other) = self.known.first() {
+            let layout = other.layout();
+            match other.read() {
+                Ok(content) => {
+                    tracing::info!(layout, "moving the content of another layout's maps");
+                    return Some(content);
+                }
+                Err(error) => {
+                    let error = mesh_kv::fault::chain(&error);
+                    tracing::warn!(
+                        layout,
+                        error,
+                        "another layout's maps can't be moved: new ones are filled"
+                    );
+                    self.unknown.push(self.known.remove(0));
+                }
+            }
+        }
+        None
+    }
+
+    /// The own maps serve and hold what the known ones held; the others go on beside them.
+    fn retire_known(self) -> Result<Beside, ProgramsError> {
+        for other in &self.known {
+            other.retire()?;
+            tracing::info!(layout = other.layout(), "retired programs and maps of another layout");
+        }
+        Ok(Beside::new(self.unknown))
+    }
 }
 
 /// Takes over the maps of an earlier agent as they are.
@@ -68,18 +134,18 @@ fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsEr
     Ok((actual, leftover))
 }
 
-/// Brings the content of maps of another size into new ones.
-fn fill(maps: &mut Maps, old: Option<&Maps>, capacity: Capacity) -> Result<Actual, ProgramsError> {
+/// Brings the content of maps of another size or layout into new ones.
+fn fill(maps: &mut Maps, old: Option<Content>, capacity: Capacity) -> Result<Actual, ProgramsError> {
     let Some(old) = old else { return Ok(Actual::new(capacity)) };
-    let restored = restore(&old.contents()?, old.capacity());
+    let restored = restore(&old.contents, old.capacity);
     let (actual, plan) = restored.actual.moved_to(capacity);
     for (frontend, shortage) in &plan.refused {
         let (address, port) = (frontend.address, frontend.port);
         tracing::warn!(%address, port, reason = %shortage, "frontend does not fit into the new maps");
     }
     apply(maps, &plan)?;
-    maps.write_clusters(&*old.read_clusters()?)?;
-    tracing::info!(services = actual.frontend_count(), "filled maps of another size");
+    maps.write_clusters(&old.clusters)?;
+    tracing::info!(services = actual.frontend_count(), "filled new maps");
     Ok(actual)
 }
 

@@ -6,17 +6,17 @@
 
 pub mod actual;
 pub mod apply;
-pub mod canary;
-pub mod maps;
-pub mod programs;
-pub mod sys;
-// pub mod apply;
 pub mod backends;
+pub mod canary;
 pub mod dump;
 mod extents;
 mod ids;
+pub mod layouts;
+pub mod maps;
 pub mod plan;
+pub mod programs;
 pub mod restore;
+pub mod sys;
 pub mod text;
 
 #[cfg(test)]

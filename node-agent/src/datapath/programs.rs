@@ -29,7 +29,7 @@ use super::sys;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/mesh.bpf.o");
 
 /// The programs of the object; their links are pinned under the same names.
-const HOOKS: [&str; 4] = ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"];
+pub const HOOKS: [&str; 4] = ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"];
 
 /// The root of a cgroup v2 hierarchy has this inode number (kernfs); a private cgroup namespace shows another.
 const ROOT_INODE: u64 = 1;
@@ -70,6 +70,7 @@ pub enum ProgramsError {
 pub struct Installation {
     folder: PathBuf,
     cgroup: PathBuf,
+    object: &'static [u8],
 }
 
 /// The maps to use, and what became of earlier ones.
@@ -93,7 +94,19 @@ impl Installation {
         for part in ["maps", "links"] {
             create(&folder.join(part))?;
         }
-        Ok(Self { folder, cgroup })
+        Ok(Self { folder, cgroup, object: OBJECT })
+    }
+
+    /// The same with the programs of another object, as another version of the agent has them. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_object(self, object: &'static [u8]) -> Self {
+        Self { object, ..self }
+    }
+
+    /// Where the pins of all layouts are.
+    pub(crate) fn instance_folder(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
     }
 
     /// The cgroup whose processes are served.
@@ -117,7 +130,7 @@ impl Installation {
         if old.is_some() {
             self.keep_origins(&staging)?;
         }
-        load(&staging, capacity)?;
+        self.load(&staging, capacity)?;
         Ok(Found::Built { maps: Box::new(Maps::open(&staging)?), old })
     }
 
@@ -126,15 +139,15 @@ impl Installation {
     pub fn attach(&self, maps: &mut Maps) -> Result<bool, ProgramsError> {
         self.take_over_new_maps()?;
         let mut control = maps.read_control()?;
-        if control.layout == LAYOUT && control.object == object_id() && self.links_serve()? {
+        if control.layout == LAYOUT && control.object == self.object_id() && self.links_serve()? {
             return Ok(false);
         }
-        let mut programs = load(&self.folder.join("maps"), maps.capacity())?;
+        let mut programs = self.load(&self.folder.join("maps"), maps.capacity())?;
         for name in HOOKS {
             self.attach_one(&mut programs, name)?;
         }
         control.layout = LAYOUT;
-        control.object = object_id();
+        control.object = self.object_id();
         maps.write_control(&control)?;
         Ok(true)
     }
@@ -214,6 +227,30 @@ impl Installation {
         Ok(())
     }
 
+    /// Loads the object's maps, each from its pin in `folder` or newly pinned there, and its programs.
+    fn load(&self, folder: &Path, capacity: Capacity) -> Result<Ebpf, ProgramsError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for name in maps::NAMES {
+            loader.map_pin_path(name, folder.join(name));
+        }
+        loader
+            .map_max_entries("SERVICES", capacity.services)
+            .map_max_entries("SLOTS", capacity.slots)
+            .map_max_entries("BACKENDS", capacity.backends)
+            .map_max_entries("COUNTERS", capacity.counters);
+        loader.load(self.object).map_err(|source| ProgramsError::Load(Box::new(source)))
+    }
+
+    /// Names the programs: a hash of the object (FNV-1a, 64 bits) that is never 0. Not a secret and not
+    /// a defence, only a way to see that an upgrade brought other programs.
+    fn object_id(&self) -> u64 {
+        let hash = self.object.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        hash.max(1)
+    }
+
     fn link_path(&self, name: &str) -> PathBuf {
         self.folder.join("links").join(name)
     }
@@ -246,35 +283,11 @@ pub fn uninstall(bpffs: &Path, instance: &str) -> Result<bool, ProgramsError> {
 
 /// Detaches the links pinned in a folder. What can't be detached (the cgroup is gone, or the kernel is older than
 /// 5.9) goes with its pin all the same, a little later.
-fn detach_all(links: &Path) {
+pub(super) fn detach_all(links: &Path) {
     let pins = fs::read_dir(links).into_iter().flatten().flatten();
     for link in pins.filter_map(|pin| sys::open_pin(&pin.path()).ok()) {
         let _already_gone = sys::detach_link(link.as_fd());
     }
-}
-
-/// Loads the object's maps, each from its pin in `folder` or newly pinned there, and its programs.
-fn load(folder: &Path, capacity: Capacity) -> Result<Ebpf, ProgramsError> {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    for name in maps::NAMES {
-        loader.map_pin_path(name, folder.join(name));
-    }
-    loader
-        .map_max_entries("SERVICES", capacity.services)
-        .map_max_entries("SLOTS", capacity.slots)
-        .map_max_entries("BACKENDS", capacity.backends)
-        .map_max_entries("COUNTERS", capacity.counters);
-    loader.load(OBJECT).map_err(|source| ProgramsError::Load(Box::new(source)))
-}
-
-/// Names the built-in programs: a hash of the object (FNV-1a, 64 bits) that is never 0. Not a secret and not
-/// a defence, only a way to see that an upgrade brought other programs.
-fn object_id() -> u64 {
-    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.max(1)
 }
 
 fn check_bpffs(path: &Path) -> Result<(), ProgramsError> {
@@ -313,7 +326,10 @@ fn cgroup2_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-fn failed(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ProgramsError {
+pub(super) fn failed(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> ProgramsError {
     let path = path.into();
     move |source| ProgramsError::File { action, path, source }
 }
@@ -330,7 +346,7 @@ fn remove_file(path: &Path) -> Result<(), ProgramsError> {
 }
 
 /// Removes a folder and the pins in it; a bpf file system knows no recursive removal of its own.
-fn remove_folder(folder: &Path) -> Result<(), ProgramsError> {
+pub(super) fn remove_folder(folder: &Path) -> Result<(), ProgramsError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", folder)(error)),
         _ => Ok(()),

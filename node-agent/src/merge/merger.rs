@@ -34,6 +34,12 @@ pub struct PeerInputs {
 }
 
 impl PeerInputs {
+    /// Whether everything is known of every peer that there is.
+    pub fn have_all_spoken(&self) -> bool {
+        let spoke = |id: &ClusterId| self.synced.contains_key(id);
+        self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(spoke))
+    }
+
     /// Whether what the maps hold of a cluster stays until the cluster has spoken.
     fn carries(&self, own: ClusterId, cluster: ClusterId) -> bool {
         let may_be_a_peer = self.claimed.as_ref().is_none_or(|claimed| claimed.contains(&cluster));
@@ -112,6 +118,10 @@ impl Merger {
 
     pub fn actual(&self) -> &Actual {
         &self.actual
+    }
+
+    pub fn peers(&self) -> &PeerInputs {
+        &self.peers
     }
 
     /// For the canary and for releases, which are no services.

@@ -24,6 +24,7 @@ use super::query::{self, ClusterNames, Kernel, Query};
 use crate::admin::api::{Event, Writes, unix_us};
 use crate::admin::events::Events;
 use crate::datapath::apply::{Applied, apply, release};
+use crate::datapath::layouts::Beside;
 use crate::datapath::maps::{self, MapError, Maps};
 use crate::datapath::plan::{Freed, Plan};
 use crate::datapath::restore::restore;
@@ -65,6 +66,8 @@ pub struct Start {
     pub merger: Merger,
     /// What a crash left in the maps.
     pub leftover: Freed,
+    /// Other layouts that serve until everything is in the maps.
+    pub beside: Beside,
 }
 
 /// The merge loop.
@@ -84,6 +87,7 @@ pub struct MergeTask {
     last_plan: Vec<String>,
     /// What the names file was written from.
     names_written: Option<Naming>,
+    beside: Beside,
 }
 
 /// How often the names of frontends have changed, and the names of clusters.
@@ -97,7 +101,7 @@ struct Grace {
 
 impl MergeTask {
     pub fn new(settings: Settings, inputs: Inputs, outputs: Outputs, start: Start) -> Self {
-        let Start { maps, control, merger, leftover } = start;
+        let Start { maps, control, merger, leftover, beside } = start;
         Self {
             settings,
             inputs,
@@ -111,6 +115,7 @@ impl MergeTask {
             retry_at: None,
             last_plan: Vec::new(),
             names_written: None,
+            beside,
         }
     }
 
@@ -237,6 +242,11 @@ impl MergeTask {
         let naming = (self.merger.actual().namings(), self.names());
         if self.names_written.as_ref() != Some(&naming) {
             self.write_names(naming);
+        }
+        if !self.beside.is_empty() {
+            let settled = self.retry_at.is_none() && self.merger.is_settled();
+            let all_spoke = self.merger.peers().have_all_spoken();
+            tokio::task::block_in_place(|| self.beside.pass(settled, all_spoke, Instant::now()));
         }
     }
 

@@ -1,0 +1,312 @@
+//! Upgrades and rollbacks under load, with the objects of earlier versions: no connect fails, and what the layout
+//! allows to keep is kept.
+//!
+//! The frontend has no route: a connect that is not translated fails at once.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, HashMap, MapData};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use aya::{Ebpf, EbpfLoader, Pod};
+use clap::Parser;
+use mesh_abi::{
+    BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceEntry, ServiceKey,
+    SlotEntry,
+};
+use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
+use mesh_model::name::ClusterId;
+use mesh_model::snapshot::Protocol;
+use node_agent::admin::events::Events;
+use node_agent::config::DatapathArgs;
+use node_agent::datapath::actual::{Actual, unmapped};
+use node_agent::datapath::apply::apply;
+use node_agent::datapath::maps::{Maps, NAMES, instance_dir};
+use node_agent::datapath::plan::Plan;
+use node_agent::datapath::programs::{Found, HOOKS};
+use node_agent::install::{Installed, install_with};
+use socket2::SockRef;
+
+use support::{CAPACITY, INSTANCE, World, outcome, server, wait_until};
+
+const FRONTEND: &str = "10.96.0.1:80";
+/// Connects between two changes.
+const BETWEEN: u64 = 200;
+
+const UNMASKED: &str = "the application saw";
+
+/// Dials all the time, from a thread of the test's namespace and cgroup.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    fn start(backend: &TcpListener) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let backend = backend.try_clone().unwrap();
+        let (stopped, count) = (stop.clone(), done.clone());
+        let thread = std::thread::spawn(move || {
+            let mut failures = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                failures.extend(dial(&backend).err());
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            failures
+        });
+        Self { stop, done, thread }
+    }
+
+    /// Lets some more connects pass.
+    fn go_on(&self) {
+        let target = self.done.load(Ordering::Relaxed) + BETWEEN;
+        let passed = wait_until(Duration::from_secs(60), || self.done.load(Ordering::Relaxed) >= target);
+        assert!(passed, "the load does not go on");
+    }
+
+    /// How many connects there were and how many of them saw the backend instead of the frontend; none failed.
+    fn end(self) -> (u64, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().unwrap();
+        let done = self.done.load(Ordering::Relaxed);
+        let (unmasked, failures): (Vec<_>, Vec<_>) =
+            seen.into_iter().partition(|seen| seen.starts_with(UNMASKED));
+        assert!(failures.is_empty(), "{} of {done} connects: {:?}", failures.len(), failures.first());
+        (done, unmasked.len())
+    }
+}
+
+fn dial(backend: &TcpListener) -> Result<(), String> {
+    let connection = TcpStream::connect(FRONTEND).map_err(|error| error.to_string())?;
+    SockRef::from(&connection).set_linger(Some(Duration::ZERO)).map_err(|error| error.to_string())?;
+    let seen = connection.peer_addr().map_err(|error| error.to_string())?;
+    drop(connection);
+    while backend.accept().is_ok() {}
+    if seen == FRONTEND.parse().unwrap() { Ok(()) } else { Err(format!("{UNMASKED} {seen}")) }
+}
+
+/// The object of the version before, which this version's user space can run; where no earlier one has the same
+/// layout and programs, the present one under another name: what stands behind an object's end means nothing.
+fn previous() -> &'static [u8] {
+    let present = manifest("../ebpf/object/mesh.bpf.o");
+    let earlier = fs::read(manifest(&format!("tests/fixtures/mesh-v{LAYOUT}.bpf.o"))).unwrap_or_default();
+    let runs = |object: &[u8]| {
+        let holds = |name: &str| object.windows(name.len()).any(|window| window == name.as_bytes());
+        HOOKS.iter().chain(&NAMES).all(|name| holds(name))
+    };
+    let mut object = if runs(&earlier) { earlier } else { fs::read(present).unwrap() };
+    object.push(0);
+    object.leak()
+}
+
+fn manifest(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn frontend() -> Frontend {
+    let address: SocketAddr = FRONTEND.parse().unwrap();
+    Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Tcp }
+}
+
+/// The frontend with this one backend, which is cluster 1's.
+fn plan(actual: &mut Actual, backend: &TcpListener) -> Plan {
+    let address = backend.local_addr().unwrap();
+    let backend = DesiredBackend { address: address.ip(), port: address.port(), state: BackendState::Active };
+    let cluster = ClusterId::new(1).unwrap();
+    let service = DesiredService {
+        service: "default/rebel-base".parse().unwrap(),
+        port_name: None,
+        plain_ok: false,
+        groups: vec![DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] }],
+    };
+    actual.plan(&[(frontend(), Some(service))])
+}
+
+fn install(world: &World) -> Installed {
+    #[derive(Parser)]
+    struct Args {
+        #[command(flatten)]
+        datapath: DatapathArgs,
+    }
+    let sizes = format!(
+        "test --node-name n --max-services {} --max-slots {} --max-backends {} --max-counters {}",
+        CAPACITY.services, CAPACITY.slots, CAPACITY.backends, CAPACITY.counters
+    );
+    let args = Args::parse_from(sizes.split(' ')).datapath;
+    install_with(world.installation(), &args, &Events::default()).unwrap()
+}
+
+fn layouts(world: &World) -> Vec<String> {
+    let entries = fs::read_dir(instance_dir(&world.bpffs, INSTANCE)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn programs_of_one_layout_are_swapped_and_swapped_back_without_a_gap() {
+    let world = World::new();
+    let backend = server("127.0.1.1:8080");
+    let earlier = world.installation().with_object(previous());
+    let Found::Built { mut maps, old: None } = earlier.maps(CAPACITY).unwrap() else { panic!("a new world") };
+    assert!(earlier.attach(&mut maps).unwrap());
+    let mut actual = Actual::new(CAPACITY);
+    apply(maps.as_mut(), &plan(&mut actual, &backend)).unwrap();
+    let established = TcpStream::connect(FRONTEND).unwrap();
+
+    let load = Load::start(&backend);
+    for turn in 0..10 {
+        load.go_on();
+        let next =
+            if turn % 2 == 0 { world.installation() } else { world.installation().with_object(previous()) };
+        let Found::Adopted(mut maps) = next.maps(CAPACITY).unwrap() else { panic!("the maps stay") };
+        assert!(next.attach(&mut maps).unwrap(), "turn {turn}: the other object's programs run already");
+        assert!(!next.attach(&mut maps).unwrap());
+    }
+    load.go_on();
+    let (connects, unmasked) = load.end();
+    assert_eq!(unmasked, 0);
+    let connects = connects + 1;
+
+    let group = &actual.held(&frontend()).unwrap().groups[0];
+    let maps = Maps::open_pinned(&world.bpffs, INSTANCE).unwrap();
+    assert_eq!(maps.read_counters(&[group.counter]).unwrap()[0].connections, connects, "counters are kept");
+    assert_eq!(outcome(&maps, Outcome::Translated), connects);
+    assert_eq!(outcome(&maps, Outcome::NotAService), 0);
+    assert_eq!(established.peer_addr().unwrap(), FRONTEND.parse().unwrap(), "connections are kept");
+}
+
+#[test]
+fn an_upgrade_from_layout_1_moves_its_content_and_removes_its_pins() {
+    let world = World::new();
+    let backend = server("127.0.1.1:8080");
+    let earlier = LayoutOne::start(&world, &backend);
+    let load = Load::start(&backend);
+    load.go_on();
+    let installed = install(&world);
+    assert!(installed.beside.is_empty());
+    assert_eq!(layouts(&world), [format!("v{LAYOUT}")], "the old pins are gone");
+    load.go_on();
+    // Not a trace of the old programs and maps is needed.
+    drop(earlier);
+    load.go_on();
+    let (_, unmasked) = load.end();
+    // What a connection had dialled stands in the old maps: the one under way while they go shows its backend.
+    assert!(unmasked <= 1, "{unmasked}");
+
+    let held = installed.actual.held(&frontend()).expect("the content was moved");
+    assert_eq!((held.groups.len(), held.groups[0].cluster.value(), held.groups[0].len()), (1, 1, 1));
+    let (key, state) = installed.actual.members(&held.groups[0]).next().unwrap();
+    let place = SocketAddr::new(unmapped(key.address), key.port);
+    assert_eq!((place, state), (backend.local_addr().unwrap(), STATE_ACTIVE));
+    assert_eq!(installed.maps.read_clusters().unwrap().state[7], CLUSTER_DEMOTED, "verdicts are moved too");
+    assert!(outcome(&installed.maps, Outcome::Translated) > 0, "the new programs translate");
+}
+
+#[test]
+fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full() {
+    let world = World::new();
+    let backend = server("127.0.1.1:8080");
+    let Installed { mut maps, mut actual, .. } = install(&world);
+    apply(maps.as_mut(), &plan(&mut actual, &backend)).unwrap();
+    // From here on it is a layout that nobody here knows.
+    let instance = instance_dir(&world.bpffs, INSTANCE);
+    fs::rename(instance.join(format!("v{LAYOUT}")), instance.join("v4000000000")).unwrap();
+
+    let load = Load::start(&backend);
+    load.go_on();
+    let mut installed = install(&world);
+    assert_eq!(installed.actual.frontend_count(), 0, "nothing could be read");
+    load.go_on();
+    let now = Instant::now();
+    installed.beside.pass(false, true, now);
+    assert_eq!(layouts(&world).len(), 2);
+    load.go_on();
+    let plan = plan(&mut installed.actual, &backend);
+    apply(installed.maps.as_mut(), &plan).unwrap();
+    installed.beside.pass(true, true, now);
+    assert_eq!(layouts(&world), [format!("v{LAYOUT}")]);
+    drop(maps);
+    load.go_on();
+    let (_, unmasked) = load.end();
+    // What a connection had dialled stands in the old maps: the one under way while they go shows its backend.
+    assert!(unmasked <= 1, "{unmasked}");
+    let group = &installed.actual.held(&frontend()).unwrap().groups[0];
+    assert!(installed.maps.read_counters(&[group.counter]).unwrap()[0].connections >= BETWEEN);
+}
+
+/// An agent of layout 1, as far as its programs can tell.
+struct LayoutOne {
+    _programs: Ebpf,
+}
+
+/// Lets aya write what is plain bytes anyway.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes<T>(T);
+
+#[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
+// SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
+unsafe impl<T: mesh_abi::Plain> Pod for Bytes<T> {}
+
+impl LayoutOne {
+    fn start(world: &World, backend: &TcpListener) -> Self {
+        let folder = instance_dir(&world.bpffs, INSTANCE).join("v1");
+        for part in ["maps", "links"] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        let object = fs::read(manifest("tests/fixtures/mesh-v1.bpf.o")).unwrap();
+        let mut programs = load(&object, &folder.join("maps"));
+        let cgroup = File::open(&world.cgroup).unwrap();
+        for name in ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"] {
+            let program: &mut CgroupSockAddr = programs.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+            let id = program.attach(&cgroup, CgroupAttachMode::Single).unwrap();
+            let link: FdLink = program.take_link(id).unwrap().try_into().unwrap();
+            link.pin(folder.join("links").join(name)).unwrap();
+        }
+        fill(&mut programs, backend);
+        Self { _programs: programs }
+    }
+}
+
+fn load(object: &[u8], pins: &Path) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    for name in ["SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS"] {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    for (name, size) in [("SERVICES", 64), ("SLOTS", 1024), ("BACKENDS", 256), ("COUNTERS", 64)] {
+        loader.map_max_entries(name, size);
+    }
+    loader.load(object).unwrap()
+}
+
+/// Writes what that version's agent would: the entries themselves were what they are in layout 2.
+fn fill(programs: &mut Ebpf, backend: &TcpListener) {
+    let mut actual = Actual::new(CAPACITY);
+    let plan = plan(&mut actual, backend);
+    let map = |programs: &mut Ebpf, name| programs.take_map(name).unwrap();
+    let mut backends: Array<MapData, Bytes<BackendEntry>> = map(programs, "BACKENDS").try_into().unwrap();
+    plan.backends.iter().for_each(|(id, entry)| backends.set(*id, Bytes(*entry), 0).unwrap());
+    assert!(plan.backends.iter().all(|(_, entry)| entry.protocol == PROTOCOL_TCP));
+    let mut slots: Array<MapData, Bytes<SlotEntry>> = map(programs, "SLOTS").try_into().unwrap();
+    plan.slots.iter().for_each(|(index, entry)| slots.set(*index, Bytes(*entry), 0).unwrap());
+    let mut services: HashMap<MapData, Bytes<ServiceKey>, Bytes<ServiceEntry>> =
+        map(programs, "SERVICES").try_into().unwrap();
+    plan.services.iter().for_each(|(key, entry)| services.insert(Bytes(*key), Bytes(*entry), 0).unwrap());
+    let mut clusters: Array<MapData, [u32; mesh_abi::MAX_CLUSTERS]> =
+        map(programs, "CLUSTERS").try_into().unwrap();
+    let mut states = [0; mesh_abi::MAX_CLUSTERS];
+    states[7] = CLUSTER_DEMOTED;
+    clusters.set(0, states, 0).unwrap();
+}
