@@ -24,7 +24,10 @@ pub fn init(args: &LogArgs) -> Result<(), LogError> {
     use tracing_subscriber::util::SubscriberInitExt;
 
     let filter = parse_filter(&args.log_filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // It would tell of a line that can't be written with eprintln!, which panics where that can't be written, too:
+    // a full disk below the log must end nobody.
+    let lines = tracing_subscriber::fmt().log_internal_errors(false);
+    let lines = lines.with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),

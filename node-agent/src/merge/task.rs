@@ -87,6 +87,8 @@ pub struct MergeTask {
     last_plan: Vec<String>,
     /// What the names file was written from.
     names_written: Option<Naming>,
+    /// Whether the last attempt to write it failed.
+    names_refused: bool,
     beside: Beside,
 }
 
@@ -115,6 +117,7 @@ impl MergeTask {
             retry_at: None,
             last_plan: Vec::new(),
             names_written: None,
+            names_refused: false,
             beside,
         }
     }
@@ -256,10 +259,12 @@ impl MergeTask {
         let temporary = path.with_extension("tmp");
         let text = serde_json::to_vec(&names).expect("names are plain data");
         match std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path)) {
-            Ok(()) => self.names_written = Some(naming),
-            Err(error) => {
+            Ok(()) => (self.names_written, self.names_refused) = (Some(naming), false),
+            // Tried again with every beat, told of once.
+            Err(error) if !std::mem::replace(&mut self.names_refused, true) => {
                 tracing::warn!(path = %path.display(), %error, "the names file could not be written");
             }
+            Err(_) => {}
         }
     }
 
