@@ -1,206 +1,14 @@
 //! The real binary on a folder of manifests and a real etcd.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+mod binaries;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
 
+use binaries::{ALL, Apiserver, DEADLINE, Lab, base, keys, service, slice};
 use mesh_kv::testing::{Ca, Etcd, wait_until};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-const PREFIX: &str = "clustermesh/v1/";
-
-struct Lab {
-    _dir: tempfile::TempDir,
-    root: PathBuf,
-    manifests: PathBuf,
-    etcd: Etcd,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().to_owned();
-        let (manifests, etcd) = (root.join("manifests"), Etcd::start(&root));
-        fs::create_dir(&manifests).unwrap();
-        Self { _dir: dir, root, manifests, etcd }
-    }
-
-    fn write(&self, file: &str, text: &str) {
-        let temporary = self.root.join("temporary");
-        fs::write(&temporary, text).unwrap();
-        fs::rename(temporary, self.manifests.join(file)).unwrap();
-    }
-
-    /// Key behind the prefix → (value, mod revision); alive records left out.
-    fn stands(&self) -> BTreeMap<String, (String, String)> {
-        let mut all = BTreeMap::new();
-        let keys = self.etcd.ctl(&["get", "--prefix", "--keys-only", PREFIX]);
-        for key in keys.lines().filter(|key| !key.is_empty() && !key.contains("/alive/")) {
-            let fields = self.etcd.ctl(&["get", "-w", "fields", key]);
-            let field = |name: &str| {
-                let line = fields.lines().find_map(|line| line.strip_prefix(&format!("{name:?} : ")));
-                line.unwrap_or_default().to_owned()
-            };
-            all.insert(key[PREFIX.len()..].to_owned(), (field("Value"), field("ModRevision")));
-        }
-        all
-    }
-
-    fn base_slice(&self) -> String {
-        self.etcd.ctl(&[
-            "get",
-            "--print-value-only",
-            "clustermesh/v1/endpoints/hoth/default/rebel-base/rebel-base-x1",
-        ])
-    }
-
-    /// Lets the exporter that leads write its alive record so many times.
-    fn beats(&self, count: usize) {
-        let counter = || self.etcd.ctl(&["get", "--print-value-only", "clustermesh/v1/alive/hoth"]);
-        for _ in 0..count {
-            let before = counter();
-            wait_until("a beat", DEADLINE, || counter() != before);
-        }
-    }
-
-    fn has(&self, key: &str) -> bool {
-        !self.etcd.ctl(&["get", &format!("{PREFIX}{key}")]).is_empty()
-    }
-
-    fn until_has(&self, key: &str) {
-        wait_until(key, DEADLINE, || self.has(key));
-    }
-}
-
-fn service(name: &str, cluster_ip: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\n  annotations:\n    \
-         clustermesh.io/global: \"true\"\nspec:\n  clusterIPs: [{cluster_ip}]\n  clusterIP: {cluster_ip}\n  ports:\n  \
-         - {{name: http, port: 80, protocol: TCP}}\n"
-    )
-}
-
-fn slice(service: &str, suffix: &str, addresses: &[&str]) -> String {
-    let endpoints: String = addresses
-        .iter()
-        .map(|address| format!("- addresses: [{address}]\n  conditions: {{ready: true}}\n"))
-        .collect();
-    format!(
-        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-{suffix}\n  namespace: \
-         default\n  labels: {{kubernetes.io/service-name: {service}}}\naddressType: IPv4\nports:\n- {{name: http, port: \
-         8080, protocol: TCP}}\nendpoints:\n{endpoints}"
-    )
-}
-
-fn base(addresses: &[&str]) -> String {
-    service("rebel-base", "10.102.0.1") + &slice("rebel-base", "x1", addresses)
-}
-
-struct Apiserver {
-    child: Child,
-    admin: String,
-    lines: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Apiserver {
-    fn start(lab: &Lab) -> Self {
-        Self::start_with(lab, &["--etcd-endpoint", &lab.etcd.endpoint().to_string()])
-    }
-
-    fn start_with(lab: &Lab, more: &[&str]) -> Self {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_clustermesh-apiserver")]);
-        command.args(["--cluster-name", "hoth", "--cluster-id", "2", "--pod-cidr", "10.2.0.0/16"]);
-        command.args(["--service-cidr", "10.102.0.0/16", "--node-cidr", "192.168.2.0/24"]);
-        if !more.contains(&"--source") {
-            command.arg("--source").arg(format!("manifests:{}", lab.manifests.display()));
-        }
-        command.args(["--log-format", "json"]).args(more).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
-        let mut apiserver = Self { child, admin: String::new(), lines, seen: Vec::new() };
-        let line = apiserver.line("admin server listens");
-        let address = line.split("\"address\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        apiserver.admin = address.unwrap().to_owned();
-        apiserver
-    }
-
-    /// Waits for a log line.
-    fn line(&mut self, part: &str) -> String {
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(DEADLINE)
-                .unwrap_or_else(|_| panic!("no line {part:?}: {:?}", self.seen));
-            self.seen.push(line.clone());
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn http(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn until_ready(&self) {
-        wait_until("ready", DEADLINE, || self.http("/readyz").starts_with("HTTP/1.1 200"));
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Ends it with SIGTERM. Returns all that it logged as warnings and errors.
-    fn stop(mut self) -> Vec<String> {
-        self.signal("TERM");
-        wait_until("stopped", DEADLINE, || self.child.try_wait().unwrap().is_some());
-        assert!(self.child.wait().unwrap().success());
-        let lines = self.seen.iter().cloned().chain(self.lines.iter());
-        lines.filter(|line| line.contains("\"WARN\"") || line.contains("\"ERROR\"")).collect()
-    }
-}
-
-impl Drop for Apiserver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const ALL: [&str; 6] = [
-    "clusters/hoth",
-    "endpoints/hoth/default/rebel-base/rebel-base-x1",
-    "services/hoth/default/rebel-base",
-    "synced/hoth/endpoints",
-    "synced/hoth/nodes",
-    "synced/hoth/services",
-];
-
-fn keys(all: &BTreeMap<String, (String, String)>) -> Vec<&str> {
-    all.keys().map(String::as_str).collect()
-}
 
 #[test]
 fn a_manifest_is_exported_and_a_change_touches_only_what_changed() {
@@ -326,7 +134,7 @@ fn etcd_is_reached_over_mutual_tls() {
     let manifests = dir.path().join("manifests");
     fs::create_dir(&manifests).unwrap();
     let etcd = Etcd::start_tls(dir.path(), &tls);
-    let lab = Lab { root: dir.path().to_owned(), _dir: dir, manifests, etcd };
+    let lab = Lab { root: dir.path().to_owned(), dir, manifests, etcd };
     lab.write("base.yaml", &base(&["10.2.0.1"]));
     let (endpoint, tls) = (lab.etcd.endpoint().to_string(), tls.display().to_string());
     let apiserver = Apiserver::start_with(&lab, &["--etcd-endpoint", &endpoint, "--etcd-tls-dir", &tls]);

@@ -1,191 +1,22 @@
 //! The exporter against a real etcd, with a source that the test holds in its hands.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod exporting;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
+use exporting::{ALL_OF_A, DEADLINE, PREFIX, Running, Stands, etcd_of, keys, stands, until, until_stands};
 use mesh_kv::testing::Etcd;
-use mesh_kv::{Dialer, Event, PeerWatch, Session};
-use mesh_model::annotation::{Affinity, Scope};
-use mesh_model::export::Identity;
+use mesh_kv::{Dialer, Event, PeerWatch};
 use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
-use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
-use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Service, Slice};
+use mesh_model::name::{ClusterId, ClusterName, ServiceName};
 use mesh_model::table::Knowledge;
 use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
-use mesh_runtime::{Readiness, Registry};
-use mesh_source::Status;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-const PREFIX: &str = "clustermesh/v1/";
-
-struct Running {
-    source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
-    status: watch::Sender<Arc<Status>>,
-    readiness: Readiness,
-    registry: Registry,
-    task: tokio::task::JoinHandle<()>,
-    token: CancellationToken,
-    _end: DropGuard,
-}
-
-impl Running {
-    fn start(etcd: &Etcd) -> Self {
-        Self::start_as(etcd, "hoth", 2)
-    }
-
-    fn start_as(etcd: &Etcd, name: &str, id: u64) -> Self {
-        let identity = Identity {
-            name: ClusterName::new(name).unwrap(),
-            id: ClusterId::new(id).unwrap(),
-            ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
-        };
-        let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
-        let (source, snapshots) = watch::channel(None);
-        let readiness = Readiness::default();
-        let mut registry = Registry::new("test", "0");
-        let metrics = ExportMetrics::register(registry.root());
-        let complete = Status { knowledge: Knowledge::Complete, ..Status::default() };
-        let (status, said) = watch::channel(Arc::new(complete));
-        let source_said = Source { snapshots, status: said, confirmed: watch::channel(None).1 };
-        let exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
-        let token = CancellationToken::new();
-        let task = tokio::spawn(exporter.run(token.clone()));
-        Self { source, status, readiness, registry, task, token: token.clone(), _end: token.drop_guard() }
-    }
-
-    fn has_metric(&self, line: &str) -> bool {
-        self.registry.encode().lines().any(|found| found == line)
-    }
-
-    async fn until_leading(&self) {
-        until("leading", || self.has_metric("clustermesh_export_leading 1")).await;
-    }
-
-    /// A standby is ready although it does not lead: it could at once.
-    async fn until_standing_by(&self) {
-        until("standing by", || self.readiness.is_ready() && self.has_metric("clustermesh_export_leading 0"))
-            .await;
-    }
-
-    fn say(&self, services: &[(&str, &[u8])]) {
-        let services =
-            services.iter().map(|(name, slices)| (name.parse().unwrap(), service(slices))).collect();
-        let nodes = [(NodeName::new("node-1").unwrap(), Arc::default())].into_iter().collect();
-        self.source.send_replace(Some(Arc::new(ClusterSnapshot { services, nodes })));
-    }
-
-    fn know(&self, knowledge: Knowledge) {
-        self.status.send_replace(Arc::new(Status { knowledge, ..Status::default() }));
-    }
-
-    async fn until_ready(&self) {
-        until("ready", || self.readiness.is_ready()).await;
-    }
-
-    fn missing(&self) -> String {
-        let missing = self.readiness.missing();
-        let export = missing.iter().find(|missing| missing.condition == "export");
-        export.map(|missing| missing.reason.clone()).unwrap_or_default()
-    }
-
-    async fn stop(self) {
-        self.token.cancel();
-        tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap();
-    }
-
-    /// Ends it as a crash would.
-    async fn crash(self) {
-        self.task.abort();
-        let _ = self.task.await;
-    }
-}
-
-/// A service with one slice of one endpoint per number.
-fn service(slices: &[u8]) -> Arc<Service> {
-    let endpoint = |last: u8| Endpoint {
-        address: [10, 2, 0, last].into(),
-        condition: Condition { ready: true, serving: true, terminating: false },
-        node: None,
-        zone: None,
-        hostname: None,
-    };
-    let slice = |(index, last): (usize, &u8)| {
-        let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint(*last)] };
-        (SliceName::new(&format!("slice-{index}")).unwrap(), Arc::new(slice))
-    };
-    Arc::new(Service {
-        scope: Scope { shared: true, affinity: Affinity::None },
-        cluster_ips: vec![[10, 102, 0, 1].into()],
-        ports: Vec::new(),
-        session_affinity_seconds: None,
-        created_at: None,
-        slices: slices.iter().enumerate().map(slice).collect(),
-    })
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// What stands in etcd: value and revision by the key's part behind the prefix; alive and cluster left out.
-type Stands = BTreeMap<String, (Vec<u8>, i64)>;
-
-async fn stands(etcd: &Etcd) -> Stands {
-    let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
-    let session = Session::open(&dialer).await.unwrap();
-    let mut all = Stands::new();
-    let mut pages = session.list("reading", PREFIX);
-    while let Some(page) = pages.next().await.unwrap() {
-        for entry in page.entries {
-            let key = entry.key.strip_prefix(PREFIX).unwrap().to_owned();
-            if !key.starts_with("alive/") && !key.starts_with("clusters/") {
-                all.insert(key, (entry.value, entry.mod_revision));
-            }
-        }
-    }
-    all
-}
-
-async fn until_stands(etcd: &Etcd, what: &str, holds: impl Fn(&Stands) -> bool) -> Stands {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let all = stands(etcd).await;
-        if holds(&all) {
-            return all;
-        }
-        assert!(Instant::now() < end, "{what}: {:?}", all.keys().collect::<Vec<_>>());
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn keys(all: &Stands) -> Vec<&str> {
-    all.keys().map(String::as_str).collect()
-}
-
-const ALL_OF_A: [&str; 6] = [
-    "endpoints/hoth/ns/a/slice-0",
-    "nodes/hoth/node-1",
-    "services/hoth/ns/a",
-    "synced/hoth/endpoints",
-    "synced/hoth/nodes",
-    "synced/hoth/services",
-];
-
-fn etcd_of(dir: &tempfile::TempDir) -> Etcd {
-    Etcd::start(Path::new(dir.path()))
-}
 
 #[tokio::test]
 async fn a_change_is_one_transaction_and_touches_only_what_changed() {
@@ -334,7 +165,7 @@ async fn an_etcd_of_another_cluster_is_not_written_to() {
     first.stop().await;
     let before = etcd.ctl(&["get", "--prefix", ""]);
     for (name, id, part) in [("endor", 3, "holds records of hoth"), ("hoth", 7, "has the id 2, not 7")] {
-        let wrong = Running::start_as(&etcd, name, id);
+        let wrong = Running::start_as(etcd.endpoint(), name, id);
         wrong.say(&[("ns/a", &[1])]);
         until("refused", || wrong.missing().contains(part)).await;
         wrong.stop().await;

@@ -166,6 +166,12 @@ impl Session {
         self.open_watch(key, WatchOptions::new(), from_revision).await
     }
 
+    /// The same on every key there is.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn watch_all(&self, from_revision: i64) -> Result<WatchStream, CallError> {
+        self.open_watch("", WatchOptions::new().with_all_keys(), from_revision).await
+    }
+
     async fn open_watch(
         &self,
         key: &str,

@@ -3,6 +3,7 @@
 //! Panics where a fixture can't be made: there is no test without it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod history;
 mod proxy;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
+pub use history::Past;
 pub use proxy::Proxy;
 
 use crate::endpoint::Endpoint;
@@ -171,8 +173,13 @@ impl Etcd {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Runs etcdctl against it.
+    /// Runs etcdctl against it, which must succeed.
     pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments).unwrap_or_else(|complaint| panic!("etcdctl {arguments:?}: {complaint}"))
+    }
+
+    /// Runs etcdctl against it. Returns what it printed, or what it complained of.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint().to_string()]);
         if let Some(tls) = &self.tls {
@@ -180,12 +187,11 @@ impl Etcd {
             command.arg("--cert").arg(tls.join("tls.crt")).arg("--key").arg(tls.join("tls.key"));
         }
         let output = command.args(arguments).output().expect("etcdctl is installed (Debian: etcd-client)");
-        assert!(
-            output.status.success(),
-            "etcdctl {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 }
 
