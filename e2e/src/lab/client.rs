@@ -34,6 +34,8 @@ impl LoadSpec {
             format!("--target={}", self.target),
             format!("--rate={}", self.per_second),
             format!("--timeout={}ms", self.timeout.as_millis()),
+            // It goes with its lab.
+            "--duration=600m".into(),
         ]
     }
 }
@@ -63,9 +65,14 @@ impl Records {
 
     /// Waits for `count` more connections that began after now, and gives those.
     pub fn next(&self, count: usize, patience: Duration) -> Result<Vec<Record>> {
-        let now = wait::unix_us();
+        self.begun_since(wait::unix_us(), count, patience)
+    }
+
+    /// The same from a moment on that may have passed.
+    pub fn begun_since(&self, unix_us: u64, count: usize, patience: Duration) -> Result<Vec<Record>> {
         wait::until(&format!("{count} more connections"), patience, || {
-            let begun: Vec<_> = self.all().into_iter().filter(|record| record.start_unix_us >= now).collect();
+            let all = self.all().into_iter();
+            let begun: Vec<_> = all.filter(|record| record.start_unix_us >= unix_us).collect();
             if begun.len() < count { Err(anyhow!("{} so far", begun.len())) } else { Ok(begun) }
         })
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::LabSpec;
 use super::address::Plan;
 use super::cgroup::Cgroup;
 use super::component::Component;
@@ -23,8 +24,11 @@ use super::workload::Workloads;
 use crate::wait;
 
 const ETCD_PORT: u16 = 2379;
-/// The apiserver's HTTP port, in its own namespace.
-const ADMIN_PORT: u16 = 9100;
+/// The apiservers' HTTP ports, in their namespace: of the first, and of the one that starts as standby.
+const ADMIN_PORTS: [u16; 2] = [9100, 9102];
+/// etcd reserves two segments of its log, 64 MB each.
+const ETCD_DISK_MB: u32 = 160;
+const APISERVER_DISK_MB: u32 = 2;
 
 #[derive(Debug)]
 pub struct Cluster {
@@ -35,7 +39,8 @@ pub struct Cluster {
     control: Netns,
     control_cgroup: Cgroup,
     etcd: Component,
-    apiserver: Component,
+    /// With a standby, either may lead.
+    apiservers: Vec<Component>,
     pub(super) nodes: Vec<Node>,
     pub(super) workloads: Workloads,
 }
@@ -45,7 +50,7 @@ impl Cluster {
         home: &Arc<Home>,
         wan: &Netns,
         (name, plan): (&str, Plan),
-        nodes: u8,
+        spec: &LabSpec,
         plans: &[Plan],
     ) -> Result<Self> {
         let others: Vec<_> = plans.iter().copied().filter(|other| *other != plan).collect();
@@ -55,28 +60,43 @@ impl Cluster {
         let control = Netns::create(home, &format!("{name}.control"))?;
         router.ip(&link::plug("control", control.name()))?;
         let mut commands = link::lan_member(plan.control(), plan, &others);
-        commands.extend((1..=nodes).flat_map(|node| link::router_to_node(plan, node)));
+        let numbers = 1..=spec.nodes_per_cluster;
+        commands.extend(numbers.clone().flat_map(|node| link::router_to_node(plan, node)));
         control.ip(&commands)?;
         let identity = identity(home, name, plan)?;
         let control_cgroup = home.cgroup()?.child(name).child("control");
         home.make_cgroup(&control_cgroup)?;
         let etcd = Component::new(etcd(&identity, &control, &control_cgroup), home);
-        let apiserver = Component::new(apiserver(&identity, &control, &control_cgroup), home);
-        let nodes = (1..=nodes).map(|number| Node::create(home, &router, &identity, number, &others));
+        let count = if spec.standby { 2 } else { 1 };
+        let apiservers = (0..count).map(|index| apiserver(&identity, &control, &control_cgroup, index));
+        let apiservers = apiservers.map(|launch| Component::new(launch, home)).collect();
+        let nodes = numbers.map(|number| Node::create(home, &router, &identity, number, &others));
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
-        let cluster = Self {
+        let mut cluster = Self {
             identity,
             plans: plans.to_vec(),
             router,
             control,
             control_cgroup,
             etcd,
-            apiserver,
+            apiservers,
             nodes,
             workloads: Workloads::default(),
         };
+        if spec.disks {
+            cluster.mount_disks()?;
+        }
         cluster.write_nodes()?;
         Ok(cluster)
+    }
+
+    fn mount_disks(&mut self) -> Result<()> {
+        self.etcd.mount_disk(&self.identity.manifests.with_file_name("etcd"), ETCD_DISK_MB)?;
+        for apiserver in &mut self.apiservers {
+            let path = self.identity.manifests.with_file_name(format!("{}-disk", apiserver.name()));
+            apiserver.mount_disk(&path, APISERVER_DISK_MB)?;
+        }
+        self.nodes.iter_mut().try_for_each(Node::mount_disk)
     }
 
     fn write_nodes(&self) -> Result<()> {
@@ -128,8 +148,25 @@ impl Cluster {
         &mut self.etcd
     }
 
+    /// The one that leads where there is no standby.
     pub fn apiserver(&mut self) -> &mut Component {
-        &mut self.apiserver
+        &mut self.apiservers[0]
+    }
+
+    pub fn apiservers(&mut self) -> &mut [Component] {
+        &mut self.apiservers
+    }
+
+    /// The index of the apiserver that leads.
+    pub fn leader(&self) -> Result<usize> {
+        let leads = |index| -> Result<bool> {
+            let metrics = self.apiserver_metrics(index)?;
+            Ok(metrics.lines().any(|line| line == "clustermesh_export_leading 1"))
+        };
+        let leading = (0..self.apiservers.len()).map(leads).collect::<Result<Vec<_>>>()?;
+        let sum = leading.iter().filter(|leads| **leads).count();
+        anyhow::ensure!(sum == 1, "{sum} apiservers of {} lead", self.identity.cluster);
+        leading.iter().position(|leads| *leads).context("nobody leads")
     }
 
     pub fn control(&self) -> &Netns {
@@ -168,20 +205,22 @@ impl Cluster {
 
     /// Starts what uses etcd; waits for nothing.
     pub(super) fn start(&mut self) -> Result<()> {
-        self.apiserver.start()?;
+        self.apiservers.iter_mut().try_for_each(Component::start)?;
         self.agents().try_for_each(Component::start)
     }
 
-    /// Waits until etcd, the apiserver and all agents say that they are ready.
+    /// Waits until etcd, the apiservers and all agents say that they are ready.
     pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
-        let what = format!("the apiserver of {} to be ready", self.identity.cluster);
-        let (etcd, apiserver, control) = (&mut self.etcd, &mut self.apiserver, &self.control);
-        wait::until_or(
-            &what,
-            patience,
-            || etcd.check().and_then(|()| apiserver.check()),
-            || in_control(control, ADMIN_PORT, "/readyz").map(drop),
-        )?;
+        let (etcd, control) = (&mut self.etcd, &self.control);
+        for (apiserver, port) in self.apiservers.iter_mut().zip(ADMIN_PORTS) {
+            let what = format!("{} to be ready", apiserver.name());
+            wait::until_or(
+                &what,
+                patience,
+                || etcd.check().and_then(|()| apiserver.check()),
+                || in_control(control, port, "/readyz").map(drop),
+            )?;
+        }
         self.nodes.iter_mut().try_for_each(|node| node.wait_ready(patience))
     }
 
@@ -190,9 +229,14 @@ impl Cluster {
         in_control(&self.control, ETCD_PORT, "/health").map(drop)
     }
 
-    /// An answer from the apiserver's HTTP port.
+    /// An answer from the first apiserver's HTTP port.
     pub fn apiserver_port(&self, path: &'static str) -> Result<String> {
-        in_control(&self.control, ADMIN_PORT, path)
+        in_control(&self.control, ADMIN_PORTS[0], path)
+    }
+
+    /// The metrics of one of the apiservers.
+    pub fn apiserver_metrics(&self, index: usize) -> Result<String> {
+        in_control(&self.control, ADMIN_PORTS[index], "/metrics")
     }
 
     /// Runs `etcdctl` against the cluster's etcd, and gives what it printed.
@@ -218,6 +262,10 @@ impl Cluster {
         self.router.ip(&link::turn(way, peer))
     }
 
+    pub(super) fn turn_control(&self, way: Way, peer: Plan) -> Result<()> {
+        self.router.ip(&link::turn_control(way, peer))
+    }
+
     /// Pulls the plug of one node.
     pub fn power_off_node(&mut self, name: &str) -> Result<()> {
         let router = &self.router;
@@ -231,7 +279,7 @@ impl Cluster {
         self.router.ip(&["link set wan down".into(), "link set control down".into()])?;
         self.control_cgroup.kill()?;
         self.etcd.lost();
-        self.apiserver.lost();
+        self.apiservers.iter_mut().for_each(Component::lost);
         let names: Vec<_> = self.nodes.iter().map(|node| node.name().to_owned()).collect();
         names.iter().try_for_each(|name| self.power_off_node(name))
     }
@@ -239,7 +287,7 @@ impl Cluster {
     /// Fails when something that should run does not.
     pub fn check(&mut self) -> Result<()> {
         self.etcd.check()?;
-        self.apiserver.check()?;
+        self.apiservers.iter_mut().try_for_each(Component::check)?;
         self.agents().try_for_each(Component::check)?;
         self.workloads.check()
     }
@@ -261,7 +309,7 @@ fn identity(home: &Home, name: &str, plan: Plan) -> Result<Identity> {
 }
 
 fn etcd_data(identity: &Identity) -> PathBuf {
-    identity.manifests.with_file_name("etcd")
+    identity.manifests.with_file_name("etcd").join("data")
 }
 
 fn etcd(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
@@ -290,15 +338,16 @@ fn etcd(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
     }
 }
 
-fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
+fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) -> Launch {
+    let role = ["apiserver", "standby"][index];
     let mut args = identity.flags();
     args.push(format!("--etcd-endpoint=http://127.0.0.1:{ETCD_PORT}"));
-    args.push(format!("--admin-address=127.0.0.1:{ADMIN_PORT}"));
+    args.push(format!("--admin-address=127.0.0.1:{}", ADMIN_PORTS[index]));
     Launch {
-        name: format!("{}.apiserver", identity.cluster),
+        name: format!("{}.{role}", identity.cluster),
         program: Program::Ours("clustermesh-apiserver"),
         args,
         netns: netns.name().into(),
-        cgroup: cgroup.child("apiserver"),
+        cgroup: cgroup.child(role),
     }
 }

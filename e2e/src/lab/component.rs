@@ -1,12 +1,18 @@
 //! A part of a cluster that can be stopped and started again: etcd, clustermesh-apiserver, node-agent.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
+use super::disk::Disk;
 use super::home::Home;
 use super::process::{Launch, Process};
+
+/// How long a component may take to end when it is asked to.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a component is made to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +28,25 @@ pub struct Component {
     launch: Launch,
     home: Arc<Home>,
     process: Option<Process>,
+    disk: Option<Disk>,
 }
 
 impl Component {
     pub fn new(launch: Launch, home: &Arc<Home>) -> Self {
-        Self { launch, home: home.clone(), process: None }
+        Self { launch, home: home.clone(), process: None, disk: None }
+    }
+
+    /// Mounts a disk for it at `path`, and puts its log there.
+    pub(super) fn mount_disk(&mut self, path: &Path, megabytes: u32) -> Result<()> {
+        let disk = Disk::mount(&self.home, path, megabytes)?;
+        disk.take_log(&self.home, &self.launch.name)?;
+        self.disk = Some(disk);
+        Ok(())
+    }
+
+    /// Its own disk; only in a lab that was built with disks.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disk.as_ref().with_context(|| format!("{} has no disk of its own", self.launch.name))
     }
 
     pub fn name(&self) -> &str {
@@ -56,8 +76,42 @@ impl Component {
         let process = self.process.take().with_context(|| format!("{} does not run", self.launch.name))?;
         match how {
             Stop::Kill => process.kill(),
-            Stop::Terminate => process.terminate(Duration::from_secs(15)),
+            Stop::Terminate if self.launch.program.is_ours() => process.terminate(STOP_PATIENCE),
+            // Others have their own ideas of the status with which one ends.
+            Stop::Terminate => {
+                process.signal(Signal::SIGTERM)?;
+                process.wait(STOP_PATIENCE).map(drop)
+            }
         }
+    }
+
+    /// Stops it without ending it: it answers nobody, and its connections stay.
+    pub fn freeze(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a frozen one go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGCONT)
+    }
+
+    /// Takes note of it where the process has ended by itself, and tells whether it has.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let ended = self.process.as_mut().map_or(Ok(None), Process::ended)?;
+        if ended.is_some() {
+            self.process = None;
+        }
+        Ok(self.process.is_none())
+    }
+
+    /// How many files its process has open.
+    pub fn open_files(&self) -> Result<usize> {
+        let folder = format!("/proc/{}/fd", self.running()?.pid());
+        Ok(std::fs::read_dir(&folder).with_context(|| format!("reading {folder}"))?.count())
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().with_context(|| format!("{} does not run", self.launch.name))
     }
 
     /// Takes note that it was killed from outside, with its node.

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::cgroup::{self, Cgroup};
+use super::disk;
 use super::interrupt;
 
 /// Where `ip netns` keeps its names.
@@ -271,7 +272,7 @@ fn sweep(id: &str, folder: &Path) {
             note(tree.kill());
             note(cgroup::remove_legacy(folder));
             note(remove_namespaces(id));
-            note(unmount(&folder.join("bpf")));
+            disk::mounts_below(folder).iter().for_each(|point| note(unmount(point)));
             note(tree.remove());
         }
         Err(error) => note(Err(error)),

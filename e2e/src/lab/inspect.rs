@@ -14,7 +14,7 @@ use super::process::{Launch, program};
 use crate::wait;
 
 /// How long a fresh agent may take to come to its conclusions.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// The maps of the node's agent as `clustermesh bpf dump` shows them.

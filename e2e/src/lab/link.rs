@@ -80,13 +80,19 @@ pub enum Way {
 
 /// Commands that cut or restore the way from a router to `peer`; to be run in the router.
 pub fn turn(way: Way, peer: Plan) -> Vec<String> {
-    let verb = if way == Way::Cut { "add" } else { "del" };
     let ranges = [peer.pods(), peer.nodes()];
-    let routes = ranges.iter().flatten().map(|range| {
-        // A lower metric than any other route to the range: it wins while it is there.
-        format!("route {verb} blackhole {range} metric 1")
-    });
-    routes.collect()
+    ranges.iter().flatten().map(|range| blackhole(way, range)).collect()
+}
+
+/// The same for the way to `peer`'s control plane alone.
+pub fn turn_control(way: Way, peer: Plan) -> Vec<String> {
+    peer.control().iter().map(|address| blackhole(way, &address.to_string())).collect()
+}
+
+fn blackhole(way: Way, range: &str) -> String {
+    let verb = if way == Way::Cut { "add" } else { "del" };
+    // A lower metric than any other route to the range: it wins while it is there.
+    format!("route {verb} blackhole {range} metric 1")
 }
 
 fn bridge(name: &str, address: Pair, v6: u8) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::home;
 use super::process;
 
 /// Which processes' logs are held to the rule "no unexpected warn or error line".
-const OURS: &[&str] = &[".agent.log", ".apiserver.log"];
+const OURS: &[&str] = &[".agent.log", ".apiserver.log", ".standby.log"];
 
 impl Lab {
     /// Fails when one of our processes logged a warning, an error or a panic that contains none of `allowed`.

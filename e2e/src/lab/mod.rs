@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod component;
+pub mod disk;
 pub mod enter;
 pub mod events;
 pub mod home;
@@ -47,6 +48,10 @@ pub struct LabSpec {
     pub nodes_per_cluster: u8,
     /// Whether the mesh's processes are started; without, it is a network with pods.
     pub mesh: bool,
+    /// Whether every cluster has a second apiserver, which stands by.
+    pub standby: bool,
+    /// Whether every component has a small disk of its own, for tests that fill or wipe it.
+    pub disks: bool,
     /// Whether the lab may be left to itself at the end.
     pub keep: bool,
 }
@@ -55,7 +60,7 @@ impl LabSpec {
     /// Clusters with two nodes each and the mesh between them.
     pub fn new(clusters: &[&str]) -> Self {
         let clusters = clusters.iter().map(|name| (*name).to_owned()).collect();
-        Self { clusters, nodes_per_cluster: 2, mesh: true, keep: false }
+        Self { clusters, nodes_per_cluster: 2, mesh: true, standby: false, disks: false, keep: false }
     }
 }
 
@@ -111,7 +116,7 @@ impl Lab {
         let clusters = thread::scope(|scope| {
             let create = |(name, plan)| {
                 let (home, wan, plans) = (&home, &wan, &plans);
-                scope.spawn(move || Cluster::create(home, wan, (name, plan), spec.nodes_per_cluster, plans))
+                scope.spawn(move || Cluster::create(home, wan, (name, plan), spec, plans))
             };
             let named = spec.clusters.iter().map(String::as_str).zip(plans.iter().copied());
             let threads: Vec<_> = named.map(create).collect();
@@ -155,21 +160,36 @@ impl Lab {
 
     /// Cuts the way between two clusters, in both directions and without a word: packets vanish.
     pub fn partition(&self, one: &str, other: &str) -> Result<()> {
-        self.turn(Way::Cut, one, other)
+        self.turn(Cluster::turn, Way::Cut, one, other)
     }
 
     pub fn heal(&self, one: &str, other: &str) -> Result<()> {
-        self.turn(Way::Healed, one, other)
+        self.turn(Cluster::turn, Way::Healed, one, other)
     }
 
-    fn turn(&self, way: Way, one: &str, other: &str) -> Result<()> {
+    /// Cuts the way between the agents of two clusters and the other's etcd; pods still reach each other.
+    pub fn partition_control(&self, one: &str, other: &str) -> Result<()> {
+        self.turn(Cluster::turn_control, Way::Cut, one, other)
+    }
+
+    pub fn heal_control(&self, one: &str, other: &str) -> Result<()> {
+        self.turn(Cluster::turn_control, Way::Healed, one, other)
+    }
+
+    fn turn(
+        &self,
+        turn: fn(&Cluster, Way, Plan) -> Result<()>,
+        way: Way,
+        one: &str,
+        other: &str,
+    ) -> Result<()> {
         let find = |name: &str| {
             let found = self.clusters.iter().find(|cluster| cluster.name() == name);
             found.with_context(|| format!("the lab has no cluster {name}"))
         };
         let (one, other) = (find(one)?, find(other)?);
-        one.turn(way, other.plan())?;
-        other.turn(way, one.plan())
+        turn(one, way, other.plan())?;
+        turn(other, way, one.plan())
     }
 
     /// Fails when something that should run does not.

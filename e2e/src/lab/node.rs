@@ -20,6 +20,7 @@ use crate::wait;
 
 /// The agent's HTTP port, in its own namespace.
 const ADMIN_PORT: u16 = 9101;
+const DISK_MB: u32 = 4;
 
 /// What the agents of one cluster have in common.
 #[derive(Clone, Debug)]
@@ -79,6 +80,12 @@ impl Node {
         home.make_cgroup(&cgroup)?;
         let agent = Component::new(agent(home, identity, &name, &netns, &cgroup), home);
         Ok(Self { name, cluster, plan, number, netns, cgroup, home: home.clone(), agent, next_slot: 2 })
+    }
+
+    /// Puts what the agent keeps in files on a disk of its own.
+    pub(super) fn mount_disk(&mut self) -> Result<()> {
+        let folder = self.home.run_dir().join(self.instance());
+        self.agent.mount_disk(&folder, DISK_MB)
     }
 
     pub fn name(&self) -> &str {

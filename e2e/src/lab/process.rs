@@ -43,6 +43,10 @@ pub enum Program {
 }
 
 impl Program {
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours(_))
+    }
+
     fn path(&self) -> Result<PathBuf> {
         match self {
             Self::Ours(name) => program(name),
@@ -138,6 +142,10 @@ impl Process {
 
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {

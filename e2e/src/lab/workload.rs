@@ -144,12 +144,19 @@ impl Cluster {
         Pod::create(node, name, &plans)
     }
 
+    /// The first half of a graceful end: the endpoints of the youngest pods are terminating. Their processes learn
+    /// of it when the service is scaled.
+    pub fn retire(&mut self, service: &str, remaining: usize) -> Result<Change> {
+        let pods = &mut self.workloads.deployed_mut(service)?.pods;
+        ensure!(remaining < pods.len(), "no pod of {service} to retire");
+        pods[remaining..].iter_mut().for_each(|pod| pod.condition = Condition::Terminating);
+        self.write_slices(service)
+    }
+
     /// As Kubernetes does it: the endpoints are terminating and the processes are told at the same time;
     /// these go on accepting for a while; when they have ended, their endpoints go.
     fn end_gracefully(&mut self, service: &str, remaining: usize) -> Result<Change> {
-        let pods = &mut self.workloads.deployed_mut(service)?.pods;
-        pods[remaining..].iter_mut().for_each(|pod| pod.condition = Condition::Terminating);
-        let change = self.write_slices(service)?;
+        let change = self.retire(service, remaining)?;
         let mut ending = self.workloads.deployed_mut(service)?.pods.split_off(remaining);
         let ended = end(&mut ending);
         // Until now they were in the slices; whether or not all went well, they leave them.

@@ -1,0 +1,79 @@
+//! Every process, every failure: what can happen to a cluster's processes, how a lab does it to them and mends it, and
+//! in which combinations.
+//!
+//! Judges nothing: what must hold meanwhile and afterwards is the tests' business.
+
+pub mod holdings;
+pub mod matrix;
+mod strike;
+
+use std::fmt;
+
+pub use strike::{Struck, mend, strike};
+
+/// A process of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Victim {
+    Agent,
+    /// The apiserver that leads at the moment.
+    Leader,
+    /// The one that doesn't.
+    Standby,
+    Etcd,
+}
+
+impl Victim {
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Leader, Self::Standby, Self::Etcd];
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// `kill -9`; started again later.
+    Kill,
+    /// SIGSTOP; SIGCONT 20 s later.
+    Freeze,
+    /// SIGTERM, and started again at once.
+    Restart,
+    /// The disk that it writes to, its log among that, has no byte left; later it has, and a process that ended
+    /// because of it is started again.
+    FullDisk,
+    /// Killed and started over nothing: etcd without its data, the agent without its run folder, an apiserver without
+    /// the folder of manifests, which comes back once it has seen that.
+    WipedData,
+}
+
+impl Failure {
+    pub const ALL: [Self; 5] = [Self::Kill, Self::Freeze, Self::Restart, Self::FullDisk, Self::WipedData];
+}
+
+/// Something that happens in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub cluster: &'static str,
+    pub victim: Victim,
+    pub failure: Failure,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} of {:?}", self.cluster, self.failure, self.victim)
+    }
+}
+
+/// Faults that stand at the same time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Round(pub Vec<Fault>);
+
+impl Round {
+    pub fn has(&self, failure: Failure) -> bool {
+        self.0.iter().any(|fault| fault.failure == failure)
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&faults.join(", "))
+    }
+}
