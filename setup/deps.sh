@@ -58,6 +58,7 @@ need_lab() {
     need_program etcd etcd-server etcd
     need_program etcdctl etcd-client
     need_program ip iproute2
+    need_program dig dnsutils bind9-dnsutils
     need_program ps procps
     need_program setpriv util-linux
 }

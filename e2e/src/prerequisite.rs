@@ -36,6 +36,10 @@ pub fn check_kube() -> Result<()> {
     check(&["kube", "lab", "node-agent", "clustermesh-apiserver"])
 }
 
+/// The system's programs that labs run, how to ask each whether it is there, and Debian's package.
+const TOOLS: [(&str, &str, &str); 3] =
+    [("ip", "-V", "iproute2"), ("etcd", "--version", "etcd-server"), ("dig", "-v", "dnsutils")];
+
 /// Fails with everything that is missing, and how to get it.
 pub fn check(programs: &[&'static str]) -> Result<()> {
     let mut missing = Vec::new();
@@ -69,7 +73,7 @@ pub fn check(programs: &[&'static str]) -> Result<()> {
         "the kernel has no bpf file system: it needs CONFIG_BPF_SYSCALL".into(),
     );
     need(fs::exists("/proc/self/ns/net").unwrap_or(false), "no network namespaces: CONFIG_NET_NS".into());
-    for (tool, flag, package) in [("ip", "-V", "iproute2"), ("etcd", "--version", "etcd-server")] {
+    for (tool, flag, package) in TOOLS {
         need(runs(tool, flag), format!("no {tool}: `apt-get install {package}`, or `make setup`"));
     }
     for name in programs {

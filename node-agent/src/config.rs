@@ -13,6 +13,7 @@ use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogAr
 use mesh_source::SourceArgs;
 
 use crate::datapath::actual::Capacity;
+use crate::datapath::programs::DEFAULT_REPLIES;
 
 const EXAMPLE: &str = "\
 Example, without Kubernetes:
@@ -136,7 +137,8 @@ impl PinArgs {
 /// Balances ClusterIPs over the backends of every cluster of the mesh.
 ///
 /// Follows this cluster's own Services and the peer clusters, merges their backends and keeps them in the
-/// node's eBPF maps, where programs on the root cgroup rewrite the destination of every connect(). Stopping or
+/// node's eBPF maps, where programs on the root cgroup rewrite the destination of every connect()
+/// and of every datagram. Stopping or
 /// killing the agent changes nothing: programs and maps stay pinned and keep balancing. `node-agent uninstall`
 /// removes them.
 #[derive(Clone, Debug, Parser)]
@@ -195,7 +197,7 @@ pub struct DatapathArgs {
     /// Room for so many frontends (ClusterIP, port, protocol); about 1,000 bytes each once used.
     ///
     /// Another size than that of the pinned maps builds new ones beside them and swaps, without a gap; so do the
-    /// three flags below. What finds no room keeps what it has and is shown by `clustermesh service list -o wide`.
+    /// four flags below. What finds no room keeps what it has and is shown by `clustermesh service list -o wide`.
     #[arg(long, env = "CLUSTERMESH_MAX_SERVICES", value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub max_services: u32,
     /// Room for so many backends over all frontends; 8 bytes each, taken at once.
@@ -207,6 +209,12 @@ pub struct DatapathArgs {
     /// Count connections for so many (service, cluster) pairs; 16 bytes each on every CPU, taken at once.
     #[arg(long, env = "CLUSTERMESH_MAX_COUNTERS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub max_counters: u32,
+    /// Remember so many pairs of an unconnected UDP socket and a backend; 112 bytes each, taken at once.
+    ///
+    /// What was used least recently goes first; a reply to it shows the backend's address instead of the
+    /// ClusterIP. A change of this number forgets all of them once.
+    #[arg(long, env = "CLUSTERMESH_MAX_REPLIES", value_name = "N", default_value_t = DEFAULT_REPLIES, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    pub max_replies: u32,
     /// Print what would be written to the maps, one line per write, and exit; nothing is touched.
     ///
     /// Source and peers have 10 s each to say everything; peers that don't are named in the log and left as they

@@ -36,7 +36,7 @@ pub struct Installed {
 /// What is missing on this node, or what the kernel refused.
 pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<Installed, ProgramsError> {
     let installation = Installation::new(&pins.bpffs, &pins.instance, args.cgroup_root.as_deref())?;
-    install_with(installation, args, events)
+    install_with(installation.with_replies(args.max_replies), args, events)
 }
 
 /// The same with an installation in the making.

@@ -97,6 +97,13 @@ impl Lab {
         Ok(records)
     }
 
+    /// A pod on the `node`th node (from 0) of a cluster that runs nothing by itself; see [`Pod::output`].
+    pub fn idle_pod(&mut self, cluster: &str, node: usize, name: &str) -> Result<&Pod> {
+        let pod = self.cluster(cluster)?.bare_pod(name, node)?;
+        self.idle.push(pod);
+        self.idle.last().context("it was just pushed")
+    }
+
     /// Ends all clients; what they have under way is waited for. Their pods stay, for whoever wants a shell there.
     pub fn end_clients(&mut self) -> Result<()> {
         let clients = std::mem::take(&mut self.clients);

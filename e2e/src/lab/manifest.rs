@@ -25,7 +25,12 @@ pub struct ServiceSpec {
     /// What clients dial; pods listen at [`TARGET_PORT`].
     pub port: u16,
     pub replicas: usize,
+    /// Whether it answers DNS too, over UDP at port 53.
+    pub dns: bool,
 }
+
+/// Where clients ask a service that answers DNS.
+pub const DNS_PORT: u16 = 53;
 
 /// The port at which the lab's servers listen.
 pub const TARGET_PORT: u16 = 8080;
@@ -34,12 +39,18 @@ impl ServiceSpec {
     /// A global IPv4 service at port 80.
     pub fn global(name: &str, replicas: usize) -> Self {
         let annotations = [("clustermesh.io/global".to_owned(), "true".to_owned())].into();
-        Self { name: name.into(), annotations, dual_stack: false, port: 80, replicas }
+        Self { name: name.into(), annotations, dual_stack: false, port: 80, replicas, dns: false }
     }
 
     #[must_use]
     pub fn dual_stack(mut self) -> Self {
         self.dual_stack = true;
+        self
+    }
+
+    #[must_use]
+    pub fn with_dns(mut self) -> Self {
+        self.dns = true;
         self
     }
 
@@ -85,9 +96,22 @@ pub fn service(spec: &ServiceSpec, cluster_ips: Pair) -> Value {
             "ipFamilies": families,
             "ipFamilyPolicy": if spec.dual_stack { "RequireDualStack" } else { "SingleStack" },
             "selector": {"app": spec.name},
-            "ports": [{"name": "http", "port": spec.port, "protocol": "TCP", "targetPort": TARGET_PORT}],
+            "ports": service_ports(spec),
         },
     })
+}
+
+/// Pods answer HTTP over TCP and DNS over UDP, both at [`TARGET_PORT`].
+fn service_ports(spec: &ServiceSpec) -> Vec<Value> {
+    let http = json!({"name": "http", "port": spec.port, "protocol": "TCP", "targetPort": TARGET_PORT});
+    let dns = json!({"name": "dns", "port": DNS_PORT, "protocol": "UDP", "targetPort": TARGET_PORT});
+    [Some(http), spec.dns.then_some(dns)].into_iter().flatten().collect()
+}
+
+fn slice_ports(spec: &ServiceSpec) -> Vec<Value> {
+    let http = json!({"name": "http", "port": TARGET_PORT, "protocol": "TCP"});
+    let dns = json!({"name": "dns", "port": TARGET_PORT, "protocol": "UDP"});
+    [Some(http), spec.dns.then_some(dns)].into_iter().flatten().collect()
 }
 
 /// One slice per family, as Kubernetes makes them.
@@ -108,7 +132,7 @@ fn slice(spec: &ServiceSpec, endpoints: &[Endpoint], family: usize) -> Value {
             "labels": {"kubernetes.io/service-name": spec.name},
         },
         "addressType": kind,
-        "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP"}],
+        "ports": slice_ports(spec),
         "endpoints": endpoints,
     })
 }

@@ -1,5 +1,6 @@
 //! Pods: a namespace on a node, a cgroup below the node's, and this crate's own `lab` program as the process.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::process::ChildStdout;
 use std::sync::Arc;
@@ -124,6 +125,18 @@ impl Pod {
         let (process, stdout) = self.launch(args).start_piped(&self.home)?;
         self.process = Some(process);
         Ok(stdout)
+    }
+
+    /// Runs one of the system's programs in the pod to its end, and gives what it says.
+    pub fn output(&self, program: &'static str, args: &[&str]) -> Result<String> {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let launch = Launch { program: Program::Installed(program), ..self.launch(args) };
+        let (process, mut stdout) = launch.start_piped(&self.home)?;
+        let mut said = String::new();
+        stdout.read_to_string(&mut said).with_context(|| format!("reading what {program} says"))?;
+        let status = process.wait(Duration::from_secs(30))?;
+        anyhow::ensure!(status.success(), "{program} ended with {status}: {said}");
+        Ok(said)
     }
 
     /// SIGTERM to its process.

@@ -3,6 +3,7 @@
 //! Runs inside a pod's namespace and cgroup, as a process of its own; knows nothing of labs.
 
 pub mod client;
+mod dns;
 pub mod pause;
 pub mod record;
 pub mod server;

@@ -1,4 +1,5 @@
-//! A pod's server: answers every connection with its own name and ends as servers on Kubernetes should.
+//! A pod's server: answers every connection, and every DNS question, with its own name, and ends as servers on
+//! Kubernetes should.
 
 use std::convert::Infallible;
 use std::net::Ipv6Addr;
@@ -6,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
+
+use super::dns;
 
 /// How long a client may take over its request, and to close after the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ impl Serve {
         let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, self.port)).await;
         let listener = listener.with_context(|| format!("listening at port {}", self.port))?;
+        let questions = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, self.port)).await;
+        let questions = questions.with_context(|| format!("listening at UDP port {}", self.port))?;
         let requests = TaskTracker::new();
         let linger = async {
             terminate.recv().await;
@@ -40,6 +45,7 @@ impl Serve {
         };
         tokio::select! {
             error = accept(&listener, &requests, &self.answer) => match error? {},
+            error = answer_questions(&questions, &self.answer) => match error? {},
             () = linger => {}
         }
         drop(listener);
@@ -60,6 +66,18 @@ async fn accept(listener: &TcpListener, requests: &TaskTracker, answer: &str) ->
             // A client that goes away early has no use for an answer; it knows why itself.
             let _ = timeout(PATIENCE, answer_one(stream, response.as_bytes())).await;
         });
+    }
+}
+
+/// Answers DNS questions until the socket fails. What can't be answered is left to the client's timeout.
+async fn answer_questions(socket: &UdpSocket, answer: &str) -> Result<Infallible> {
+    let mut question = [0; 512];
+    loop {
+        let (length, client) = socket.recv_from(&mut question).await.context("receiving")?;
+        if let Some(response) = dns::answer(&question[..length], answer) {
+            // An unreachable client has no use for an answer.
+            let _ = socket.send_to(&response, client).await;
+        }
     }
 }
 

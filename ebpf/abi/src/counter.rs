@@ -6,7 +6,7 @@ use crate::plain;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
-    /// Connections sent to the cluster.
+    /// Connections sent to the cluster, and datagrams of unconnected sockets.
     pub connections: u64,
     /// Of these, the ones that went to a terminating or quarantined backend or to a demoted cluster.
     pub last_resort: u64,
@@ -31,8 +31,8 @@ pub enum Outcome {
     GaveUp = 5,
     /// The agent's canary: refused.
     Canary = 6,
-    /// Rewritten, but there was no room to remember the frontend: `getpeername` shows the backend. Counted in
-    /// addition.
+    /// Rewritten, but there was no room to remember the frontend: `getpeername` and `recvfrom` show the backend.
+    /// Counted in addition.
     OriginLost = 7,
 }
 

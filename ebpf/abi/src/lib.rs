@@ -20,6 +20,7 @@ mod key;
 mod origin;
 mod pick;
 mod read;
+mod reply;
 mod service;
 mod slot;
 
@@ -34,6 +35,7 @@ pub use key::{PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::Origin;
 pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use read::current;
+pub use reply::{ReplyEntry, ReplyKey};
 pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceEntry, Stamp, bpf_spin_lock};
 pub use slot::SlotEntry;
 

@@ -1,5 +1,5 @@
-//! The datapath's eBPF programs: they rewrite, once, what a socket dials, and show the application what it
-//! had dialled. This file holds the entry points only; each parses, decides by a function and returns that
+//! The datapath's eBPF programs: they rewrite, once, what a socket dials or a datagram is sent to, and show the
+//! application what it had dialled. This file holds the entry points only; each parses, decides by a function and returns that
 //! function's verdict.
 //!
 //! One code path serves IPv4 and IPv6 (`peer`), one decision both protocols (`mesh_abi::decide`).
@@ -7,6 +7,7 @@
 #![no_main]
 
 mod maps;
+mod memory;
 mod peer;
 mod reply;
 mod translate;
@@ -31,14 +32,34 @@ pub fn mesh_connect6(ctx: SockAddrContext) -> i32 {
     translate::connect::<V6>(&ctx)
 }
 
+#[cgroup_sock_addr(sendmsg4)]
+pub fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    translate::send::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    translate::send::<V6>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    reply::show_sender::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    reply::show_sender::<V6>(&ctx)
+}
+
 #[cgroup_sock_addr(getpeername4)]
 pub fn mesh_peername4(ctx: SockAddrContext) -> i32 {
-    reply::show_frontend::<V4>(&ctx)
+    reply::show_peer::<V4>(&ctx)
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
-    reply::show_frontend::<V6>(&ctx)
+    reply::show_peer::<V6>(&ctx)
 }
 
 /// Nothing here can panic; the target wants a handler all the same.

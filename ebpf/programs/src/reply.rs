@@ -1,25 +1,28 @@
-//! The way back: a socket that asks for its peer sees what it had dialled.
+//! The way back: who asks for a socket's peer, or for a datagram's sender, sees what was dialled.
 
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::PROCEED;
-use crate::maps::ORIGINS;
-use crate::peer::{Endpoint, Peer};
+use crate::memory::{OfDatagram, OfSocket};
+use crate::peer::Peer;
 
 /// `getpeername()`: shows the frontend while the peer is still the backend that it was translated to.
 #[inline(always)]
-pub(crate) fn show_frontend<P: Peer>(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context's socket is valid while the program runs.
-    let origin = unsafe { ORIGINS.get_ptr_mut(ctx) };
-    if origin.is_null() {
-        return PROCEED;
+pub(crate) fn show_peer<P: Peer>(ctx: &SockAddrContext) -> i32 {
+    if let Some(frontend) = OfSocket::recall(ctx, P::read(ctx)) {
+        P::write(ctx, frontend);
     }
-    // SAFETY: the storage lives as long as the socket.
-    let origin = unsafe { &*origin };
-    let (address, port) = origin.backend_words();
-    if P::read(ctx) == (Endpoint { address, port }) {
-        let (address, port) = origin.frontend_words();
-        P::write(ctx, Endpoint { address, port });
+    PROCEED
+}
+
+/// `recvfrom()`: a connected socket's sender is its peer; an unconnected one's is what it had sent to.
+#[inline(always)]
+pub(crate) fn show_sender<P: Peer>(ctx: &SockAddrContext) -> i32 {
+    let sender = P::read(ctx);
+    if let Some(frontend) = OfSocket::recall(ctx, sender) {
+        P::write(ctx, frontend);
+    } else if let Some(frontend) = OfDatagram::recall(ctx, sender) {
+        P::write(ctx, frontend);
     }
     PROCEED
 }

@@ -1,22 +1,38 @@
-//! The way out: what a socket dials is replaced by a backend, and what it had dialled is remembered.
+//! The way out: what a socket dials, or a datagram is sent to, is replaced by a backend and remembered.
 
 use aya_ebpf::programs::SockAddrContext;
-use mesh_abi::{Choice, Origin, Outcome, PROTOCOL_TCP, ServiceKey, Verdict, decide};
+use mesh_abi::{Choice, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey, Verdict, decide};
 
-use crate::maps::{Maps, ORIGINS, count, count_connection};
+use crate::maps::{Maps, count, count_connection};
+use crate::memory::{Memory, OfDatagram, OfSocket};
 use crate::peer::{Endpoint, Peer};
 use crate::{PROCEED, REFUSE};
 
-/// `connect()`: decides, counts the outcome, and returns whether the call goes on.
+/// `connect()`, of TCP and of UDP.
 #[inline(always)]
 pub(crate) fn connect<P: Peer>(ctx: &SockAddrContext) -> i32 {
+    balance::<P, OfSocket>(ctx)
+}
+
+/// `sendto()` and `sendmsg()` of UDP, where a destination is given: each datagram chooses anew.
+#[inline(always)]
+pub(crate) fn send<P: Peer>(ctx: &SockAddrContext) -> i32 {
+    balance::<P, OfDatagram>(ctx)
+}
+
+/// Decides, counts the outcome, and returns whether the call goes on.
+#[inline(always)]
+fn balance<P: Peer, M: Memory>(ctx: &SockAddrContext) -> i32 {
     let Some(protocol) = balanced_protocol(ctx) else { return PROCEED };
     let dialled = P::read(ctx);
     let key = ServiceKey::from_words(dialled.address, dialled.port.to_ne_bytes(), protocol);
     let mut choice = Choice::NONE;
     match decide(&mut Maps, &key, &mut choice) {
         Verdict::Translate => {
-            translate::<P>(ctx, dialled, &choice);
+            P::write(ctx, Endpoint { address: choice.address, port: choice.port });
+            M::remember(ctx, dialled, &choice);
+            count_connection(choice.counter, choice.last_resort);
+            count(Outcome::Translated);
             PROCEED
         }
         Verdict::Refuse => {
@@ -24,19 +40,25 @@ pub(crate) fn connect<P: Peer>(ctx: &SockAddrContext) -> i32 {
             REFUSE
         }
         verdict => {
-            forget_origin(ctx);
+            M::forget(ctx);
             count(passed(verdict));
             PROCEED
         }
     }
 }
 
-/// The protocols whose connects are balanced.
+/// The protocols that are balanced.
 #[inline(always)]
 fn balanced_protocol(ctx: &SockAddrContext) -> Option<u8> {
+    const TCP: u32 = PROTOCOL_TCP as u32;
+    const UDP: u32 = PROTOCOL_UDP as u32;
     // SAFETY: the kernel passes a valid context.
     let protocol = unsafe { core::ptr::addr_of!((*ctx.sock_addr).protocol).read_volatile() };
-    (protocol == u32::from(PROTOCOL_TCP)).then_some(PROTOCOL_TCP)
+    match protocol {
+        TCP => Some(PROTOCOL_TCP),
+        UDP => Some(PROTOCOL_UDP),
+        _ => None,
+    }
 }
 
 /// The outcome of a verdict that leaves the destination as it was.
@@ -50,38 +72,4 @@ fn passed(verdict: Verdict) -> Outcome {
         // A translated connect is counted where it is rewritten.
         Verdict::NoBackend | Verdict::Translate => Outcome::NoBackend,
     }
-}
-
-#[inline(always)]
-fn translate<P: Peer>(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice) {
-    let backend = Endpoint { address: choice.address, port: choice.port };
-    P::write(ctx, backend);
-    remember_origin(ctx, dialled, choice);
-    count_connection(choice.counter, choice.last_resort);
-    count(Outcome::Translated);
-}
-
-/// Remembers the frontend in the socket. A socket can be connected again, so what is there is overwritten.
-#[inline(always)]
-fn remember_origin(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice) {
-    let mut origin = Origin::from_words(
-        (dialled.address, dialled.port),
-        (choice.address, choice.port),
-        (choice.backend, choice.epoch),
-    );
-    // SAFETY: the context's socket is valid while the program runs.
-    let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
-    if stored.is_null() {
-        count(Outcome::OriginLost);
-        return;
-    }
-    // SAFETY: the storage lives as long as the socket, and only the task that connects it writes it.
-    unsafe { origin.store(stored) };
-}
-
-/// Forgets what the socket had dialled earlier.
-#[inline(always)]
-fn forget_origin(ctx: &SockAddrContext) {
-    // SAFETY: the context's socket is valid while the program runs. That there was nothing is no error.
-    let _nothing_stored = unsafe { ORIGINS.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
 }

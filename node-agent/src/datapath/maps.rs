@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, LAYOUT, OUTCOMES, Plain, STATE_FREE, ServiceCell,
-    ServiceEntry, ServiceKey, SlotEntry,
+    BackendEntry, ClusterStates, Control, Counter, LAYOUT, OUTCOMES, Plain, ReplyEntry, ReplyKey, STATE_FREE,
+    ServiceCell, ServiceEntry, ServiceKey, SlotEntry,
 };
 
 use super::actual::Capacity;
@@ -15,8 +15,8 @@ use super::restore::Contents;
 use super::sys::{self, How};
 
 /// Names of the maps in the object, and of their pins.
-pub const NAMES: [&str; 8] =
-    ["SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS"];
+pub const NAMES: [&str; 9] =
+    ["SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS", "REPLIES"];
 
 /// Services written at once: two versions each must be read, changed and written, so not all of a large plan's.
 const CHUNK: usize = 256;
@@ -66,6 +66,7 @@ pub struct Maps {
     control: MapFd,
     counters: MapFd,
     outcomes: MapFd,
+    replies: MapFd,
     cpus: usize,
 }
 
@@ -95,6 +96,7 @@ impl Maps {
             control: MapFd::open::<u32, Control>(folder, "CONTROL")?,
             counters: MapFd::open::<u32, Counter>(folder, "COUNTERS")?,
             outcomes: MapFd::open::<u32, u64>(folder, "OUTCOMES")?,
+            replies: MapFd::open::<ReplyKey, ReplyEntry>(folder, "REPLIES")?,
             cpus: sys::possible_cpus().map_err(|source| MapError::Call {
                 action: "counting the CPUs of",
                 name: "COUNTERS",
@@ -110,6 +112,11 @@ impl Maps {
             backends: self.backends.capacity,
             counters: self.counters.capacity,
         }
+    }
+
+    /// For how many pairs of an unconnected UDP socket and a backend there is room.
+    pub fn replies(&self) -> u32 {
+        self.replies.capacity
     }
 
     /// Everything that a mirror is restored from.

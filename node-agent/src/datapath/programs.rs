@@ -29,7 +29,19 @@ use super::sys;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/mesh.bpf.o");
 
 /// The programs of the object; their links are pinned under the same names.
-pub const HOOKS: [&str; 4] = ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"];
+pub const HOOKS: [&str; 8] = [
+    "mesh_connect4",
+    "mesh_connect6",
+    "mesh_peername4",
+    "mesh_peername6",
+    "mesh_sendmsg4",
+    "mesh_sendmsg6",
+    "mesh_recvmsg4",
+    "mesh_recvmsg6",
+];
+
+/// Pairs of an unconnected UDP socket and a backend that are remembered, where nobody says otherwise.
+pub const DEFAULT_REPLIES: u32 = 65_536;
 
 /// The root of a cgroup v2 hierarchy has this inode number (kernfs); a private cgroup namespace shows another.
 const ROOT_INODE: u64 = 1;
@@ -71,6 +83,7 @@ pub struct Installation {
     folder: PathBuf,
     cgroup: PathBuf,
     object: &'static [u8],
+    replies: u32,
 }
 
 /// The maps to use, and what became of earlier ones.
@@ -94,7 +107,13 @@ impl Installation {
         for part in ["maps", "links"] {
             create(&folder.join(part))?;
         }
-        Ok(Self { folder, cgroup, object: OBJECT })
+        Ok(Self { folder, cgroup, object: OBJECT, replies: DEFAULT_REPLIES })
+    }
+
+    /// The same with room for so many pairs of an unconnected UDP socket and a backend.
+    #[must_use]
+    pub fn with_replies(self, replies: u32) -> Self {
+        Self { replies, ..self }
     }
 
     /// The same with the programs of another object, as another version of the agent has them. For tests.
@@ -119,7 +138,9 @@ impl Installation {
         // Maps that an earlier start could not finish filling.
         remove_folder(&self.folder.join("maps_new"))?;
         let old = match Maps::open(&self.folder.join("maps")) {
-            Ok(maps) if maps.capacity() == capacity => return Ok(Found::Adopted(Box::new(maps))),
+            Ok(maps) if maps.capacity() == capacity && maps.replies() == self.replies => {
+                return Ok(Found::Adopted(Box::new(maps)));
+            }
             Ok(maps) => Some(Box::new(maps)),
             // None were pinned, or not all of them.
             Err(MapError::Open { .. }) => None,
@@ -127,8 +148,11 @@ impl Installation {
         };
         let staging = self.folder.join("maps_new");
         create(&staging)?;
-        if old.is_some() {
-            self.keep_origins(&staging)?;
+        if let Some(old) = &old {
+            self.keep("ORIGINS", &staging)?;
+            if old.replies() == self.replies {
+                self.keep("REPLIES", &staging)?;
+            }
         }
         self.load(&staging, capacity)?;
         Ok(Found::Built { maps: Box::new(Maps::open(&staging)?), old })
@@ -152,12 +176,12 @@ impl Installation {
         Ok(true)
     }
 
-    /// Pins the old `ORIGINS` among the new maps: it has no size to change, and what established connections had
-    /// dialled stands nowhere else.
-    fn keep_origins(&self, staging: &Path) -> Result<(), ProgramsError> {
-        let (old, new) = (self.folder.join("maps/ORIGINS"), staging.join("ORIGINS"));
-        let Ok(origins) = MapData::from_pin(old) else { return Ok(()) };
-        origins.pin(&new).map_err(|source| ProgramsError::Pin { path: new, source: Box::new(source) })
+    /// Pins an old map among the new ones: it has no size or keeps it, and what sockets had dialled stands nowhere
+    /// else.
+    fn keep(&self, name: &str, staging: &Path) -> Result<(), ProgramsError> {
+        let (old, new) = (self.folder.join("maps").join(name), staging.join(name));
+        let Ok(map) = MapData::from_pin(old) else { return Ok(()) };
+        map.pin(&new).map_err(|source| ProgramsError::Pin { path: new, source: Box::new(source) })
     }
 
     fn take_over_new_maps(&self) -> Result<(), ProgramsError> {
@@ -238,7 +262,8 @@ impl Installation {
             .map_max_entries("SERVICES", capacity.services)
             .map_max_entries("SLOTS", capacity.slots)
             .map_max_entries("BACKENDS", capacity.backends)
-            .map_max_entries("COUNTERS", capacity.counters);
+            .map_max_entries("COUNTERS", capacity.counters)
+            .map_max_entries("REPLIES", self.replies);
         loader.load(self.object).map_err(|source| ProgramsError::Load(Box::new(source)))
     }
 

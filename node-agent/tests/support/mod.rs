@@ -7,7 +7,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use mesh_abi::{
-    BackendEntry, Control, Group, LAYOUT, MAX_GROUPS, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceEntry,
-    ServiceKey, SlotEntry, Stamp, alias_cells,
+    BackendEntry, Control, Group, LAYOUT, MAX_GROUPS, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, STATE_ACTIVE,
+    ServiceEntry, ServiceKey, SlotEntry, Stamp, alias_cells,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -28,6 +28,8 @@ use node_agent::datapath::programs::{Found, Installation};
 pub(crate) const INSTANCE: &str = "hooks";
 /// Small, so that building them takes no time.
 pub(crate) const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
+
+pub(crate) const REPLIES: u32 = 64;
 
 /// The cgroup is the process's, so one test runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -59,7 +61,7 @@ impl World {
     }
 
     pub(crate) fn installation(&self) -> Installation {
-        Installation::new(&self.bpffs, INSTANCE, Some(&self.cgroup)).unwrap()
+        Installation::new(&self.bpffs, INSTANCE, Some(&self.cgroup)).unwrap().with_replies(REPLIES)
     }
 
     /// Builds the maps, and attaches the programs to them.
@@ -163,6 +165,12 @@ impl Place for TcpListener {
     }
 }
 
+impl Place for UdpSocket {
+    fn place(&self) -> SocketAddr {
+        self.local_addr().unwrap()
+    }
+}
+
 /// A service entry in the making, with its backends and slots.
 #[derive(Clone)]
 pub(crate) struct Service {
@@ -179,8 +187,17 @@ pub(crate) struct Service {
 impl Service {
     /// A service of that id, which stands below 16.
     pub(crate) fn new(id: u32, frontend: &str) -> Self {
+        Self::of(PROTOCOL_TCP, id, frontend)
+    }
+
+    /// The same for UDP.
+    pub(crate) fn udp(id: u32, frontend: &str) -> Self {
+        Self::of(PROTOCOL_UDP, id, frontend)
+    }
+
+    fn of(protocol: u8, id: u32, frontend: &str) -> Self {
         let frontend: SocketAddr = frontend.parse().unwrap();
-        let key = ServiceKey::new(octets(frontend.ip()), frontend.port(), PROTOCOL_TCP);
+        let key = ServiceKey::new(octets(frontend.ip()), frontend.port(), protocol);
         let (groups, slots, backends) = (Vec::new(), Vec::new(), Vec::new());
         Self { id, key, flags: 0, groups, slots, backends, base: id * 16 }
     }
@@ -211,7 +228,7 @@ impl Service {
                 address,
                 port,
                 cluster,
-                protocol: PROTOCOL_TCP,
+                protocol: self.key.protocol,
                 state: *state,
                 ..Default::default()
             };
@@ -371,7 +388,7 @@ impl Dialler {
 }
 
 /// Dissolves a socket's connection (`connect` to AF_UNSPEC) and dials another IPv4 address with it.
-pub(crate) fn reconnect(socket: &TcpStream, to: &str) {
+pub(crate) fn reconnect(socket: &impl AsRawFd, to: &str) {
     let nowhere = sockaddr(libc::AF_UNSPEC, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
     for address in [nowhere, sockaddr(libc::AF_INET, to.parse().unwrap())] {
         connect(socket, &address).unwrap();
