@@ -82,4 +82,12 @@ build_object() {
             "$CARGO_FOR_BPF" build --quiet --release --locked -Z build-std=core --target bpfel-unknown-none
     )
     "$OBJCOPY" --strip-debug "$TARGET/bpfel-unknown-none/release/mesh" "$1"
+    plain_symbols "$1" > "$TARGET/symbols"
+    "$OBJCOPY" --redefine-syms="$TARGET/symbols" "$1"
+}
+
+# The symbols of the object $1 whose names hold a crate's hash, each with a name without: cargo makes the hash from
+# the folder in which the tree lies.
+plain_symbols() {
+    LC_ALL=C grep -aoE '_R[0-9A-Za-z_]+' "$1" | LC_ALL=C sort -u | sed -E 'h; s/Cs[0-9A-Za-z]+_/C/g; G; s/(.*)\n(.*)/\2 \1/'
 }
