@@ -23,6 +23,9 @@ Example, without Kubernetes:
       --pod-cidr 10.2.0.0/16 --node-cidr 192.168.2.0/24 --service-cidr 10.102.0.0/16 \\
       --source manifests:/etc/clustermesh/manifests \\
       --etcd-endpoint https://127.0.0.1:2379 --etcd-tls-dir /etc/clustermesh/tls
+Within Kubernetes; ranges are those of Nodes and ServiceCIDRs:
+  clustermesh-apiserver --cluster-name hoth --cluster-id 2 --source kubernetes \\
+      --etcd-endpoint https://etcd.clustermesh.svc:2379 --etcd-tls-dir /etc/clustermesh/tls
 What it wrote:
   etcdctl get --prefix clustermesh/v1/
 Whether peers see everything, and if not, why:
@@ -167,11 +170,7 @@ impl RunArgs {
     /// Who this cluster is.
     pub fn identity(&self) -> Result<Identity, ConfigError> {
         let identity = self.identity.identity()?;
-        let ranges = OwnRanges {
-            pods: identity.pod_cidrs,
-            services: identity.service_cidrs,
-            nodes: identity.node_cidrs,
-        };
+        let ranges = OwnRanges::from(&identity);
         Ok(Identity { name: identity.name, id: identity.id, ranges })
     }
 

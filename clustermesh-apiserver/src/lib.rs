@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_runtime::admin::{AdminError, health_routes};
+use mesh_runtime::args::IdentityError;
+use mesh_runtime::ranges::RangesTask;
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
+use mesh_source::kubernetes::{Events, Options};
 use mesh_source::{Source, SourceMetrics};
 
 use config::{ConfigError, RunArgs};
@@ -22,6 +25,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Signals(#[from] SignalError),
     #[error(transparent)]
@@ -40,22 +45,38 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let mut registry = Registry::new("clustermesh-apiserver", env!("CARGO_PKG_VERSION"));
     let readiness = Readiness::default();
     let metrics = ExportMetrics::register(registry.root());
-    let source = Source::new(&args.source, SourceMetrics::register(registry.root()));
+    let source_metrics = SourceMetrics::register(registry.root());
+    let options = Options { node: None, service_cidrs: args.identity.service_cidrs.is_empty() };
+    let source = Source::new(&args.source, options, source_metrics.clone());
+    let (ranges_task, ranges) = RangesTask::new(&args.identity, &args.identity.identity()?, source.ranges());
     let said = exporter::Source {
         snapshots: source.snapshots(),
         status: source.status(),
         confirmed: source.confirmed(),
+        ranges,
     };
     let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
         .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds));
     let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
     let routes = health_routes(readiness, Arc::new(registry));
 
+    if let Some(reports) = source.reports() {
+        let (access, leading) = (args.source.access(), exporter.leading());
+        let events = Events::new(access, &host_name(), reports, leading, source_metrics);
+        supervisor.spawn("events", events.run(token.clone()));
+    }
     supervisor.spawn("source", source.run(token.clone()));
+    supervisor.spawn("ranges", ranges_task.run(token.clone()));
     supervisor.spawn("export", exporter.run(token.clone()));
     supervisor.spawn("admin", admin.serve(routes, token));
     supervisor.run(STOP_DEADLINE).await?;
     Ok(())
+}
+
+/// Who writes Events: in a pod, the pod's name.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().into())
 }
 
 fn log_start(args: &RunArgs) {

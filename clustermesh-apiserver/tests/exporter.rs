@@ -277,3 +277,29 @@ async fn a_peer_sees_what_is_exported_and_loses_nothing_when_etcd_is_wiped() {
     assert!(!peer.lost.load(Ordering::Relaxed), "it lost everything on the way");
     assert_eq!((view.rejected_total(), view.refused.clone()), (0, None), "{:?}", view.recent_rejections);
 }
+
+#[tokio::test]
+async fn the_cluster_record_follows_the_clusters_ranges() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let running = Running::start(&etcd);
+    let says = async |range: &str| {
+        let dialer = Arc::new(mesh_kv::Dialer::new(vec![etcd.endpoint()], None).unwrap());
+        let session = mesh_kv::Session::open(&dialer).await.unwrap();
+        let mut pages = session.list("reading", "clustermesh/v1/clusters/hoth");
+        let page = pages.next().await.unwrap();
+        page.is_some_and(|page| {
+            page.entries.iter().any(|it| String::from_utf8_lossy(&it.value).contains(range))
+        })
+    };
+    for range in ["10.2.0.0/16", "10.4.0.0/14"] {
+        let pods = vec![range.parse().unwrap()];
+        let ranges = mesh_model::fence::OwnRanges { pods, ..Default::default() };
+        running.ranges.send_replace(Some(Arc::new(ranges)));
+        let end = tokio::time::Instant::now() + DEADLINE;
+        while !says(range).await {
+            assert!(tokio::time::Instant::now() < end, "the record never says {range}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}

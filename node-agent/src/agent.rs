@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_kv::backoff::Backoff;
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::{Identity, IdentityError};
+use mesh_runtime::ranges::{Known, RangesTask};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
 use mesh_source::Source;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::events::Events;
 use crate::admin::routes::{Sources, routes};
-use crate::config::{RunArgs, names_file, own_ranges, socket};
+use crate::config::{RunArgs, names_file, socket, source_options};
 use crate::datapath::canary;
 use crate::datapath::programs::ProgramsError;
 use crate::install::{Installed, install};
@@ -58,10 +59,11 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let (registry, metrics) = Metrics::register();
     let readiness = Readiness::default();
-    let source = Source::new(&args.source, metrics.source);
+    let source = Source::new(&args.source, source_options(args), metrics.source);
+    let (ranges_task, ranges) = RangesTask::new(&args.identity, &identity, source.ranges());
     let events = Events::default();
     let (folder, peer_set) = PeerFolder::new(
-        folder_config(args, &identity),
+        folder_config(args, &identity, ranges),
         supervisor.child("peers"),
         events.clone(),
         metrics.peers,
@@ -76,12 +78,15 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         names_file: names_file(&args.pins.instance_dir()),
     };
     let inputs = Inputs { local: source.snapshots(), peers: peer_set.clone(), queries };
-    let task = merge_task(&identity, inputs, outputs, installed);
+    // Elsewhere nothing but the mesh serves ClusterIPs.
+    let plain_ok_allowed = args.source.is_kubernetes();
+    let task = merge_task(&identity, plain_ok_allowed, inputs, outputs, installed);
     let canary_condition = readiness.condition("canary", "waiting for the canary's first answer");
     // The link, not what it leads to: an upgrade may replace or remove that file while this process runs.
     let exe = std::path::PathBuf::from("/proc/self/exe");
 
     supervisor.spawn("source", source.run(token.clone()));
+    supervisor.spawn("ranges", ranges_task.run(token.clone()));
     supervisor.spawn("peers", folder.run());
     supervisor.spawn("merge", task.run(token.clone()));
     supervisor.spawn("canary", watch_canary(exe, cgroup, canary_condition, token.clone()));
@@ -106,21 +111,26 @@ fn log_start(args: &RunArgs, identity: &Identity) {
     );
 }
 
-pub(crate) fn folder_config(args: &RunArgs, identity: &Identity) -> FolderConfig {
+pub(crate) fn folder_config(args: &RunArgs, identity: &Identity, own_ranges: Known) -> FolderConfig {
     FolderConfig {
         folder: args.peers.peers_dir.clone(),
         own_name: identity.name.clone(),
         own_id: identity.id,
-        own_ranges: own_ranges(identity),
+        own_ranges,
         identity: args.peers.tls_dir.clone(),
     }
 }
 
-fn merge_task(identity: &Identity, inputs: Inputs, outputs: Outputs, installed: Installed) -> MergeTask {
+fn merge_task(
+    identity: &Identity,
+    plain_ok_allowed: bool,
+    inputs: Inputs,
+    outputs: Outputs,
+    installed: Installed,
+) -> MergeTask {
     let Installed { maps, control, actual, leftover, beside, .. } = installed;
     let settings = Settings { own_id: identity.id, own_name: identity.name.clone() };
-    // Nothing but the mesh serves ClusterIPs where Services come from manifests.
-    let merger = Merger::new(identity.id, false, actual);
+    let merger = Merger::new(identity.id, plain_ok_allowed, actual);
     MergeTask::new(settings, inputs, outputs, Start { maps, control, merger, leftover, beside })
 }
 

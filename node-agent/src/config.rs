@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::NodeName;
 use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs};
 use mesh_source::SourceArgs;
+use mesh_source::kubernetes::Options;
 
 use crate::datapath::actual::Capacity;
 use crate::datapath::programs::DEFAULT_REPLIES;
@@ -20,6 +20,8 @@ Example, without Kubernetes:
   node-agent --cluster-name hoth --cluster-id 2 --node-name hoth-1 \\
       --pod-cidr 10.2.0.0/16 --node-cidr 192.168.2.0/24 --service-cidr 10.102.0.0/16 \\
       --source manifests:/etc/clustermesh/manifests --peers-dir /etc/clustermesh/peers
+Within Kubernetes; ranges are those of Nodes and ServiceCIDRs:
+  node-agent --cluster-name hoth --cluster-id 2 --node-name hoth-1 --source kubernetes
 What it would write, without touching anything: the same with --dry-run.
 What it does:
   clustermesh service list
@@ -244,12 +246,11 @@ impl RunArgs {
     }
 }
 
-/// What no peer may claim.
-pub fn own_ranges(identity: &Identity) -> OwnRanges {
-    OwnRanges {
-        pods: identity.pod_cidrs.clone(),
-        services: identity.service_cidrs.clone(),
-        nodes: identity.node_cidrs.clone(),
+/// What the agent asks of its own source.
+pub fn source_options(args: &RunArgs) -> Options {
+    Options {
+        node: Some(args.datapath.node_name.clone()),
+        service_cidrs: args.identity.service_cidrs.is_empty(),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_runtime::args::{Identity, IdentityError};
+use mesh_runtime::args::IdentityError;
+use mesh_runtime::ranges::RangesTask;
 use mesh_runtime::{Supervisor, SupervisorError};
 use mesh_source::Source;
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::admin::events::Events;
 use crate::agent::folder_config;
-use crate::config::RunArgs;
+use crate::config::{RunArgs, source_options};
 use crate::datapath::actual::Actual;
 use crate::datapath::maps::{MapError, Maps};
 use crate::datapath::restore::restore;
@@ -44,19 +45,22 @@ pub async fn plan(args: &RunArgs) -> Result<Vec<String>, DryRunError> {
     let actual = actual(args)?;
     let mut supervisor = Supervisor::new("dry-run", Default::default());
     let (_, metrics) = Metrics::register();
-    let source = Source::new(&args.source, metrics.source);
+    let source = Source::new(&args.source, source_options(args), metrics.source);
+    let (ranges_task, ranges) = RangesTask::new(&args.identity, &identity, source.ranges());
     let (mut local, token) = (source.snapshots(), supervisor.token());
-    let config = folder_config(args, &identity);
+    let config = folder_config(args, &identity, ranges);
     let (folder, peers) =
         PeerFolder::new(config, supervisor.child("peers"), Events::default(), metrics.peers);
-    supervisor.spawn("source", source.run(token));
+    supervisor.spawn("source", source.run(token.clone()));
+    supervisor.spawn("ranges", ranges_task.run(token));
     supervisor.spawn("peers", folder.run());
 
     let heard = timeout(PATIENCE, local.wait_for(Option::is_some)).await;
     let known = heard.ok().and_then(Result::ok).and_then(|local| local.clone());
     let snapshot = known.ok_or_else(|| DryRunError::Silent { source_name: args.source.to_string() })?;
     let peers = all_peers(peers).await;
-    let lines = lines(&identity, actual, &snapshot, &peers);
+    let merger = Merger::new(identity.id, args.source.is_kubernetes(), actual);
+    let lines = lines(merger, &snapshot, &peers);
     supervisor.stop(PATIENCE).await?;
     Ok(lines)
 }
@@ -83,12 +87,10 @@ async fn all_peers(mut peers: watch::Receiver<Arc<PeerSet>>) -> Arc<PeerSet> {
 }
 
 fn lines(
-    identity: &Identity,
-    actual: Actual,
+    mut merger: Merger,
     local: &Arc<mesh_model::snapshot::ClusterSnapshot>,
     peers: &PeerSet,
 ) -> Vec<String> {
-    let mut merger = Merger::new(identity.id, false, actual);
     merger.observe(Some(local), &peers.inputs());
     let mut lines = Vec::new();
     while let Some(planned) = merger.next_plan() {

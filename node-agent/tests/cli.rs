@@ -52,8 +52,8 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
         ("--cluster-id", "4096", &["--cluster-id", "outside 1–4095"]),
         ("--cluster-id", "two", &["--cluster-id", "two"]),
         ("--node-name", "hoth_1", &["--node-name", "RFC 1123", "lower case"]),
-        ("--source", "kubernetes", &["--source", "not available", "write manifests:DIR"]),
-        ("--source", "/etc/manifests", &["--source", "is no source", "write manifests:DIR"]),
+        ("--source", "kubernets", &["--source", "is no source", "write kubernetes or manifests:DIR"]),
+        ("--source", "/etc/manifests", &["--source", "is no source", "or manifests:DIR"]),
     ] {
         command::assert_refusals(BINARY, &without(flag), &[(&[flag, value], parts)]);
     }

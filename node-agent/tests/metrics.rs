@@ -7,6 +7,7 @@ use std::time::Duration;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_runtime::Supervisor;
+use mesh_runtime::ranges::fixed;
 use mesh_source::metrics::{Kind, KindLabels, ReasonLabels};
 use node_agent::admin::events::Events;
 use node_agent::metrics::Metrics;
@@ -30,7 +31,7 @@ async fn every_metric_is_documented_with_type_and_labels() {
         folder: folder.path().into(),
         own_name: ClusterName::new("hoth").unwrap(),
         own_id: ClusterId::new(1).unwrap(),
-        own_ranges: OwnRanges::default(),
+        own_ranges: fixed(OwnRanges::default()),
         identity: None,
     };
     let mut supervisor = Supervisor::new("test", Default::default());

@@ -171,6 +171,7 @@ mod tests {
             node: None,
             zone: None,
             hostname: None,
+            hinted_away: false,
         };
         let slice = |(name, last): &(&str, u8)| {
             let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint(*last)] };
@@ -181,6 +182,7 @@ mod tests {
             cluster_ips: vec![[10, 102, 0, 1].into()],
             ports: Vec::new(),
             session_affinity_seconds: None,
+            node_local: false,
             created_at: None,
             slices: slices.iter().map(slice).collect::<BTreeMap<_, _>>(),
         })

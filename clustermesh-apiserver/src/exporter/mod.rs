@@ -21,6 +21,7 @@ use mesh_kv::election::{Candidate, Leadership};
 use mesh_kv::{Dialer, Session};
 use mesh_model::export::Identity;
 use mesh_model::snapshot::ClusterSnapshot;
+use mesh_runtime::ranges::Known;
 use mesh_runtime::{Condition, Readiness};
 use mesh_source::Status;
 use rustls::crypto::ring;
@@ -51,6 +52,8 @@ pub struct Source {
     pub status: watch::Receiver<Arc<Status>>,
     /// When the source last said that the snapshot is current, by the monotonic clock.
     pub confirmed: watch::Receiver<Option<std::time::Instant>>,
+    /// The cluster's address ranges; while they are unknown nothing is published.
+    pub ranges: Known,
 }
 
 /// Publishes one cluster's records.
@@ -69,6 +72,8 @@ pub struct Exporter {
     oversized: OversizedRecords,
     compact_every: Duration,
     metrics: ExportMetrics,
+    /// Whether this process may write.
+    leading: watch::Sender<bool>,
     /// The failure that was logged last, until publishing works again.
     reported: Option<String>,
 }
@@ -101,6 +106,7 @@ impl Exporter {
             oversized: OversizedRecords::new(metrics.clone()),
             compact_every: COMPACT,
             metrics,
+            leading: watch::Sender::default(),
             reported: None,
         }
     }
@@ -108,6 +114,11 @@ impl Exporter {
     /// Compacts the history so often; readers who were away for a shorter time resume, and need no list.
     pub fn compacting_every(self, compact_every: Duration) -> Self {
         Self { compact_every, ..self }
+    }
+
+    /// Whether this process is its cluster's leader.
+    pub fn leading(&self) -> watch::Receiver<bool> {
+        self.leading.subscribe()
     }
 
     /// Runs until the token is cancelled, whatever etcd does. Then lets a successor take over at once.
@@ -121,6 +132,7 @@ impl Exporter {
             };
             self.report(&error);
             self.metrics.connected.set(0);
+            self.leading.send_replace(false);
             if start.elapsed() >= STABLE {
                 backoff.reset();
             }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use mesh_kv::election::Leadership;
 use mesh_kv::publish::{Publisher, Write, read_back, transactions};
 use mesh_kv::{CallError, Session};
-use mesh_model::record::{AliveRecord, Kind, SyncedKind, SyncedRecord};
+use mesh_model::fence::OwnRanges;
+use mesh_model::record::{AliveRecord, ClusterRecord, Kind, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 use tokio::sync::oneshot;
@@ -30,6 +31,10 @@ impl Exporter {
         leadership: &Leadership,
         lost: &mut oneshot::Receiver<CallError>,
     ) -> Result<Infallible, ExportError> {
+        tokio::select! {
+            Ok(error) = &mut *lost => return Err(error.into()),
+            () = self.learn_ranges() => {}
+        }
         let identity = self.identity.clone();
         let standing = read_back(session, &identity.name).await?;
         let record = cluster_record(&identity, session.endpoint(), &standing)?;
@@ -38,7 +43,33 @@ impl Exporter {
         let entry = record.entry(&identity.name);
         let mut publisher = Publisher::open(session, leadership, &identity.name, standing, entry).await?;
         let mut content = Content::new(&identity);
-        self.follow(&mut publisher, &mut content, lost).await
+        self.follow(&mut publisher, &mut content, lost, record).await
+    }
+
+    /// Waits until the cluster's address ranges are known.
+    async fn learn_ranges(&mut self) {
+        let mut ranges = self.source.ranges.clone();
+        if let Ok(known) = ranges.wait_for(Option::is_some).await
+            && let Some(known) = &*known
+        {
+            self.identity.ranges = OwnRanges::clone(known);
+        }
+    }
+
+    /// Writes the cluster record again if the cluster's address ranges are others than it says.
+    async fn tell_ranges(
+        &mut self,
+        publisher: &mut Publisher<'_>,
+        record: &mut ClusterRecord,
+    ) -> Result<(), ExportError> {
+        self.learn_ranges().await;
+        let ranges = self.identity.ranges.exported();
+        if record.ranges != ranges {
+            record.ranges = ranges;
+            publisher.write_cluster(record.entry(&self.identity.name)).await?;
+            tracing::info!("the cluster's address ranges have changed");
+        }
+        Ok(())
     }
 
     async fn follow(
@@ -46,8 +77,9 @@ impl Exporter {
         publisher: &mut Publisher<'_>,
         content: &mut Content<'_>,
         lost: &mut oneshot::Receiver<CallError>,
+        mut record: ClusterRecord,
     ) -> Result<Infallible, ExportError> {
-        let Source { mut snapshots, mut status, .. } = self.source.clone();
+        let Source { mut snapshots, mut status, mut ranges, .. } = self.source.clone();
         let mut compact = interval_at(Instant::now() + self.compact_every, self.compact_every);
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,6 +103,7 @@ impl Exporter {
                 // A source whose sender is gone says nothing new; its end is its supervisor's business.
                 Ok(()) = snapshots.changed() => {}
                 Ok(()) = status.changed() => {}
+                Ok(()) = ranges.changed() => self.tell_ranges(publisher, &mut record).await?,
             }
         }
     }

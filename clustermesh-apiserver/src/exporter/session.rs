@@ -48,6 +48,7 @@ impl Exporter {
         let leadership = self.lead(session).await?;
         self.leadership = Some(leadership.clone());
         self.metrics.leading.set(1);
+        self.leading.send_replace(true);
         let (sender, mut lost) = oneshot::channel();
         // Only tells the publisher, so that a transaction on its way is not abandoned without its answer.
         let keeping = async {
@@ -75,6 +76,7 @@ impl Exporter {
     /// Waits until nobody leads. Ready as soon as there is something to publish then.
     async fn stand_by(&mut self, session: &Session, holder: &str, revision: i64) -> Result<(), ExportError> {
         self.metrics.leading.set(0);
+        self.leading.send_replace(false);
         tracing::info!(leader = holder, "standing by");
         let mut snapshots = self.source.snapshots.clone();
         if snapshots.borrow().is_none() {

@@ -27,6 +27,7 @@ pub const PREFIX: &str = "clustermesh/v1/";
 pub struct Running {
     pub source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
     status: watch::Sender<Arc<Status>>,
+    pub ranges: watch::Sender<Option<Arc<OwnRanges>>>,
     pub readiness: Readiness,
     registry: Registry,
     task: tokio::task::JoinHandle<()>,
@@ -52,11 +53,14 @@ impl Running {
         let metrics = ExportMetrics::register(registry.root());
         let complete = Status { knowledge: Knowledge::Complete, ..Status::default() };
         let (status, said) = watch::channel(Arc::new(complete));
-        let source_said = Source { snapshots, status: said, confirmed: watch::channel(None).1 };
+        let (ranges, known) = watch::channel(Some(Arc::new(identity.ranges.clone())));
+        let confirmed = watch::channel(None).1;
+        let source_said = Source { snapshots, status: said, confirmed, ranges: known };
         let exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
         let token = CancellationToken::new();
         let task = tokio::spawn(exporter.run(token.clone()));
-        Self { source, status, readiness, registry, task, token: token.clone(), _end: token.drop_guard() }
+        let _end = token.clone().drop_guard();
+        Self { source, status, ranges, readiness, registry, task, token, _end }
     }
 
     pub fn has_metric(&self, line: &str) -> bool {
@@ -137,6 +141,7 @@ fn endpoint(address: [u8; 4]) -> mesh_model::snapshot::Endpoint {
         node: None,
         zone: None,
         hostname: None,
+        hinted_away: false,
     }
 }
 
@@ -150,6 +155,7 @@ fn service_of(slices: Vec<Vec<mesh_model::snapshot::Endpoint>>) -> Arc<Service> 
         cluster_ips: vec![[10, 102, 0, 1].into()],
         ports: Vec::new(),
         session_affinity_seconds: None,
+        node_local: false,
         created_at: None,
         slices: slices.into_iter().enumerate().map(slice).collect(),
     })

@@ -229,7 +229,8 @@ impl<'a> Publisher<'a> {
         self.revision
     }
 
-    async fn write_cluster(&mut self, record: Record) -> Result<(), PublishError> {
+    /// Writes the cluster record as it shall stand from now on.
+    pub async fn write_cluster(&mut self, record: Record) -> Result<(), PublishError> {
         let creates = self.cluster_revision == 0;
         let put = TxnOp::put(record.0, record.1, None);
         let revision = self.commit("writing the cluster record", vec![put]).await?;

@@ -114,6 +114,11 @@ impl Fence {
         Self { declared, ..self.clone() }
     }
 
+    /// The same fence for another extent of this cluster.
+    pub fn with_own(&self, own: OwnRanges) -> Self {
+        Self { own: Arc::new(own), ..self.clone() }
+    }
+
     /// Whether only the peer's own word limits its addresses.
     pub fn is_declared(&self) -> bool {
         matches!(*self.agreed, PeerRanges::Declared(_))

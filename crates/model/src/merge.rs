@@ -3,11 +3,11 @@
 //! The client's own cluster decides on addresses, ports and affinity; the others only add backends. A pure
 //! function of its input: the order of peers, slices and endpoints never matters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::desired::{DesiredBackend, DesiredService, Frontend};
+use crate::desired::{BackendState, DesiredBackend, DesiredService, Frontend};
 use crate::name::{ClusterId, ServiceName};
 use crate::select::{self, Candidate};
 use crate::snapshot::{Service, ServicePort, SlicePort};
@@ -60,7 +60,8 @@ pub enum LeftOut {
     Groups { frontend: Frontend, groups: usize },
 }
 
-/// Merges one service. Nothing comes of a local Service without ClusterIPs.
+/// Merges one service. Nothing comes of a local Service without ClusterIPs, nor of one whose connections must not
+/// leave the node.
 pub fn merge(input: &Merge<'_>) -> Vec<(Frontend, DesiredService)> {
     merge_reported(input).services
 }
@@ -68,7 +69,7 @@ pub fn merge(input: &Merge<'_>) -> Vec<(Frontend, DesiredService)> {
 /// The same, with what was left out.
 pub fn merge_reported(input: &Merge<'_>) -> Merged {
     let mut merged = Merged::default();
-    if input.local.cluster_ips.is_empty() {
+    if input.local.cluster_ips.is_empty() || input.local.node_local {
         return merged;
     }
     let matches: Vec<_> = input
@@ -86,7 +87,7 @@ pub fn merge_reported(input: &Merge<'_>) -> Merged {
         for (index, port) in input.local.ports.iter().enumerate() {
             let frontend = Frontend { address: *address, port: port.port, protocol: port.protocol };
             let mut candidates = BTreeMap::new();
-            offer(&mut candidates, input.own, local_backends(input.local, port, &frontend));
+            candidates.insert(input.own, local_candidate(input.local, port, &frontend));
             for (cluster, service, ports) in &matches {
                 let Some(remote) = ports[index] else { continue };
                 offer(&mut candidates, *cluster, peer_backends(service, remote, &frontend));
@@ -162,20 +163,27 @@ fn same_family(address: IpAddr, frontend: &Frontend) -> bool {
     address.is_ipv4() == frontend.address.is_ipv4()
 }
 
-fn local_backends<'a>(
-    local: &'a Service,
-    port: &'a ServicePort,
-    frontend: &'a Frontend,
-) -> impl Iterator<Item = DesiredBackend> + 'a {
-    let slices = local.slices.values();
-    let targets = slices.filter_map(|slice| Some((slice, target(&slice.ports, port)?)));
-    targets.flat_map(move |(slice, target)| {
-        slice.endpoints.iter().filter_map(move |endpoint| {
-            let state = endpoint.condition.state()?;
+/// The own cluster's backends without those that topology hints keep from this node's clients. The cluster's share
+/// of connections is that of all of them.
+fn local_candidate(local: &Service, port: &ServicePort, frontend: &Frontend) -> Candidate {
+    let (mut near, mut active, mut all_near) = (Vec::new(), BTreeSet::new(), true);
+    for slice in local.slices.values() {
+        let Some(target) = target(&slice.ports, port) else { continue };
+        for endpoint in slice.endpoints.iter().filter(|it| same_family(it.address, frontend)) {
+            let Some(state) = endpoint.condition.state() else { continue };
             let backend = DesiredBackend { address: endpoint.address, port: target, state };
-            same_family(backend.address, frontend).then_some(backend)
-        })
-    })
+            if state == BackendState::Active {
+                active.insert((backend.address, backend.port));
+            }
+            if endpoint.hinted_away {
+                all_near = false;
+            } else {
+                near.push(backend);
+            }
+        }
+    }
+    let weight = (!all_near).then(|| u32::try_from(active.len().max(1)).unwrap_or(u32::MAX));
+    Candidate::new(near, weight)
 }
 
 fn peer_backends<'a>(

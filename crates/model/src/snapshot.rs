@@ -49,6 +49,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Seconds that a client stays with a backend (`sessionAffinity: ClientIP`); recorded, not yet honoured.
     pub session_affinity_seconds: Option<u32>,
+    /// Connections must not leave the node (`internalTrafficPolicy: Local`), so that a mesh has nothing to add: the
+    /// own nodes leave the Service to whatever serves it. Others may use its backends all the same.
+    pub node_local: bool,
     /// `metadata.creationTimestamp` as written, RFC 3339.
     pub created_at: Option<String>,
     pub slices: BTreeMap<SliceName, Arc<Slice>>,
@@ -92,6 +95,9 @@ pub struct Endpoint {
     pub node: Option<NodeName>,
     pub zone: Option<String>,
     pub hostname: Option<String>,
+    /// Topology hints send this node's clients to other endpoints of the own cluster. It counts towards the
+    /// cluster's weight and takes no connection here. Never exported.
+    pub hinted_away: bool,
 }
 
 /// Conditions of an endpoint (Kubernetes' EndpointConditions, KEP-1672), with their defaults applied.

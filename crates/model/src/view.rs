@@ -26,7 +26,7 @@ pub use snapshot::PeerSnapshot;
 use pool::Pool;
 use service::Offer;
 
-use crate::fence::Fence;
+use crate::fence::{Fence, OwnRanges};
 use crate::name::{ClusterId, ClusterName, ServiceName, SliceName};
 use crate::record::{
     self, AliveRecord, ClusterRecord, Fault, Record, RecordKey, Rejection, SliceRecord, SyncedKind,
@@ -319,8 +319,20 @@ impl PeerView {
             }
         };
         self.refused = None;
-        let fence = self.pin.fence.narrowed(Some(&record.ranges));
         let first = self.cluster.replace(Arc::new(record)).is_none();
+        self.set_fence(first)
+    }
+
+    /// This cluster's own ranges are others than before: every address of the peer is looked at again.
+    pub fn set_own_ranges(&mut self, own: OwnRanges) {
+        self.pin.fence = self.pin.fence.with_own(own);
+        self.set_fence(false);
+    }
+
+    /// Brings the fence up to date with pin and cluster record. Says whether it has looked at the endpoints of every
+    /// slice again; it does at the first record.
+    fn set_fence(&mut self, first: bool) -> Looked {
+        let fence = self.pin.fence.narrowed(self.cluster.as_ref().map(|record| &record.ranges));
         if !first && fence == self.fence {
             return Looked::AtNothing;
         }

@@ -91,6 +91,7 @@ fn ports_and_families() -> Scenario {
         cluster_ips: dual(["10.101.0.1", "fd11::1"]),
         ports: vec![port("web", Tcp, 80), port("dns", Udp, 53), port("only-here", Tcp, 9000)],
         session_affinity_seconds: None,
+        node_local: false,
         created_at: None,
         slices: [("v4", slice("10.1.1.1", &own)), ("v6", slice("fd01::1", &own))]
             .map(|(name, slice)| (slice_name(name), slice))
@@ -101,6 +102,7 @@ fn ports_and_families() -> Scenario {
         cluster_ips: dual(["10.102.0.1", "fd12::1"]),
         ports: vec![port("web", Tcp, 8000), port("name-server", Udp, 53)],
         session_affinity_seconds: Some(10_800),
+        node_local: false,
         created_at: Some("2026-11-24T18:00:00Z".into()),
         slices: [("v4", slice("10.2.1.1", &theirs)), ("v6", slice("fd02::1", &theirs))]
             .map(|(name, slice)| (slice_name(name), slice))

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
+use mesh_model::record::MAX_RANGES;
 
 /// Who this process's cluster is.
 #[derive(Args, Clone, Debug)]
@@ -29,11 +31,13 @@ pub struct IdentityArgs {
     /// A range that pod addresses come from, e.g. 10.1.0.0/16. Repeatable.
     ///
     /// Pods of all clusters must be routed to each other, and their ranges must not overlap. A backend that a
-    /// peer announces inside this range is refused.
+    /// peer announces inside this range is refused. With --source kubernetes the Nodes' podCIDRs are the default.
     #[arg(long = "pod-cidr", env = "CLUSTERMESH_POD_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub pod_cidrs: Vec<IpNet>,
 
     /// A range that ClusterIPs come from, e.g. 10.96.0.0/16. Repeatable; clusters may use the same one.
+    ///
+    /// With --source kubernetes the ServiceCIDRs are the default.
     #[arg(
         long = "service-cidr",
         env = "CLUSTERMESH_SERVICE_CIDR",
@@ -44,7 +48,8 @@ pub struct IdentityArgs {
 
     /// A range that node addresses come from, e.g. 192.168.1.0/24. Repeatable.
     ///
-    /// Backends on the host network have such addresses.
+    /// Backends on the host network have such addresses. With --source kubernetes the Nodes' own addresses are the
+    /// default.
     #[arg(long = "node-cidr", env = "CLUSTERMESH_NODE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub node_cidrs: Vec<IpNet>,
 }
@@ -73,6 +78,12 @@ pub enum IdentityError {
          so correct whichever is wrong"
     )]
     Overlap { service: IpNet, flag: &'static str, other: IpNet },
+    #[error("{flag} is needed: {why}; name the ranges that this cluster uses")]
+    Missing { flag: &'static str, why: &'static str },
+    #[error(
+        "--node-cidr is needed: the addresses of this cluster's Nodes make {count} ranges, and peers take {most}"
+    )]
+    TooMany { count: usize, most: usize },
 }
 
 impl TryFrom<IdentityArgs> for Identity {
@@ -92,6 +103,32 @@ impl IdentityArgs {
     /// Validates the flags against each other.
     pub fn identity(&self) -> Result<Identity, IdentityError> {
         self.clone().try_into()
+    }
+
+    /// The same, where the cluster itself tells the ranges that no flag names.
+    pub fn identity_within(&self, found: &OwnRanges) -> Result<Identity, IdentityError> {
+        let told =
+            |flag: &[IpNet], found: &[IpNet]| if flag.is_empty() { found.to_vec() } else { flag.to_vec() };
+        let args = Self {
+            pod_cidrs: told(&self.pod_cidrs, &found.pods),
+            service_cidrs: told(&self.service_cidrs, &found.services),
+            node_cidrs: told(&self.node_cidrs, &found.nodes),
+            ..self.clone()
+        };
+        let missing = [
+            ("--pod-cidr", &args.pod_cidrs, "no Node has spec.podCIDRs"),
+            ("--service-cidr", &args.service_cidrs, "the API server has no ServiceCIDR objects"),
+            ("--node-cidr", &args.node_cidrs, "no Node has an address"),
+        ];
+        if let Some((flag, _, why)) = missing.into_iter().find(|(_, ranges, _)| ranges.is_empty()) {
+            return Err(IdentityError::Missing { flag, why });
+        }
+        // Peers refuse a cluster record with more (mesh_model::record).
+        let (count, most) = (args.pod_cidrs.len() + args.node_cidrs.len(), MAX_RANGES);
+        if count > most {
+            return Err(IdentityError::TooMany { count, most });
+        }
+        args.identity()
     }
 }
 
@@ -265,6 +302,32 @@ mod tests {
         }
         identity(&["--pod-cidr", "10.1.0.0/16", "--node-cidr", "10.1.0.0/16"])
             .expect("pods may have node addresses");
+    }
+
+    #[test]
+    fn what_no_flag_names_the_cluster_tells() {
+        let found = OwnRanges {
+            pods: vec!["10.244.0.0/23".parse().unwrap()],
+            services: vec!["10.96.0.0/16".parse().unwrap()],
+            nodes: vec!["192.168.1.1/32".parse().unwrap()],
+        };
+        let flags = parse(&["--pod-cidr", "10.244.0.0/16"]).expect("the flags parse").identity;
+        let identity = flags.identity_within(&found).expect("complete");
+        assert_eq!(identity.pod_cidrs, ["10.244.0.0/16".parse::<IpNet>().unwrap()]);
+        assert_eq!(
+            (identity.service_cidrs, identity.node_cidrs),
+            (found.services.clone(), found.nodes.clone())
+        );
+
+        let nothing = OwnRanges { services: Vec::new(), ..found.clone() };
+        let error = flags.identity_within(&nothing).expect_err("no service range");
+        assert!(
+            error.to_string().starts_with("--service-cidr is needed: the API server has no ServiceCIDR"),
+            "{error}"
+        );
+        let nodes = (0..2000_u32).map(|n| IpNet::from(IpAddr::from((n * 2 + 0x0a00_0000).to_be_bytes())));
+        let many = OwnRanges { nodes: nodes.collect(), ..found };
+        assert!(flags.identity_within(&many).expect_err("too many").to_string().contains("--node-cidr"));
     }
 
     #[test]

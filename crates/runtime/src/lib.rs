@@ -6,6 +6,7 @@ pub mod admin;
 pub mod args;
 pub mod logs;
 pub mod metrics;
+pub mod ranges;
 pub mod readiness;
 pub mod shutdown;
 pub mod supervisor;

@@ -1,16 +1,21 @@
-//! Where a cluster's own Services and endpoints come from: a folder of manifests, later the Kubernetes API.
+//! Where a cluster's own Services and endpoints come from: a folder of manifests, or the Kubernetes API.
 //!
 //! A source publishes whole snapshots over a watch channel and nothing before it has seen everything once. It
 //! never publishes to etcd and never decides what to balance.
 
 pub mod args;
 pub mod convert;
+pub mod kubernetes;
 pub mod manifests;
 pub mod metrics;
 pub mod objects;
+mod packed;
 pub mod status;
+mod topology;
+pub mod wire;
 
 pub use args::{Source, SourceArgs, SourceSpec};
+pub use kubernetes::Kubernetes;
 pub use manifests::Manifests;
 pub use metrics::SourceMetrics;
 pub use status::{Problem, Reason, Status};

@@ -30,8 +30,44 @@ pub struct SourceMetrics {
     pub rejections: Family<ReasonLabels, Counter>,
     /// Problems that stand now.
     pub problems: Family<ReasonLabels, Gauge>,
-    /// 1 where the kernel announces changes, 0 where the source is only polled.
+    /// 1 where changes are announced: by the kernel, or by the API server for every kind.
     pub notified: Gauge,
+    /// Full lists that the API server was asked for.
+    pub lists: Family<ResourceLabels, Counter>,
+    /// Objects that the API server has listed, changed or deleted.
+    pub changes: Family<ResourceLabels, Counter>,
+    /// Events written.
+    pub events: Counter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResourceLabels {
+    pub resource: Resource,
+}
+
+/// A kind of objects that the API server is asked for, by its name there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub enum Resource {
+    services,
+    endpointslices,
+    nodes,
+    servicecidrs,
+}
+
+impl Resource {
+    pub const ALL: [Self; 4] = [Self::services, Self::endpointslices, Self::nodes, Self::servicecidrs];
+
+    /// Whether a supported server may not know it.
+    pub(crate) fn may_be_absent(self) -> bool {
+        self == Self::servicecidrs
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,13 +105,21 @@ impl SourceMetrics {
         registry.register("objects", "What the last snapshot holds, by kind", all.objects);
         registry.register("rejections", "Problems that appeared, by reason", all.rejections);
         registry.register("problems", "Problems that stand now, by reason", all.problems);
-        let help = "1 where the kernel announces changes, 0 where the source is only polled";
+        let help = "1 where changes are announced, 0 where the source is only polled or can't be followed";
         registry.register("notified", help, all.notified);
+        registry.register("lists", "Full lists asked for, by resource", all.lists);
+        registry.register("changes", "Objects listed, changed or deleted, by resource", all.changes);
+        registry.register("events", "Kubernetes Events written", all.events);
         metrics
     }
 
     /// Metrics that nobody sees, for tests and tools.
     pub fn unregistered() -> Self {
+        let by_resource = || {
+            let family = Family::<ResourceLabels, Counter>::default();
+            Resource::ALL.iter().for_each(|it| drop(family.get_or_create(&ResourceLabels { resource: *it })));
+            family
+        };
         Self {
             passes: Counter::default(),
             failures: Counter::default(),
@@ -87,6 +131,9 @@ impl SourceMetrics {
             rejections: Family::default(),
             problems: Family::default(),
             notified: Gauge::default(),
+            lists: by_resource(),
+            changes: by_resource(),
+            events: Counter::default(),
         }
     }
 }

@@ -1,19 +1,33 @@
 //! What a source's objects add up to: tables of Services, slices and Nodes, and the snapshot over them.
 //!
-//! A source lists everything it has, says of which objects the last good value stays, and ends the list. Only
-//! Services that changed, or whose slices did, get a new `Arc` in the snapshot.
+//! A source lists what it has of each kind, says of which objects the last good value stays, and ends the list; in
+//! between objects come and go one by one. Only Services that changed, or whose slices did, get a new `Arc` in the
+//! snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use mesh_model::name::{NodeName, ServiceName, SliceName};
-use mesh_model::snapshot::{ClusterSnapshot, Node, Service, Slice};
+use mesh_model::snapshot::{ClusterSnapshot, Service, Slice};
 use mesh_model::table::{Knowledge, Table};
 
-use crate::convert::{OwnedSlice, SliceKey};
+use crate::convert::{Hints, NodeEntry, OwnedSlice, SliceKey};
+use crate::packed::PackedSlice;
+use crate::topology::{Viewpoint, narrow};
 
 type Slices = BTreeMap<SliceName, Arc<Slice>>;
+
+/// The kinds that are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Listed {
+    Services,
+    Slices,
+    Nodes,
+}
+
+impl Listed {
+    pub const ALL: [Self; 3] = [Self::Services, Self::Slices, Self::Nodes];
+}
 
 /// Identifies an object of a kind that we read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +71,7 @@ pub enum Object {
     /// Without its slices.
     Service(ServiceName, Arc<Service>),
     Slice(SliceKey, Arc<OwnedSlice>),
-    Node(NodeName, Arc<Node>),
+    Node(NodeName, Arc<NodeEntry>),
 }
 
 impl Object {
@@ -70,32 +84,66 @@ impl Object {
     }
 }
 
+/// What has changed since the snapshot was made.
+#[derive(Debug, Default)]
+struct Dirty {
+    /// Their own fields, or which slices they have.
+    services: BTreeSet<ServiceName>,
+    /// Contents of slices.
+    slices: BTreeSet<SliceKey>,
+    nodes: BTreeSet<NodeName>,
+}
+
 /// The objects of a source.
 #[derive(Debug, Default)]
 pub struct Objects {
+    /// The node from which local backends are looked at; none for an exporter.
+    node: Option<NodeName>,
+    zone: Option<String>,
     services: Table<ServiceName, Arc<Service>>,
-    slices: Table<SliceKey, Arc<OwnedSlice>>,
-    nodes: Table<NodeName, Arc<Node>>,
     /// Also slices of Services that are not global, or not there yet.
-    by_service: BTreeMap<ServiceName, Slices>,
+    slices: Table<SliceKey, Arc<PackedSlice>>,
+    nodes: Table<NodeName, Arc<NodeEntry>>,
+    by_service: BTreeMap<ServiceName, BTreeSet<SliceName>>,
+    dirty: Dirty,
     snapshot: ClusterSnapshot,
 }
 
 impl Objects {
-    /// Begins a list of everything that the source has.
-    pub fn begin_list(&mut self) {
-        self.services.begin_list();
-        self.slices.begin_list();
-        self.nodes.begin_list();
+    /// `node`: where the clients are that topology hints are for.
+    pub fn new(node: Option<NodeName>) -> Self {
+        Self { node, ..Self::default() }
     }
 
-    /// An object as listed.
+    /// Begins a list of everything that the source has of a kind.
+    pub fn begin_list(&mut self, kind: Listed) {
+        match kind {
+            Listed::Services => self.services.begin_list(),
+            Listed::Slices => self.slices.begin_list(),
+            Listed::Nodes => self.nodes.begin_list(),
+        }
+    }
+
+    /// An object was listed or has changed.
     pub fn put(&mut self, object: Object) {
         match object {
-            Object::Service(name, service) => self.services.put(name, service),
-            Object::Slice(key, slice) => self.slices.put(key, slice),
-            Object::Node(name, node) => self.nodes.put(name, node),
-        };
+            Object::Service(name, service) => {
+                if self.services.put(name.clone(), service) {
+                    self.dirty.services.insert(name);
+                }
+            }
+            Object::Slice(key, slice) => {
+                let old = self.slices.get(&key).cloned();
+                if self.slices.put(key.clone(), Arc::new(PackedSlice::from(&*slice))) {
+                    self.move_slice(key, old.as_ref());
+                }
+            }
+            Object::Node(name, node) => {
+                if self.nodes.put(name.clone(), node) {
+                    self.dirty.nodes.insert(name);
+                }
+            }
+        }
     }
 
     /// An object exists but cannot be read: its last good value, if any, stays.
@@ -107,31 +155,76 @@ impl Objects {
         }
     }
 
+    /// An object is gone, or none for the mesh any more.
+    pub fn delete(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Service(name) => {
+                if self.services.delete(name, Knowledge::Complete) {
+                    self.dirty.services.insert(name.clone());
+                }
+            }
+            ObjectKey::Slice(key) => {
+                let old = self.slices.get(key).cloned();
+                if self.slices.delete(key, Knowledge::Complete) {
+                    self.move_slice(key.clone(), old.as_ref());
+                }
+            }
+            ObjectKey::Node(name) => {
+                if self.nodes.delete(name, Knowledge::Complete) {
+                    self.dirty.nodes.insert(name.clone());
+                }
+            }
+        }
+    }
+
     /// The last good value of a Service, without its slices.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
     }
 
-    /// Ends the list: what was neither put nor kept goes. Returns whether the snapshot changed.
-    pub fn end_list(&mut self) -> bool {
-        let old_slices = self.slices.entries().clone();
-        let mut dirty: BTreeSet<ServiceName> =
-            self.services.end_list(Knowledge::Complete).into_iter().collect();
-        for key in self.slices.end_list(Knowledge::Complete) {
-            self.move_slice(&key, old_slices.get(&key), &mut dirty);
+    /// The Service that a slice belongs to, if it counts.
+    pub fn owner(&self, key: &SliceKey) -> Option<&ServiceName> {
+        let owner = &self.slices.get(key)?.service;
+        self.services.get(owner).map(|_| owner)
+    }
+
+    /// Ends a list: what was neither put nor kept goes.
+    pub fn end_list(&mut self, kind: Listed) {
+        match kind {
+            Listed::Services => {
+                let changed = self.services.end_list(Knowledge::Complete);
+                self.dirty.services.extend(changed);
+            }
+            Listed::Slices => {
+                let old = self.slices.entries().clone();
+                for key in self.slices.end_list(Knowledge::Complete) {
+                    self.move_slice(key.clone(), old.get(&key));
+                }
+            }
+            Listed::Nodes => {
+                let changed = self.nodes.end_list(Knowledge::Complete);
+                self.dirty.nodes.extend(changed);
+            }
         }
-        let nodes_changed = !self.nodes.end_list(Knowledge::Complete).is_empty();
-        if nodes_changed {
-            self.snapshot.nodes = self.nodes.entries().clone();
+    }
+
+    /// Brings the snapshot up to date. Returns whether it changed.
+    pub fn refresh(&mut self) -> bool {
+        let Dirty { mut services, slices, nodes } = std::mem::take(&mut self.dirty);
+        let mut changed = false;
+        for name in nodes {
+            changed |= self.refresh_node(&name);
         }
-        let mut changed = nodes_changed;
-        for name in dirty {
-            changed |= self.refresh(&name);
+        if self.move_viewpoint() {
+            services.extend(self.snapshot.services.keys().cloned());
+        }
+        for name in services {
+            changed |= self.refresh_service(&name, &slices);
         }
         changed
     }
 
-    /// The snapshot as of the last list.
+    /// The snapshot as of the last refresh.
     pub fn snapshot(&self) -> &ClusterSnapshot {
         &self.snapshot
     }
@@ -141,37 +234,112 @@ impl Objects {
         [self.services.entries().len(), self.slices.entries().len(), self.nodes.entries().len()]
     }
 
-    fn move_slice(
-        &mut self,
-        key: &SliceKey,
-        old: Option<&Arc<OwnedSlice>>,
-        dirty: &mut BTreeSet<ServiceName>,
-    ) {
-        if let Some(old) = old {
+    fn move_slice(&mut self, key: SliceKey, old: Option<&Arc<PackedSlice>>) {
+        let new = self.slices.get(&key).map(|slice| slice.service.clone());
+        if let Some(old) = old.filter(|old| new.as_ref() != Some(&old.service)) {
             if let Some(slices) = self.by_service.get_mut(&old.service) {
                 slices.remove(&key.name);
                 if slices.is_empty() {
                     self.by_service.remove(&old.service);
                 }
             }
-            dirty.insert(old.service.clone());
+            self.touch(&old.service);
         }
-        if let Some(new) = self.slices.get(key) {
-            let slice = Arc::new(new.slice.clone());
-            self.by_service.entry(new.service.clone()).or_default().insert(key.name.clone(), slice);
-            dirty.insert(new.service.clone());
+        if let Some(service) = new {
+            self.by_service.entry(service.clone()).or_default().insert(key.name.clone());
+            if self.touch(&service) {
+                self.dirty.slices.insert(key);
+            }
         }
     }
 
-    fn refresh(&mut self, name: &ServiceName) -> bool {
-        let services: &mut OrdMap<ServiceName, Arc<Service>> = &mut self.snapshot.services;
-        let Some(base) = self.services.get(name) else { return services.remove(name).is_some() };
-        let slices = self.by_service.get(name).cloned().unwrap_or_default();
-        let service = Service { slices, ..Service::clone(base) };
-        if services.get(name).is_some_and(|old| **old == service) {
+    /// Whether anybody looks at the slices of a Service.
+    fn touch(&mut self, service: &ServiceName) -> bool {
+        let counts = self.services.get(service).is_some() || self.snapshot.services.contains_key(service);
+        if counts {
+            self.dirty.services.insert(service.clone());
+        }
+        counts
+    }
+
+    fn refresh_node(&mut self, name: &NodeName) -> bool {
+        let nodes = &mut self.snapshot.nodes;
+        let Some(entry) = self.nodes.get(name) else { return nodes.remove(name).is_some() };
+        if nodes.get(name).is_some_and(|old| **old == entry.node) {
             return false;
         }
-        services.insert(name.clone(), Arc::new(service));
+        nodes.insert(name.clone(), Arc::new(entry.node.clone()));
         true
+    }
+
+    /// Whether the own node is in another zone than before.
+    fn move_viewpoint(&mut self) -> bool {
+        let Some(entry) = self.node.as_ref().and_then(|node| self.nodes.get(node)) else { return false };
+        let moved = self.zone != entry.zone;
+        if moved {
+            self.zone.clone_from(&entry.zone);
+        }
+        moved
+    }
+
+    fn refresh_service(&mut self, name: &ServiceName, dirty: &BTreeSet<SliceKey>) -> bool {
+        let Some(base) = self.services.get(name) else {
+            return self.snapshot.services.remove(name).is_some();
+        };
+        let old = self.snapshot.services.get(name);
+        let slices = self.slices_of(name, old, dirty);
+        let service = Service { slices, ..Service::clone(base) };
+        if old.is_some_and(|old| **old == service) {
+            return false;
+        }
+        self.snapshot.services.insert(name.clone(), Arc::new(service));
+        true
+    }
+
+    /// The slices of a Service. Those that are as before keep their `Arc`.
+    fn slices_of(
+        &self,
+        name: &ServiceName,
+        old: Option<&Arc<Service>>,
+        dirty: &BTreeSet<SliceKey>,
+    ) -> Slices {
+        let names = self.by_service.get(name).into_iter().flatten();
+        let keys = names.map(|slice| SliceKey { namespace: name.namespace().into(), name: slice.clone() });
+        let packed: Vec<_> = keys.filter_map(|key| Some((self.slices.get(&key)?, key))).collect();
+        // Hints of one slice say something about the endpoints of the others.
+        let hinted = self.node.is_some() && packed.iter().any(|(slice, _)| slice.hinted);
+        let before = |slice: &SliceName| old.and_then(|old| old.slices.get(slice));
+        let (mut slices, mut hints) = (Slices::new(), BTreeMap::new());
+        for (packed, key) in packed {
+            let known = before(&key.name).filter(|_| !hinted && !dirty.contains(&key));
+            let slice = known.cloned().unwrap_or_else(|| {
+                let owned = packed.unpack();
+                hints.insert(key.name.clone(), owned.hints);
+                Arc::new(owned.slice)
+            });
+            slices.insert(key.name, slice);
+        }
+        if hinted {
+            self.narrow(&mut slices, &hints);
+        }
+        for (name, slice) in &mut slices {
+            if let Some(same) = before(name).filter(|old| *old == slice) {
+                *slice = same.clone();
+            }
+        }
+        slices
+    }
+
+    fn narrow(&self, slices: &mut Slices, hints: &BTreeMap<SliceName, Vec<Hints>>) {
+        let Some(node) = &self.node else { return };
+        let view = Viewpoint { node: node.as_str(), zone: self.zone.as_deref() };
+        for v4 in [true, false] {
+            let of_family = slices.iter_mut().filter_map(|(name, slice)| {
+                let first = slice.endpoints.first()?;
+                let hints = hints.get(name)?;
+                (first.address.is_ipv4() == v4).then(|| (Arc::make_mut(slice), hints.as_slice()))
+            });
+            narrow(view, &mut of_family.collect::<Vec<_>>());
+        }
     }
 }

@@ -6,6 +6,8 @@ use mesh_model::table::Knowledge;
 use prometheus_client::encoding::EncodeLabelValue;
 use serde::Serialize;
 
+use crate::metrics::{ReasonLabels, SourceMetrics};
+
 /// How a source fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -18,6 +20,29 @@ pub struct Status {
 impl Default for Status {
     fn default() -> Self {
         Self { knowledge: Knowledge::Partial, problems: Vec::new() }
+    }
+}
+
+impl Status {
+    /// Tells what has appeared and gone since another status, once.
+    pub(crate) fn announce(&self, before: &Self, metrics: &SourceMetrics) {
+        let new = |these: &Self, those: &Self| -> Vec<Problem> {
+            these.problems.iter().filter(|it| those.problems.binary_search(it).is_err()).cloned().collect()
+        };
+        for Problem { object, reason, message, .. } in new(self, before) {
+            if reason.is_fault() {
+                tracing::warn!(object, ?reason, error = message, "problem with the source");
+            } else {
+                tracing::info!(object, ?reason, message, "remark on an object");
+            }
+            let labels = ReasonLabels { reason };
+            metrics.rejections.get_or_create(&labels).inc();
+            metrics.problems.get_or_create(&labels).inc();
+        }
+        for Problem { object, reason, .. } in new(before, self) {
+            tracing::info!(object, ?reason, "problem with the source is gone");
+            metrics.problems.get_or_create(&ReasonLabels { reason }).dec();
+        }
     }
 }
 
@@ -80,11 +105,15 @@ pub enum Reason {
     address_taken,
     /// A Service without EndpointSlices.
     no_slices,
+    /// A Service whose connections must not leave the node.
+    node_local,
+    /// The API server can't be followed.
+    api_unavailable,
 }
 
 impl Reason {
     /// Whether somebody must do something; otherwise it is only good to know.
     pub fn is_fault(self) -> bool {
-        self != Self::no_slices
+        !matches!(self, Self::no_slices | Self::node_local)
     }
 }

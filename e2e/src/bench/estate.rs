@@ -109,6 +109,7 @@ impl Estate {
             cluster_ips: vec![IpAddr::V4(cluster_ip(number)?)],
             ports: vec![ServicePort { name: Some(port_name()?), protocol: Protocol::Tcp, port: 80 }],
             session_affinity_seconds: None,
+            node_local: false,
             created_at: Some("2026-01-01T00:00:00Z".into()),
             slices: slices?,
         };
@@ -150,6 +151,7 @@ impl Estate {
             node: Some(NodeName::new(&format!("node-{}.bench.example", number % 100))?),
             zone: Some(format!("zone-{}", number % 3)),
             hostname: None,
+            hinted_away: false,
         })
     }
 }

@@ -38,6 +38,7 @@ fn service(cluster: u8, ip: u8, affinity: Affinity, hosts: &[u8]) -> Arc<Service
         node: None,
         zone: None,
         hostname: None,
+        hinted_away: false,
     });
     let slice = Slice {
         ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }],
@@ -48,6 +49,7 @@ fn service(cluster: u8, ip: u8, affinity: Affinity, hosts: &[u8]) -> Arc<Service
         cluster_ips: vec![IpAddr::from([10, 96, cluster, ip])],
         ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80 }],
         session_affinity_seconds: None,
+        node_local: false,
         created_at: None,
         slices: BTreeMap::from([("s".parse().unwrap(), Arc::new(slice))]),
     })

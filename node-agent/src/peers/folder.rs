@@ -10,6 +10,7 @@ use mesh_kv::peer_folder::{self, Peer, Peers};
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::PeerPin;
+use mesh_runtime::ranges::Known;
 use mesh_runtime::supervisor::{Supervisor, SupervisorError, Task};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -32,7 +33,8 @@ pub struct FolderConfig {
     pub folder: PathBuf,
     pub own_name: ClusterName,
     pub own_id: ClusterId,
-    pub own_ranges: OwnRanges,
+    /// What no peer may claim. No peer is followed before it is known.
+    pub own_ranges: Known,
     /// A folder with `tls.crt` and `tls.key`: our identity towards all peers.
     pub identity: Option<PathBuf>,
 }
@@ -102,6 +104,11 @@ impl PeerFolder {
     /// Runs until the supervisor's token is cancelled.
     pub async fn run(mut self) -> Result<(), SupervisorError> {
         let token = self.supervisor.token();
+        let mut own_ranges = self.config.own_ranges.clone();
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            Ok(_) = own_ranges.wait_for(Option::is_some) => {}
+        }
         let changed = Arc::new(Notify::new());
         let mut watcher = None;
         loop {
@@ -190,9 +197,11 @@ impl PeerFolder {
             }
         };
         tracing::info!(peer = %name, id = %file.id, "following the peer");
-        let fence = Fence::new(file.ranges.clone(), self.config.own_ranges.clone());
+        let mut own_ranges = self.config.own_ranges.clone();
+        let own = own_ranges.borrow_and_update().as_deref().map_or_else(OwnRanges::default, OwnRanges::clone);
+        let fence = Fence::new(file.ranges.clone(), own);
         let pin = PeerPin { name: name.clone(), id: file.id, fence };
-        let task = PeerTask::new(file.clone(), pin, self.board.clone());
+        let task = PeerTask::new(file.clone(), pin, own_ranges, self.board.clone());
         let task = self.supervisor.spawn_stoppable(name.as_str(), |token| task.run(dialer, token));
         if let Some((_, before)) = self.tasks.insert(name.clone(), (file, task)) {
             before.stop();

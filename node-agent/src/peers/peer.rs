@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh_kv::{Change, Dialer, Event, PeerFile, PeerWatch};
 use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
+use mesh_runtime::ranges::Known;
 use tokio_util::sync::CancellationToken;
 
 use super::folder::Board;
@@ -13,6 +14,7 @@ use super::{Link, Phase};
 pub(super) struct PeerTask {
     file: Arc<PeerFile>,
     view: PeerView,
+    own_ranges: Known,
     link: Link,
     board: Board,
     /// As last published.
@@ -20,9 +22,9 @@ pub(super) struct PeerTask {
 }
 
 impl PeerTask {
-    pub(super) fn new(file: Arc<PeerFile>, pin: PeerPin, board: Board) -> Self {
+    pub(super) fn new(file: Arc<PeerFile>, pin: PeerPin, own_ranges: Known, board: Board) -> Self {
         let mut view = PeerView::new(pin);
-        Self { file, shown: view.snapshot(), view, link: Link::default(), board }
+        Self { file, shown: view.snapshot(), view, own_ranges, link: Link::default(), board }
     }
 
     pub(super) async fn run(mut self, dialer: Arc<Dialer>, token: CancellationToken) {
@@ -31,6 +33,12 @@ impl PeerTask {
     }
 
     fn take(&mut self, event: Event) {
+        // The peer's sign of life comes every 2 s, which is soon enough.
+        if self.own_ranges.has_changed().unwrap_or(false)
+            && let Some(own) = self.own_ranges.borrow_and_update().as_deref()
+        {
+            self.view.set_own_ranges(own.clone());
+        }
         match event {
             Event::Connected { endpoint } => {
                 self.link =

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mesh_kv::testing::{Etcd, free_port};
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
+use mesh_runtime::ranges::fixed;
 use mesh_runtime::{Registry, Supervisor};
 use node_agent::admin::api::{Event, Peer};
 use node_agent::admin::events::Events;
@@ -49,7 +50,10 @@ impl World {
             folder: folder.clone(),
             own_name: ClusterName::new("hoth").unwrap(),
             own_id: ClusterId::new(1).unwrap(),
-            own_ranges: OwnRanges { pods: vec!["10.1.0.0/16".parse().unwrap()], ..OwnRanges::default() },
+            own_ranges: fixed(OwnRanges {
+                pods: vec!["10.1.0.0/16".parse().unwrap()],
+                ..OwnRanges::default()
+            }),
             identity,
         };
         let mut supervisor = Supervisor::new("test", Default::default());

@@ -179,6 +179,13 @@ impl WireEndpoint<'_> {
             terminating: self.terminating,
         };
         let zone = self.zone.map(Cow::into_owned);
-        Ok(Endpoint { address, condition, node, zone, hostname: self.hostname.map(Cow::into_owned) })
+        Ok(Endpoint {
+            address,
+            condition,
+            node,
+            zone,
+            hostname: self.hostname.map(Cow::into_owned),
+            hinted_away: false,
+        })
     }
 }

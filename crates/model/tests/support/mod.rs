@@ -63,6 +63,7 @@ pub(crate) fn endpoint(address: &str, condition: Condition) -> Endpoint {
         node: Some(NodeName::new("node-1").unwrap()),
         zone: Some("zone-a".into()),
         hostname: None,
+        hinted_away: false,
     }
 }
 
@@ -78,6 +79,7 @@ pub(crate) fn http_service(cluster_ip: &str, endpoints: Vec<Endpoint>) -> Servic
         cluster_ips: vec![ip(cluster_ip)],
         ports: vec![port("http", Protocol::Tcp, 80)],
         session_affinity_seconds: None,
+        node_local: false,
         created_at: None,
         slices: BTreeMap::from([(slice_name("s-1"), Arc::new(slice))]),
     }

@@ -67,6 +67,7 @@ pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
             node: node.map(|node| NodeName::new(node).unwrap()),
             zone,
             hostname,
+            hinted_away: false,
         },
     )
 }
@@ -93,6 +94,7 @@ pub(crate) fn services() -> impl Strategy<Value = Service> {
             cluster_ips,
             ports,
             session_affinity_seconds,
+            node_local: false,
             created_at,
             slices,
         },

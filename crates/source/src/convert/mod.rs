@@ -7,14 +7,14 @@ mod node;
 mod service;
 mod slice;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_model::name::ServiceName;
 
 use crate::status::Reason;
+use crate::wire::Meta;
 
-pub use node::node;
+pub use node::{NodeEntry, cidrs, node, node_name};
 pub use service::service;
-pub use slice::{OwnedSlice, SliceKey, slice};
+pub use slice::{Hints, OwnedSlice, SliceKey, slice};
 
 /// What an object comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,12 +58,12 @@ impl<T> Converted<T> {
 }
 
 /// The name of a Service. An object without a namespace is in `default`, as kubectl has it.
-pub fn service_name(meta: &ObjectMeta) -> Result<ServiceName, Note> {
+pub fn service_name(meta: &Meta) -> Result<ServiceName, Note> {
     let name = meta.name.as_deref().unwrap_or("");
     ServiceName::new(namespace(meta), name).map_err(|error| bad_name(&error))
 }
 
-fn namespace(meta: &ObjectMeta) -> &str {
+fn namespace(meta: &Meta) -> &str {
     meta.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
 }
 

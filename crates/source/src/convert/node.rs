@@ -3,19 +3,38 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node as Object;
+use mesh_model::name::NodeName;
 use mesh_model::snapshot::Node;
 
-use super::{Converted, Refusals, Verdict, shown};
+use super::{Converted, Note, Refusals, Verdict, bad_name, shown};
 use crate::status::Reason;
+use crate::wire::{Meta, Node as Object, ServiceCidr};
+
+/// A Node, and where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeEntry {
+    pub node: Node,
+    pub zone: Option<String>,
+}
+
+/// The name of a Node.
+pub fn node_name(meta: &Meta) -> Result<NodeName, Note> {
+    NodeName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))
+}
+
+/// The ranges of a ServiceCIDR. What is none is left out: the API server has checked them.
+pub fn cidrs(object: &ServiceCidr) -> Vec<IpNet> {
+    let written = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+    written.filter_map(|text| text.parse::<IpNet>().ok()).map(|range| range.trunc()).collect()
+}
 
 /// A Node: its internal addresses, then its external ones, and the ranges of its pods. Host names are left out.
-pub fn node(object: &Object) -> Converted<Node> {
+pub fn node(object: &Object) -> Converted<NodeEntry> {
     let mut refused = Refusals::new(Reason::node, "address or range");
     let mut addresses = Vec::new();
     for kind in ["InternalIP", "ExternalIP"] {
         let written = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        for address in written.filter(|address| address.type_ == kind) {
+        for address in written.filter(|address| address.kind == kind) {
             match address.address.parse::<IpAddr>() {
                 Ok(address) if addresses.contains(&address) => {}
                 Ok(address) => addresses.push(address),
@@ -31,7 +50,9 @@ pub fn node(object: &Object) -> Converted<Node> {
         }
     }
     let notes = refused.note().into_iter().collect();
-    Converted { verdict: Verdict::Use(Node { addresses, pod_cidrs }), notes }
+    let zone = object.metadata.labels.as_ref().and_then(|labels| labels.zone.clone());
+    let entry = NodeEntry { node: Node { addresses, pod_cidrs }, zone };
+    Converted { verdict: Verdict::Use(entry), notes }
 }
 
 fn written_ranges(object: &Object) -> impl Iterator<Item = &String> {
@@ -51,6 +72,7 @@ mod tests {
     #[test]
     fn a_node_has_addresses_and_ranges() {
         let object = serde_json::from_value(json!({
+            "metadata": {"labels": {"topology.kubernetes.io/zone": "outer-rim"}},
             "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
             "status": {"addresses": [
                 {"type": "Hostname", "address": "n1"}, {"type": "ExternalIP", "address": "203.0.113.1"},
@@ -58,12 +80,13 @@ mod tests {
             ]},
         }));
         let converted = node(&object.expect("a Node"));
-        let Verdict::Use(node) = converted.verdict else { panic!("{converted:?}") };
+        let Verdict::Use(NodeEntry { node, zone }) = converted.verdict else { panic!("{converted:?}") };
         assert_eq!(
             node.addresses,
             ["192.168.1.1".parse::<IpAddr>().unwrap(), "203.0.113.1".parse().unwrap()]
         );
         assert_eq!(node.pod_cidrs.len(), 2);
+        assert_eq!(zone.as_deref(), Some("outer-rim"));
         assert_eq!(converted.notes[0].message, "1 address or range ignored: \"nonsense\" is no IP address");
     }
 }

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Service as Object, ServicePort as Port, ServiceSpec};
-use mesh_model::annotation::{Annotated, parse};
+use mesh_model::annotation::{Annotated, parse_map};
 use mesh_model::name::PortName;
 use mesh_model::snapshot::{Protocol, Service, ServicePort};
 
 use super::{Converted, Note, Verdict, shown};
 use crate::status::Reason;
+use crate::wire::{Service as Object, ServicePort as Port, ServiceSpec};
 
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: u32 = 10_800;
 
 /// A global Service, without its slices. One that is not global is left alone, whatever else is wrong with it.
 pub fn service(object: &Object) -> Converted<Service> {
-    let annotations = object.metadata.annotations.iter().flatten();
-    let (annotated, problems) = parse(annotations.map(|(name, value)| (name.as_str(), value.as_str())));
+    let (annotated, problems) = parse_map(&object.metadata.annotations);
     let mut notes: Vec<Note> =
         problems.iter().map(|problem| Note::new(Reason::annotation, problem.to_string())).collect();
     let Annotated::Global(scope) = annotated else { return Converted::leave(notes) };
@@ -36,12 +35,19 @@ pub fn service(object: &Object) -> Converted<Service> {
             return Converted::keep(notes);
         }
     };
+    let node_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    if node_local {
+        let message = "internalTrafficPolicy: Local keeps connections on the client's node, so clients of this cluster \
+                       are left to kube-proxy; clients of other clusters may use its backends";
+        notes.push(Note::new(Reason::node_local, message));
+    }
     let value = Service {
         scope,
         cluster_ips,
         ports,
         session_affinity_seconds: session_affinity(spec, &mut notes),
-        created_at: object.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()),
+        node_local,
+        created_at: object.metadata.creation_timestamp.clone(),
         slices: Default::default(),
     };
     Converted { verdict: Verdict::Use(value), notes }
@@ -56,7 +62,7 @@ fn written_ips(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
 
 /// Services that are global but have no address to balance.
 fn not_balanced(spec: &ServiceSpec) -> Option<Note> {
-    if spec.type_.as_deref() == Some("ExternalName") {
+    if spec.kind.as_deref() == Some("ExternalName") {
         let message = "an ExternalName Service is only a DNS alias, which the mesh can't balance; remove the global \
                        annotation, or give it type ClusterIP";
         return Some(Note::new(Reason::external_name, message));

@@ -37,7 +37,7 @@ fn a_service_without_the_annotation_is_left_alone_whatever_it_holds() {
 #[test]
 fn an_unknown_annotation_value_means_the_default_and_is_told() {
     let mut object = object(with_ports(json!([{"port": 80}])));
-    object.metadata.annotations.as_mut().unwrap().insert("clustermesh.io/affinity".into(), "near".into());
+    object.metadata.annotations.insert("clustermesh.io/affinity".into(), "near".into());
     let converted = service(&object);
     assert_eq!(converted.notes[0].reason, Reason::annotation);
     let Verdict::Use(service) = converted.verdict else { panic!("{converted:?}") };

@@ -2,15 +2,13 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::discovery::v1::{
-    Endpoint as EndpointObject, EndpointConditions, EndpointPort, EndpointSlice,
-};
 use mesh_model::name::{NodeName, PortName, ServiceName, SliceName};
 use mesh_model::snapshot::{Condition, Endpoint, Slice, SlicePort};
 
 use super::service::protocol;
 use super::{Converted, Note, Refusals, Verdict, bad_name, namespace, shown};
 use crate::status::Reason;
+use crate::wire::{self, Conditions, EndpointPort, EndpointSlice, Meta};
 
 /// The label by which a slice belongs to a Service (Kubernetes' EndpointSlice API).
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -19,6 +17,10 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 20_000;
 /// Longest zone and hostname: both are labels.
 const MAX_LABEL: usize = 63;
+/// Longest name of a node.
+const MAX_NAME: usize = 253;
+/// Kubernetes allows 8 per kind.
+const MAX_HINTS: usize = 8;
 
 /// Identifies an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,13 +35,40 @@ pub struct SliceKey {
 pub struct OwnedSlice {
     pub service: ServiceName,
     pub slice: Slice,
+    /// One per endpoint; none at all where no endpoint has any.
+    pub hints: Vec<Hints>,
+}
+
+/// Whose clients an endpoint is meant for. Written by the control plane, and only where the Service asks for it by
+/// `trafficDistribution` or by its topology annotation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    pub zones: Vec<String>,
+    pub nodes: Vec<String>,
+}
+
+impl Hints {
+    fn of(endpoint: &wire::Endpoint) -> Self {
+        let names = |written: &Option<Vec<wire::Named>>| {
+            let usable = written.iter().flatten().filter(|it| (1..=MAX_NAME).contains(&it.name.len()));
+            usable.take(MAX_HINTS).map(|it| it.name.clone()).collect()
+        };
+        let hints = endpoint.hints.as_ref();
+        hints.map_or_else(Self::default, |it| Self {
+            zones: names(&it.for_zones),
+            nodes: names(&it.for_nodes),
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.zones.is_empty() && self.nodes.is_empty()
+    }
 }
 
 impl SliceKey {
-    pub fn of(object: &EndpointSlice) -> Result<Self, Note> {
-        let name = object.metadata.name.as_deref().unwrap_or("");
-        let name = SliceName::new(name).map_err(|error| bad_name(&error))?;
-        Ok(Self { namespace: namespace(&object.metadata).into(), name })
+    pub fn of(meta: &Meta) -> Result<Self, Note> {
+        let name = SliceName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))?;
+        Ok(Self { namespace: namespace(meta).into(), name })
     }
 }
 
@@ -64,12 +93,14 @@ pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
     };
     let mut notes = Vec::new();
     let ports = ports(object.ports.as_deref().unwrap_or_default(), &mut notes);
-    let endpoints = endpoints(&object.endpoints, v4, &mut notes);
-    Converted { verdict: Verdict::Use(OwnedSlice { service, slice: Slice { ports, endpoints } }), notes }
+    let (endpoints, hints) = endpoints(object.endpoints.as_deref().unwrap_or_default(), v4, &mut notes);
+    let slice = Slice { ports, endpoints };
+    Converted { verdict: Verdict::Use(OwnedSlice { service, slice, hints }), notes }
 }
 
 fn service(object: &EndpointSlice) -> Result<ServiceName, Note> {
-    let (endpoints, ports) = (object.endpoints.len(), object.ports.as_ref().map_or(0, Vec::len));
+    let endpoints = object.endpoints.as_ref().map_or(0, Vec::len);
+    let ports = object.ports.as_ref().map_or(0, Vec::len);
     if endpoints > MAX_ENDPOINTS || ports > MAX_PORTS {
         let message = format!(
             "it has {endpoints} endpoints and {ports} ports; Kubernetes allows {MAX_ENDPOINTS} and {MAX_PORTS}: spread \
@@ -77,8 +108,8 @@ fn service(object: &EndpointSlice) -> Result<ServiceName, Note> {
         );
         return Err(Note::new(Reason::slice, message));
     }
-    let label = object.metadata.labels.iter().flatten().find(|(name, _)| *name == SERVICE_LABEL);
-    let Some((_, name)) = label else {
+    let labels = object.metadata.labels.as_ref();
+    let Some(name) = labels.and_then(|labels| labels.service_name.as_deref()) else {
         let message = format!("it has no label {SERVICE_LABEL}, so it belongs to no Service; add the label");
         return Err(Note::new(Reason::slice, message));
     };
@@ -117,21 +148,28 @@ fn slice_port(port: &EndpointPort) -> Result<Option<SlicePort>, String> {
     Ok(protocol.map(|protocol| SlicePort { name, protocol, port: number }))
 }
 
-fn endpoints(written: &[EndpointObject], v4: bool, notes: &mut Vec<Note>) -> Vec<Endpoint> {
+fn endpoints(written: &[wire::Endpoint], v4: bool, notes: &mut Vec<Note>) -> (Vec<Endpoint>, Vec<Hints>) {
     let mut refused = Refusals::new(Reason::slice, "endpoint");
-    let mut endpoints = Vec::with_capacity(written.len());
+    let (mut endpoints, mut hints) = (Vec::with_capacity(written.len()), Vec::new());
     for object in written {
         match endpoint(object, v4) {
-            Ok(endpoint) => endpoints.push(endpoint),
+            Ok(endpoint) => {
+                endpoints.push(endpoint);
+                hints.push(Hints::of(object));
+            }
             Err(why) => refused.add(why),
         }
     }
     notes.extend(refused.note());
-    endpoints
+    if hints.iter().all(Hints::is_empty) {
+        hints.clear();
+    }
+    (endpoints, hints)
 }
 
-fn endpoint(object: &EndpointObject, v4: bool) -> Result<Endpoint, String> {
-    let text = object.addresses.first().ok_or("it has no address; write one")?;
+fn endpoint(object: &wire::Endpoint, v4: bool) -> Result<Endpoint, String> {
+    let first = object.addresses.as_ref().and_then(|addresses| addresses.first());
+    let text = first.ok_or("it has no address; write one")?;
     let address = text.parse::<IpAddr>().map_err(|_| format!("{} is no IP address", shown(text)))?;
     if address.is_ipv4() != v4 {
         return Err(format!("{address} is not of the slice's addressType"));
@@ -145,7 +183,7 @@ fn endpoint(object: &EndpointObject, v4: bool) -> Result<Endpoint, String> {
     let node = node.transpose().map_err(|error| error.to_string())?;
     let condition = condition(object.conditions.as_ref());
     let (zone, hostname) = (label(object.zone.as_ref())?, label(object.hostname.as_ref())?);
-    Ok(Endpoint { address, condition, node, zone, hostname })
+    Ok(Endpoint { address, condition, node, zone, hostname, hinted_away: false })
 }
 
 /// What Kubernetes accepts as an endpoint's address.
@@ -168,7 +206,7 @@ fn label(text: Option<&String>) -> Result<Option<String>, String> {
 
 /// Kubernetes' defaults: unknown readiness counts as ready, unknown serving as readiness, unknown terminating as
 /// false (EndpointConditions, KEP-1672). `publishNotReadyAddresses` is already in `ready`.
-fn condition(conditions: Option<&EndpointConditions>) -> Condition {
+fn condition(conditions: Option<&Conditions>) -> Condition {
     let ready = conditions.and_then(|it| it.ready).unwrap_or(true);
     let serving = conditions.and_then(|it| it.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|it| it.terminating).unwrap_or(false);

@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use mesh_model::name::NodeName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,6 +11,7 @@ use serde_json::Value;
 use crate::convert::{self, Converted, Note, SliceKey, Verdict};
 use crate::objects::{Object, ObjectKey};
 use crate::status::Reason;
+use crate::wire::{EndpointSlice, Node, Service};
 
 /// Bounds on what one document may make of itself: nesting, and what aliases expand to. An 8 MiB file of the
 /// densest honest YAML has some 2 million nodes.
@@ -187,8 +186,8 @@ fn document(value: Value, version: &str, kind: &str, place: String) -> Document 
     }
     let (content, notes) = match kind {
         "Service" => read(value, |it: &Service| convert::service_name(&it.metadata), service),
-        "EndpointSlice" => read(value, SliceKey::of, slice),
-        _ => read(value, node_name, node),
+        "EndpointSlice" => read(value, |it: &EndpointSlice| SliceKey::of(&it.metadata), slice),
+        _ => read(value, |it: &Node| convert::node_name(&it.metadata), node),
     };
     Document { place, object, content, notes }
 }
@@ -239,11 +238,6 @@ fn service(name: mesh_model::name::ServiceName, object: Service) -> (Content, Ve
 
 fn slice(key: SliceKey, object: EndpointSlice) -> (Content, Vec<Note>) {
     content(convert::slice(&object), key, |key, value| Object::Slice(key, Arc::new(value)))
-}
-
-fn node_name(object: &Node) -> Result<NodeName, Note> {
-    let name = object.metadata.name.as_deref().unwrap_or("");
-    NodeName::new(name).map_err(|error| Note::new(Reason::name, format!("{error}; correct its metadata")))
 }
 
 fn node(name: NodeName, object: Node) -> (Content, Vec<Note>) {

@@ -9,7 +9,7 @@ use mesh_model::snapshot::{Protocol, Service};
 
 use super::document::{Content, Document};
 use crate::convert::Note;
-use crate::objects::{Object, ObjectKey, Objects};
+use crate::objects::{Listed, Object, ObjectKey, Objects};
 use crate::status::{Problem, Reason};
 
 /// What is known of a file.
@@ -57,7 +57,7 @@ pub(crate) struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     pub(crate) fn begin(objects: &'a mut Objects) -> Self {
-        objects.begin_list();
+        Listed::ALL.into_iter().for_each(|kind| objects.begin_list(kind));
         Self { objects, owners: HashMap::new(), frontends: HashMap::new(), problems: Vec::new() }
     }
 
@@ -115,7 +115,8 @@ impl<'a> Listing<'a> {
 
     /// Ends the list. Returns whether the snapshot changed, and what is wrong.
     pub(crate) fn end(mut self) -> (bool, Vec<Problem>) {
-        let changed = self.objects.end_list();
+        Listed::ALL.into_iter().for_each(|kind| self.objects.end_list(kind));
+        let changed = self.objects.refresh();
         for (name, service) in &self.objects.snapshot().services {
             if service.slices.is_empty() {
                 let owner = self.owners.get(&ObjectKey::Service(name.clone())).cloned();

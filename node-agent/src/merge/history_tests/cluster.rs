@@ -242,6 +242,7 @@ impl Cluster {
                 node: None,
                 zone: None,
                 hostname: None,
+                hinted_away: false,
             });
             Arc::new(Slice { ports: targets.clone(), endpoints: endpoints.collect() })
         };
@@ -255,6 +256,7 @@ impl Cluster {
             cluster_ips: vec![IpAddr::from([10, 96, self.id, spec.ip])],
             ports,
             session_affinity_seconds: None,
+            node_local: false,
             created_at: None,
             slices,
         })

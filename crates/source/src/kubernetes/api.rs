@@ -1,0 +1,135 @@
+//! One question to the API server, and its answer: a whole body, or a stream of lines.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use kube::Client;
+use kube::client::Body;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::access::AccessError;
+
+/// For the head of an answer to come.
+const ANSWER: Duration = Duration::from_secs(30);
+/// For a whole body to come.
+const BODY: Duration = Duration::from_secs(120);
+/// Of a whole body: 500 of the largest objects that etcd takes do not come together.
+const MAX_BODY_BYTES: usize = 256 << 20;
+/// Of one watch event; etcd takes objects of 1.5 MiB.
+const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("asking the Kubernetes API")]
+    Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    #[error("the Kubernetes API has not answered within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the Kubernetes API answered {code} {reason}: {message}")]
+    Refused { code: u16, reason: String, message: String },
+    #[error("the Kubernetes API's answer cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    #[error("the Kubernetes API's answer is larger than {} MiB", .0 >> 20)]
+    TooLarge(usize),
+}
+
+impl ApiError {
+    /// The HTTP status of a refusal.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// `meta/v1 Status`, as far as we read it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    code: u16,
+    reason: String,
+    message: String,
+}
+
+impl From<Status> for ApiError {
+    fn from(status: Status) -> Self {
+        let short = |text: String| text.chars().take(300).collect();
+        Self::Refused { code: status.code, reason: short(status.reason), message: short(status.message) }
+    }
+}
+
+/// Asks for something by its path and query.
+pub(crate) async fn get(client: &Client, path: &str) -> Result<Body, ApiError> {
+    // Streams are compressed in a way of their own by newer servers (kube 5), and loopback and LAN need none.
+    let request =
+        http::Request::get(path).header("accept", "application/json").header("accept-encoding", "identity");
+    send(client, request.body(Body::empty()).map_err(|error| ApiError::Unreachable(error.into()))?).await
+}
+
+/// Sends a request; an answer that is an error becomes one.
+pub(crate) async fn send(client: &Client, request: http::Request<Body>) -> Result<Body, ApiError> {
+    let sent = timeout(ANSWER, client.send(request)).await.map_err(|_| ApiError::Silent(ANSWER))?;
+    let response = sent.map_err(|error| ApiError::Unreachable(error.into()))?;
+    let code = response.status().as_u16();
+    if response.status().is_success() {
+        return Ok(response.into_body());
+    }
+    let text = whole(response.into_body()).await.unwrap_or_default();
+    let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| Status {
+        message: String::from_utf8_lossy(&text).trim().to_owned(),
+        ..Status::default()
+    });
+    Err(Status { code, ..status }.into())
+}
+
+/// A whole body.
+pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
+    let collected = timeout(BODY, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+    match collected.map_err(|_| ApiError::Silent(BODY))? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(MAX_BODY_BYTES)),
+        Err(error) => Err(ApiError::Unreachable(error)),
+    }
+}
+
+/// The lines of a body that goes on.
+pub(crate) struct Lines {
+    body: Body,
+    buffer: BytesMut,
+    /// So much of the buffer holds no line's end.
+    searched: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0 }
+    }
+
+    /// The next line; none at the stream's end. What an ending stream leaves unfinished is no line.
+    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.buffer.split_to(self.searched + at + 1);
+                line.truncate(line.len() - 1);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > MAX_LINE_BYTES {
+                return Err(ApiError::TooLarge(MAX_LINE_BYTES));
+            }
+            let frame = timeout(patience, self.body.frame()).await.map_err(|_| ApiError::Silent(patience))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| ApiError::Unreachable(error.into()))?;
+            if let Some(data) = frame.data_ref() {
+                self.buffer.extend_from_slice(data);
+            }
+        }
+    }
+}

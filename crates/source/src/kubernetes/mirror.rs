@@ -1,0 +1,231 @@
+//! What the followers have said, put together: objects, what is wrong with them, address ranges. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use mesh_model::fence::OwnRanges;
+use mesh_model::name::{NodeName, ServiceName};
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::table::{Knowledge, Table};
+
+use super::follow::Change;
+use super::reading::{Content, Key, Reading};
+use crate::convert::Note;
+use crate::metrics::Resource;
+use crate::objects::{Listed, ObjectKey, Objects};
+use crate::status::{Problem, Reason, Status};
+
+/// Something wrong with a Service that its owner should hear of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Report {
+    pub service: ServiceName,
+    /// Of the very object that it is about.
+    pub uid: String,
+    pub reason: Reason,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+/// What is wrong with an object.
+#[derive(Debug)]
+struct Noted {
+    uid: Option<String>,
+    notes: Vec<Note>,
+}
+
+type Notes = BTreeMap<ObjectKey, Noted>;
+
+/// A cluster as its API server tells it.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    wanted: BTreeSet<Resource>,
+    /// Kinds that were listed completely at least once.
+    listed: BTreeSet<Resource>,
+    objects: Objects,
+    cidrs: Table<String, Vec<IpNet>>,
+    notes: Notes,
+    /// Of lists that have not ended.
+    listing: BTreeMap<Resource, Notes>,
+    faults: BTreeMap<Resource, String>,
+    /// Whether ranges may be others than before.
+    pub(crate) ranges_moved: bool,
+}
+
+fn listed(resource: Resource) -> Option<Listed> {
+    match resource {
+        Resource::services => Some(Listed::Services),
+        Resource::endpointslices => Some(Listed::Slices),
+        Resource::nodes => Some(Listed::Nodes),
+        Resource::servicecidrs => None,
+    }
+}
+
+impl Mirror {
+    /// `node`: where the clients are that topology hints are for.
+    pub(crate) fn new(wanted: impl IntoIterator<Item = Resource>, node: Option<NodeName>) -> Self {
+        Self {
+            wanted: wanted.into_iter().collect(),
+            listed: BTreeSet::new(),
+            objects: Objects::new(node),
+            cidrs: Table::default(),
+            notes: Notes::new(),
+            listing: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            ranges_moved: false,
+        }
+    }
+
+    /// Takes note of what a follower says.
+    pub(crate) fn take(&mut self, resource: Resource, change: Change) {
+        self.ranges_moved |= matches!(resource, Resource::nodes | Resource::servicecidrs);
+        match change {
+            Change::Begin => return self.begin(resource),
+            Change::There(reading) => self.there(resource, *reading),
+            Change::Gone(key) => self.gone(resource, &key),
+            Change::End => self.end(resource),
+            Change::Alive => {}
+            Change::Fault(reason) => {
+                self.faults.insert(resource, reason);
+                return;
+            }
+        }
+        self.faults.remove(&resource);
+    }
+
+    /// Brings the snapshot up to date. Returns whether it changed.
+    pub(crate) fn refresh(&mut self) -> bool {
+        self.objects.refresh()
+    }
+
+    pub(crate) fn snapshot(&self) -> &ClusterSnapshot {
+        self.objects.snapshot()
+    }
+
+    /// How many Services, slices and Nodes there are.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        self.objects.counts()
+    }
+
+    /// Whether every kind was listed completely at least once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.wanted.is_subset(&self.listed)
+    }
+
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let knowledge = if self.is_complete() { Knowledge::Complete } else { Knowledge::Partial };
+        let noted = self.shown().flat_map(|(key, noted)| {
+            noted.notes.iter().map(move |note| problem(key.to_string(), note.reason, note.message.clone()))
+        });
+        let mut problems: Vec<_> = self.fault().into_iter().chain(noted).collect();
+        problems.sort();
+        Status { knowledge, problems }
+    }
+
+    /// What the owners of Services should hear.
+    pub(crate) fn reports(&self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for (key, noted) in &self.notes {
+            let (ObjectKey::Service(service), Some(uid)) = (key, &noted.uid) else { continue };
+            reports.extend(noted.notes.iter().map(|note| Report {
+                service: service.clone(),
+                uid: uid.clone(),
+                reason: note.reason,
+                message: note.message.clone(),
+            }));
+        }
+        reports
+    }
+
+    /// The ranges that Nodes and ServiceCIDRs tell, joined where they can be.
+    pub(crate) fn ranges(&self) -> OwnRanges {
+        let nodes = || self.objects.snapshot().nodes.values();
+        let pods: Vec<IpNet> = nodes().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+        let hosts: Vec<IpNet> =
+            nodes().flat_map(|node| node.addresses.iter().copied().map(IpNet::from)).collect();
+        let services: Vec<IpNet> = self.cidrs.entries().values().flatten().copied().collect();
+        OwnRanges {
+            pods: IpNet::aggregate(&pods),
+            services: IpNet::aggregate(&services),
+            nodes: IpNet::aggregate(&hosts),
+        }
+    }
+
+    fn begin(&mut self, resource: Resource) {
+        match listed(resource) {
+            Some(kind) => self.objects.begin_list(kind),
+            None => self.cidrs.begin_list(),
+        }
+        self.listing.insert(resource, Notes::new());
+    }
+
+    fn there(&mut self, resource: Resource, reading: Reading) {
+        let Reading { key, content, notes, uid, .. } = reading;
+        match (&key, content) {
+            (_, Content::Object(object)) => self.objects.put(object),
+            (Key::Cidr(name), Content::Cidr(ranges)) => drop(self.cidrs.put(name.clone(), ranges)),
+            (Key::Object(key), Content::Leave) => self.objects.delete(key),
+            (Key::Object(key), _) => self.objects.keep(key),
+            (Key::Cidr(name), _) => self.cidrs.keep(name),
+        }
+        let Key::Object(key) = key else { return };
+        let all = self.listing.get_mut(&resource).unwrap_or(&mut self.notes);
+        if notes.is_empty() {
+            all.remove(&key);
+        } else {
+            all.insert(key, Noted { uid, notes });
+        }
+    }
+
+    fn gone(&mut self, resource: Resource, key: &Key) {
+        match key {
+            Key::Object(key) => {
+                self.objects.delete(key);
+                self.listing.get_mut(&resource).unwrap_or(&mut self.notes).remove(key);
+            }
+            Key::Cidr(name) => drop(self.cidrs.delete(name, Knowledge::Complete)),
+        }
+    }
+
+    fn end(&mut self, resource: Resource) {
+        self.listed.insert(resource);
+        match listed(resource) {
+            Some(kind) => self.objects.end_list(kind),
+            None => drop(self.cidrs.end_list(Knowledge::Complete)),
+        }
+        if let Some(notes) = self.listing.remove(&resource) {
+            let of_kind = |key: &ObjectKey| match key {
+                ObjectKey::Service(_) => Resource::services,
+                ObjectKey::Slice(_) => Resource::endpointslices,
+                ObjectKey::Node(_) => Resource::nodes,
+            };
+            self.notes.retain(|key, _| of_kind(key) != resource);
+            self.notes.extend(notes);
+        }
+    }
+
+    /// Slices of Services that are not global are none of our business.
+    fn shown(&self) -> impl Iterator<Item = (&ObjectKey, &Noted)> {
+        self.notes.iter().filter(|(key, _)| match key {
+            ObjectKey::Slice(key) => self.objects.owner(key).is_some(),
+            ObjectKey::Service(_) | ObjectKey::Node(_) => true,
+        })
+    }
+
+    /// One for all kinds: usually they have the same.
+    fn fault(&self) -> Option<Problem> {
+        let (resource, reason) = self.faults.first_key_value()?;
+        let others = self.faults.len() - 1;
+        let others = if others == 0 { String::new() } else { format!(" and {others} more kinds") };
+        let stays = if self.is_complete() { "what is known stays" } else { "nothing is known yet" };
+        let message = format!("{resource}{others} can't be followed ({reason}); {stays}");
+        Some(problem(String::new(), Reason::api_unavailable, message))
+    }
+}
+
+fn problem(object: String, reason: Reason, message: String) -> Problem {
+    Problem { file: String::new(), place: String::new(), object, reason, message }
+}

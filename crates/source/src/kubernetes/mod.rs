@@ -1,0 +1,230 @@
+//! Follows a cluster's own API server.
+//!
+//! One follower per kind; one owner puts together what they say. Nothing is known before every kind was listed
+//! once. An API server that is away changes nothing. Never writes, but for Events, and those only where asked to.
+
+mod access;
+mod api;
+mod backoff;
+mod events;
+mod follow;
+mod mirror;
+mod reading;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_model::fence::OwnRanges;
+use mesh_model::name::NodeName;
+use mesh_model::snapshot::ClusterSnapshot;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Kind, KindLabels, Resource, ResourceLabels, SourceMetrics};
+use crate::status::Status;
+use follow::{Change, Follower};
+use mirror::Mirror;
+
+pub use access::{Access, AccessError};
+pub use events::Events;
+pub use mirror::Report;
+
+/// Changes on their way to their owner.
+const QUEUE: usize = 256;
+/// Changes that one snapshot takes up at most, so that a long list doesn't hold back what came before it.
+const BATCH: usize = 4096;
+
+/// How often the source says that what it publishes is current.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// What is asked of the source.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The node whose clients topology hints are for; an exporter has none.
+    pub node: Option<NodeName>,
+    /// Whether ServiceCIDRs are needed.
+    pub service_cidrs: bool,
+}
+
+/// Follows a cluster's API server and publishes what its objects add up to.
+#[derive(Debug)]
+pub struct Kubernetes {
+    access: Access,
+    resources: Vec<Resource>,
+    mirror: Mirror,
+    metrics: SourceMetrics,
+    known: bool,
+    snapshots: channel::Sender<Option<Arc<ClusterSnapshot>>>,
+    status: channel::Sender<Arc<Status>>,
+    ranges: channel::Sender<Option<Arc<OwnRanges>>>,
+    reports: channel::Sender<Arc<Vec<Report>>>,
+    confirmed: channel::Sender<Option<Instant>>,
+}
+
+impl Kubernetes {
+    pub fn new(access: Access, options: Options, metrics: SourceMetrics) -> Self {
+        let mut resources = vec![Resource::services, Resource::endpointslices, Resource::nodes];
+        resources.extend(options.service_cidrs.then_some(Resource::servicecidrs));
+        Self {
+            access,
+            mirror: Mirror::new(resources.iter().copied(), options.node),
+            resources,
+            metrics,
+            known: false,
+            snapshots: channel::Sender::default(),
+            status: channel::Sender::default(),
+            ranges: channel::Sender::default(),
+            reports: channel::Sender::default(),
+            confirmed: channel::Sender::default(),
+        }
+    }
+
+    /// What the cluster consists of; `None` until every kind was listed once.
+    pub fn snapshots(&self) -> channel::Receiver<Option<Arc<ClusterSnapshot>>> {
+        self.snapshots.subscribe()
+    }
+
+    /// What is wrong with objects, or with the way to the API server.
+    pub fn status(&self) -> channel::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    /// The ranges that Nodes and ServiceCIDRs tell; `None` until every kind was listed once.
+    pub fn ranges(&self) -> channel::Receiver<Option<Arc<OwnRanges>>> {
+        self.ranges.subscribe()
+    }
+
+    /// What the owners of Services should hear.
+    pub fn reports(&self) -> channel::Receiver<Arc<Vec<Report>>> {
+        self.reports.subscribe()
+    }
+
+    /// When every kind was last known to be followed. A connection that broke without a word is noticed within half a
+    /// minute.
+    pub fn confirmed(&self) -> channel::Receiver<Option<Instant>> {
+        self.confirmed.subscribe()
+    }
+
+    /// Follows the API server until `token` is cancelled.
+    pub async fn run(mut self, token: CancellationToken) {
+        let (out, changes) = mpsc::channel(QUEUE);
+        let follow = |resource: Resource| {
+            let wanted = self.resources.contains(&resource);
+            let follower = wanted.then(|| Follower::new(resource, self.access.clone(), out.clone()));
+            async move {
+                if let Some(follower) = follower {
+                    follower.run().await;
+                }
+            }
+        };
+        let [a, b, c, d] = Resource::ALL.map(follow);
+        drop(out);
+        let following = async { tokio::join!(a, b, c, d) };
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.own(changes) => {}
+            _ = following => {}
+        }
+    }
+
+    async fn own(&mut self, mut changes: mpsc::Receiver<(Resource, Change)>) {
+        let mut confirm = interval(CONFIRM);
+        confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (resource, change) = tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => change,
+                    None => return,
+                },
+                _ = confirm.tick(), if !self.confirmed.is_closed() => {
+                    self.confirm();
+                    continue;
+                }
+            };
+            let started = Instant::now();
+            self.take(resource, change);
+            let mut more = 1..BATCH;
+            while let (Some(_), Ok((resource, change))) = (more.next(), changes.try_recv()) {
+                self.take(resource, change);
+            }
+            self.publish();
+            self.confirm();
+            self.metrics.passes.inc();
+            self.metrics.pass_seconds.observe(started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn confirm(&self) {
+        if self.known && !self.mirror.has_faults() {
+            self.confirmed.send_replace(Some(Instant::now()));
+        }
+    }
+
+    fn take(&mut self, resource: Resource, change: Change) {
+        let labels = ResourceLabels { resource };
+        match &change {
+            Change::Begin => drop(self.metrics.lists.get_or_create(&labels).inc()),
+            Change::There(_) | Change::Gone(_) => drop(self.metrics.changes.get_or_create(&labels).inc()),
+            Change::Fault(_) => drop(self.metrics.failures.inc()),
+            Change::End | Change::Alive => {}
+        }
+        self.mirror.take(resource, change);
+    }
+
+    fn publish(&mut self) {
+        let changed = self.mirror.refresh();
+        if self.mirror.is_complete() {
+            // Ranges and status come behind the snapshot: who sees them sees it.
+            if changed || !self.known {
+                let snapshot = self.mirror.snapshot();
+                tracing::debug!(
+                    services = snapshot.services.len(),
+                    nodes = snapshot.nodes.len(),
+                    "new snapshot"
+                );
+                self.snapshots.send_replace(Some(Arc::new(snapshot.clone())));
+            }
+            if std::mem::take(&mut self.mirror.ranges_moved) || !self.known {
+                replace(&self.ranges, Some(Arc::new(self.mirror.ranges())));
+            }
+            self.known = true;
+        }
+        replace(&self.reports, Arc::new(self.mirror.reports()));
+        self.publish_status();
+        self.measure();
+    }
+
+    fn publish_status(&self) {
+        let status = self.mirror.status();
+        let before = self.status.borrow().clone();
+        if *before != status {
+            status.announce(&before, &self.metrics);
+            self.status.send_replace(Arc::new(status));
+        }
+    }
+
+    fn measure(&self) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (kind, count) in [Kind::service, Kind::slice, Kind::node].into_iter().zip(self.mirror.counts()) {
+            self.metrics.objects.get_or_create(&KindLabels { kind }).set(gauge(count));
+        }
+        self.metrics.notified.set((self.mirror.is_complete() && !self.mirror.has_faults()).into());
+        if !self.mirror.has_faults() {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.metrics.last_success_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Publishes a value if it is another.
+fn replace<T: PartialEq>(sender: &channel::Sender<T>, value: T) {
+    sender.send_if_modified(|current| {
+        let other = *current != value;
+        if other {
+            *current = value;
+        }
+        other
+    });
+}

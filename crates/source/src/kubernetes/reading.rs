@@ -1,0 +1,178 @@
+//! From one object's JSON to what it comes to for the mesh. Pure.
+//!
+//! An object that cannot be read keeps its last good value as long as its name can be.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use mesh_model::name::ServiceName;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::convert::{self, Converted, Note, SliceKey, Verdict};
+use crate::metrics::Resource;
+use crate::objects::{Object, ObjectKey};
+use crate::status::Reason;
+use crate::wire::{EndpointSlice, Meta, Node, Service, ServiceCidr};
+
+/// An object, or what stands in its place.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) key: Key,
+    pub(crate) content: Content,
+    /// What is wrong with it.
+    pub(crate) notes: Vec<Note>,
+    /// Of this very object, not of one of the same name before or after it.
+    pub(crate) uid: Option<String>,
+    /// The object's version, which is a position in the server's history.
+    pub(crate) position: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Object(ObjectKey),
+    /// A ServiceCIDR's name.
+    Cidr(String),
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Object(Object),
+    Cidr(Vec<IpNet>),
+    /// Nothing for the mesh.
+    Leave,
+    /// Its last good value stays.
+    Keep,
+}
+
+/// An object of a kind; nothing where not even its name is usable.
+pub(crate) fn read(resource: Resource, json: &str) -> Option<Reading> {
+    match resource {
+        Resource::services => object(json, service),
+        Resource::endpointslices => object(json, slice),
+        Resource::nodes => object(json, node),
+        Resource::servicecidrs => object(json, |object: &ServiceCidr| {
+            let key = key(resource, &object.metadata)?;
+            Some(reading(key, Content::Cidr(convert::cidrs(object)), Vec::new()))
+        }),
+    }
+    .or_else(|| unreadable(resource, json))
+}
+
+/// The name and position of an object of a kind.
+pub(crate) fn name(resource: Resource, json: &str) -> Option<(Key, Option<String>)> {
+    let OnlyMeta { metadata } = serde_json::from_str(json).ok()?;
+    Some((key(resource, &metadata)?, metadata.resource_version))
+}
+
+#[derive(Deserialize)]
+struct OnlyMeta {
+    metadata: Meta,
+}
+
+fn object<T: DeserializeOwned + HasMeta>(
+    json: &str,
+    read: impl FnOnce(&T) -> Option<Reading>,
+) -> Option<Reading> {
+    let object: T = serde_json::from_str(json).ok()?;
+    let reading = read(&object)?;
+    let meta = object.meta();
+    Some(Reading { uid: meta.uid.clone(), position: meta.resource_version.clone(), ..reading })
+}
+
+trait HasMeta {
+    fn meta(&self) -> &Meta;
+}
+
+macro_rules! has_meta {
+    ($($type:ty),*) => { $(impl HasMeta for $type {
+        fn meta(&self) -> &Meta {
+            &self.metadata
+        }
+    })* };
+}
+
+has_meta!(Service, EndpointSlice, Node, ServiceCidr);
+
+fn unreadable(resource: Resource, json: &str) -> Option<Reading> {
+    let (key, position) = name(resource, json)?;
+    let message = "its fields are not of the types that this version knows; its last good state stays";
+    let reading = reading(key, Content::Keep, vec![Note::new(Reason::malformed, message)]);
+    Some(Reading { position, ..reading })
+}
+
+fn reading(key: Key, content: Content, notes: Vec<Note>) -> Reading {
+    Reading { key, content, notes, uid: None, position: None }
+}
+
+fn key(resource: Resource, meta: &Meta) -> Option<Key> {
+    let key = match resource {
+        Resource::services => convert::service_name(meta).ok()?.into(),
+        Resource::endpointslices => SliceKey::of(meta).ok()?.into(),
+        Resource::nodes => convert::node_name(meta).ok()?.into(),
+        Resource::servicecidrs => return meta.name.clone().map(Key::Cidr),
+    };
+    Some(Key::Object(key))
+}
+
+fn service(object: &Service) -> Option<Reading> {
+    let name = convert::service_name(&object.metadata).ok()?;
+    Some(converted(name, convert::service(object), |name: ServiceName, value| {
+        Object::Service(name, Arc::new(value))
+    }))
+}
+
+fn slice(object: &EndpointSlice) -> Option<Reading> {
+    let key = SliceKey::of(&object.metadata).ok()?;
+    let owned = object.metadata.labels.as_ref().is_some_and(|labels| labels.service_name.is_some());
+    if !owned {
+        // Whatever it is for, it is no Service's.
+        return Some(reading(Key::Object(key.into()), Content::Leave, Vec::new()));
+    }
+    Some(converted(key, convert::slice(object), |key, value| Object::Slice(key, Arc::new(value))))
+}
+
+fn node(object: &Node) -> Option<Reading> {
+    let name = convert::node_name(&object.metadata).ok()?;
+    Some(converted(name, convert::node(object), |name, value| Object::Node(name, Arc::new(value))))
+}
+
+fn converted<K: Clone, V>(key: K, converted: Converted<V>, object: impl FnOnce(K, V) -> Object) -> Reading
+where
+    ObjectKey: From<K>,
+{
+    let content = match converted.verdict {
+        Verdict::Use(value) => Content::Object(object(key.clone(), value)),
+        Verdict::Leave => Content::Leave,
+        Verdict::Keep => Content::Keep,
+    };
+    reading(Key::Object(key.into()), content, converted.notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_with_wrong_types_is_kept_by_its_name() {
+        let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "spec": {"ports": "eighty"}}"#;
+        let reading = read(Resource::services, json).unwrap();
+        assert_eq!(reading.key, Key::Object(ObjectKey::Service("ns/a".parse().unwrap())));
+        assert!(matches!(reading.content, Content::Keep), "{reading:?}");
+        assert_eq!(reading.notes[0].reason, Reason::malformed);
+    }
+
+    #[test]
+    fn an_object_without_a_usable_name_is_nothing() {
+        for json in ["{}", "[]", r#"{"metadata": {"name": "A B"}}"#, "nonsense"] {
+            assert!(read(Resource::endpointslices, json).is_none(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_slice_of_no_service_is_left_without_a_word() {
+        let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "addressType": "FQDN"}"#;
+        let reading = read(Resource::endpointslices, json).unwrap();
+        assert!(matches!(reading.content, Content::Leave) && reading.notes.is_empty(), "{reading:?}");
+    }
+}
