@@ -56,6 +56,27 @@ fn a_missing_folder_prunes_nothing_and_its_return_prunes_leftovers() {
     assert_eq!(keys(&lab.stands()), ALL);
 }
 
+/// What the alive record says of the source's age, in milliseconds.
+fn source_age(lab: &Lab) -> Option<u64> {
+    let alive = lab.etcd.ctl(&["get", "--print-value-only", "clustermesh/v1/alive/hoth"]);
+    let age = alive.split("\"source_age_ms\":").nth(1)?;
+    age.split(['}', ',']).next()?.parse().ok()
+}
+
+#[test]
+fn peers_are_told_how_old_the_sources_word_is() {
+    let lab = Lab::new();
+    lab.write("base.yaml", &base(&["10.2.0.1"]));
+    let apiserver = Apiserver::start(&lab);
+    apiserver.until_ready();
+    wait_until("young", DEADLINE, || source_age(&lab).is_some_and(|age| age < 5000));
+    let aside = lab.root.join("aside");
+    fs::rename(&lab.manifests, &aside).unwrap();
+    wait_until("old", DEADLINE, || source_age(&lab).is_some_and(|age| age > 8000));
+    fs::rename(&aside, &lab.manifests).unwrap();
+    wait_until("young again", DEADLINE, || source_age(&lab).is_some_and(|age| age < 5000));
+}
+
 #[test]
 fn a_manifest_broken_at_the_start_prunes_nothing() {
     let lab = Lab::new();

@@ -17,6 +17,8 @@ const SERVICE: &str = "rebel-base";
 const CLUSTERS: [&str; 2] = matrix::CLUSTERS;
 /// Only to tell never from late: machines are busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// So many that chance alone never leaves one of two clusters out.
+const DIALLED: usize = 50;
 /// What everybody may log who has to do with something that failed.
 const ODD: &[&str] =
     &["etcd", "peer", "publishing", "condition no longer holds", "source", "manifest", "names file"];
@@ -41,7 +43,7 @@ fn under_load(spec: &LabSpec, work: impl FnOnce(&mut UnderLoad<'_>) -> Result<()
         }
         let records = records.try_into().ok().context("two clusters")?;
         let mut under_load = UnderLoad { lab, records };
-        under_load.dialled(20)?;
+        under_load.dialled(DIALLED)?;
         work(&mut under_load)?;
         under_load.lab.end_clients()?;
         under_load.no_failures()
@@ -112,7 +114,7 @@ fn weather(under_load: &mut UnderLoad<'_>, round: &Round, change: Change, at_fir
         Change::Fewer => under_load.retire(2)?,
     }
     // A full disk is felt with the next writes only.
-    under_load.dialled(if round.has(Failure::FullDisk) { 200 } else { 50 })?;
+    under_load.dialled(if round.has(Failure::FullDisk) { 200 } else { DIALLED })?;
     mend(under_load.lab, struck)?;
     under_load.settled()?;
     under_load.backends(if change == Change::More { 3 } else { 2 })?;
@@ -126,7 +128,7 @@ fn weather(under_load: &mut UnderLoad<'_>, round: &Round, change: Change, at_fir
             Holdings::of(under_load.lab)?.ensure_like(at_first)
         })?;
     }
-    under_load.dialled(10)?;
+    under_load.dialled(DIALLED)?;
     under_load.no_failures()
 }
 
@@ -197,7 +199,7 @@ fn a_history_compacted_behind_a_watch_is_listed_anew() -> Result<()> {
             let revision = fields.lines().find_map(|line| line.strip_prefix("\"ModRevision\" : "));
             cluster.etcdctl(&["compact", revision.context("no alive record")?])?;
         }
-        under_load.dialled(50)?;
+        under_load.dialled(DIALLED)?;
         under_load.lab.heal_control("hoth", "yavin")?;
         under_load.backends(2)?;
         under_load.scale(2)?;

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_kv::alarm::{Alarm, alarms, raise};
 use mesh_kv::election::{Candidate, Leadership, Standing};
+use mesh_kv::fault::CallReason;
 use mesh_kv::publish::{PublishError, Publisher, Write, read_back, transactions};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, Session};
@@ -198,4 +200,27 @@ async fn compaction_keeps_what_happened_since_the_one_before() {
     assert_eq!(publisher.compact().await.unwrap(), first + 1);
     publisher.compact().await.unwrap();
     assert!(start < first);
+}
+
+#[tokio::test]
+async fn an_alarm_is_told_of_and_so_is_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    assert!(alarms(&session).await.unwrap().is_empty());
+    let leadership = lead(&session, "first").await;
+    let mut publisher = publisher(&session, &leadership).await;
+    raise(&session, Alarm::NoSpace).await.unwrap();
+    assert_eq!(alarms(&session).await.unwrap().into_iter().collect::<Vec<_>>(), [Alarm::NoSpace]);
+    let refused = publisher.apply(vec![put("a", "1")]).await.unwrap_err();
+    let is_no_space =
+        matches!(&refused, PublishError::Call(call) if matches!(call.reason, CallReason::NoSpace(_)));
+    assert!(is_no_space, "{refused:?}");
+    // What frees space goes on, and so does the lease.
+    publisher.apply(vec![Write::Delete("clustermesh/v1/services/hoth/ns/a".into())]).await.unwrap();
+    etcd.ctl(&["alarm", "disarm"]);
+    assert!(alarms(&session).await.unwrap().is_empty());
+    publisher.apply(vec![put("a", "1")]).await.unwrap();
+    raise(&session, Alarm::Corrupt).await.unwrap();
+    assert_eq!(alarms(&session).await.unwrap().into_iter().collect::<Vec<_>>(), [Alarm::Corrupt]);
 }

@@ -35,8 +35,8 @@ pub enum Failure {
     Freeze,
     /// SIGTERM, and started again at once.
     Restart,
-    /// The disk that it writes to, its log among that, has no byte left; later it has, and a process that ended
-    /// because of it is started again.
+    /// The disk that it writes to, its log among that, has no byte left. Ours are killed and started on it; etcd ends
+    /// because of it, and is started once there is room again.
     FullDisk,
     /// Killed and started over nothing: etcd without its data, the agent without its run folder, an apiserver without
     /// the folder of manifests, which comes back once it has seen that.

@@ -83,9 +83,19 @@ fn strike_one(cluster: &mut Cluster, target: Target, failure: Failure) -> Result
             victim.stop(Stop::Terminate)?;
             victim.start()
         }
-        Failure::FullDisk => victim.disk()?.fill(),
+        Failure::FullDisk => fill(victim),
         Failure::WipedData => wipe(cluster, target),
     }
+}
+
+/// Ours have no need of a disk, not even to start; etcd ends with its next write.
+fn fill(victim: &mut Component) -> Result<()> {
+    victim.disk()?.fill()?;
+    if !victim.launch().program.is_ours() {
+        return Ok(());
+    }
+    victim.stop(Stop::Kill)?;
+    victim.start()
 }
 
 fn wipe(cluster: &mut Cluster, target: Target) -> Result<()> {
@@ -134,7 +144,6 @@ fn mend_one(cluster: &mut Cluster, target: Target, failure: Failure, since: Inst
             if !victim.has_ended()? {
                 return Ok(());
             }
-            // Ours only lose log lines; etcd can't go on.
             ensure!(!victim.launch().program.is_ours(), "{} has ended", victim.name());
             victim.start()
         }
