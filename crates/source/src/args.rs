@@ -111,7 +111,9 @@ impl Source {
             SourceSpec::Kubernetes => {
                 Self::Kubernetes(Box::new(Kubernetes::new(args.access(), options, metrics)))
             }
-            SourceSpec::Manifests(folder) => Self::Manifests(Box::new(Manifests::new(folder, metrics))),
+            SourceSpec::Manifests(folder) => {
+                Self::Manifests(Box::new(Manifests::new(folder, metrics).seen_from(options.node)))
+            }
         }
     }
 

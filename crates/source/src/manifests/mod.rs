@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
@@ -42,6 +43,12 @@ impl Manifests {
         let reader = Reader::new(folder, metrics.clone());
         let (snapshots, status) = (channel::Sender::default(), channel::Sender::default());
         Self { reader, metrics, snapshots, status, confirmed: channel::Sender::default() }
+    }
+
+    /// The same for the clients of a node: topology hints narrow the local endpoints.
+    pub fn seen_from(mut self, node: Option<NodeName>) -> Self {
+        self.reader.see_from(node);
+        self
     }
 
     /// What the manifests add up to; `None` until the folder has been read once, completely.

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 
@@ -62,6 +63,11 @@ impl Reader {
             published: false,
             metrics,
         }
+    }
+
+    /// Before the first pass.
+    pub(crate) fn see_from(&mut self, node: Option<NodeName>) {
+        self.objects = Objects::new(node);
     }
 
     #[cfg(test)]

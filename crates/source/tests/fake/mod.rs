@@ -230,6 +230,15 @@ impl FakeApi {
         revision
     }
 
+    /// How many objects of a resource there are, and how often one has changed.
+    pub(crate) fn counts(&self, resource: &str) -> (usize, usize) {
+        let state = self.state();
+        let objects = state.objects.keys().filter(|(of, _)| of == resource).count();
+        let changes =
+            state.history.iter().filter(|it| it.resource == resource && it.kind != "BOOKMARK").count();
+        (objects, changes)
+    }
+
     /// The requests that were made, as `METHOD path?query`.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
