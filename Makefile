@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench fmt clean ci kube-up kube-down test-kube
+.PHONY: help setup demo test lint ebpf bench fmt clean ci kube-up kube-down test-kube demo-kube
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -39,6 +39,11 @@ kube-up: ## Two real Kubernetes clusters of two nodes, left up; VERSION=1.34, PR
 
 kube-down: ## Remove them
 	@[ ! -x target/debug/kube ] || target/debug/kube down
+
+demo-kube: ## The story on real Kubernetes, told with kubectl (the same settings); JSON=FILE for results
+	@setup/deps.sh build kube
+	@cargo build --locked --workspace --bins
+	@target/debug/demo-kube $(KUBE_FLAGS) $(if $(JSON),--json '$(JSON)')
 
 test-kube: ## The tests of the Kubernetes lab (the same settings)
 	@setup/deps.sh build kube

@@ -59,7 +59,7 @@ fn run(cli: &Cli) -> Result<bool> {
     let _ = screen.join();
     let (lab, steps) = told?;
     let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
-    print!("{}", table::render(&outcomes, &board.clusters));
+    print!("{}", table::render(&outcomes, &board.clusters, table::MANIFESTS));
     if let Some(path) = &cli.json {
         report::write(path, &outcomes)?;
     }

@@ -289,6 +289,11 @@ impl KubeCluster {
         self.wait_nodes(patience)
     }
 
+    /// A node's root, as the host sees it; it must be switched on.
+    pub fn node_root(&self, name: &str) -> Result<PathBuf> {
+        Ok(format!("/proc/{}/root", self.node(name)?.first_process()?).into())
+    }
+
     /// A command on a node: in its namespaces and its cgroup.
     pub fn on_node(&self, name: &str, args: &[&str]) -> Result<std::process::Command> {
         self.node(name)?.inside(args)

@@ -7,6 +7,7 @@
 mod access;
 mod archive;
 mod assets;
+pub mod chart;
 mod cluster;
 mod control;
 pub mod gate;
@@ -17,6 +18,7 @@ pub mod kubectl;
 mod node;
 mod node_files;
 mod pki;
+mod provider;
 mod spec;
 pub mod testing;
 

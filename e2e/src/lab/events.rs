@@ -10,7 +10,6 @@ use serde::Deserialize;
 
 use super::Lab;
 use super::http::{self, Door};
-use super::node::Node;
 use super::workload::Change;
 
 /// An event of the stream; kinds that are of no interest here have none of the fields.
@@ -36,27 +35,37 @@ impl Lab {
     /// cluster. Waits for nodes that have not written yet.
     pub fn control_time(&self, change: &Change, patience: Duration) -> Result<Duration> {
         let peers = self.clusters.iter().filter(|cluster| cluster.name() != change.cluster);
-        let mut waiting = BTreeMap::new();
-        for node in peers.flat_map(|cluster| cluster.nodes()) {
-            waiting.insert(node.describe(), first_write(node, change.clone())?);
-        }
-        let deadline = Instant::now() + patience;
-        let mut last = change.renamed_unix_us;
-        for (node, answer) in waiting {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let written = answer.recv_timeout(left);
-            let written =
-                written.with_context(|| format!("{node} did not write the change of {}", change.service));
-            last = last.max(written??);
-        }
+        let nodes = peers.flat_map(|cluster| cluster.nodes());
+        let doors = nodes.map(|node| (node.describe(), Door::Unix(node.socket()))).collect();
+        let last = last_first_write(doors, change, Instant::now() + patience)?;
         Ok(Duration::from_micros(last - change.renamed_unix_us))
     }
 }
 
-/// Follows a node's events, the past ones since the change included, until one is the change's.
-fn first_write(node: &Node, change: Change) -> Result<mpsc::Receiver<Result<u64>>> {
+/// When the last of these agents wrote a change into its maps for the first time. Waits for those that have not yet.
+pub(crate) fn last_first_write(
+    doors: Vec<(String, Door)>,
+    change: &Change,
+    deadline: Instant,
+) -> Result<u64> {
+    let mut waiting = BTreeMap::new();
+    for (node, door) in doors {
+        waiting.insert(node, first_write(door, change.clone())?);
+    }
+    let mut last = change.renamed_unix_us;
+    for (node, answer) in waiting {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let written = answer.recv_timeout(left);
+        let written =
+            written.with_context(|| format!("{node} did not write the change of {}", change.service));
+        last = last.max(written??);
+    }
+    Ok(last)
+}
+
+/// Follows an agent's events, the past ones since the change included, until one is the change's.
+fn first_write(door: Door, change: Change) -> Result<mpsc::Receiver<Result<u64>>> {
     let (answer, wait) = mpsc::sync_channel(1);
-    let door = Door::Unix(node.socket());
     let follow = move || {
         let path = format!("/v1/events?since_unix_us={}", change.renamed_unix_us);
         let mut found = None;

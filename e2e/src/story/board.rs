@@ -25,6 +25,7 @@ pub struct Scene {
 struct State {
     x_wings: Vec<XWing>,
     scenes: Vec<Scene>,
+    commands: Vec<String>,
     over: bool,
 }
 
@@ -41,7 +42,7 @@ pub struct Board {
 
 impl Board {
     pub fn new(clusters: Vec<String>, steps: usize) -> Self {
-        let state = State { x_wings: Vec::new(), scenes: Vec::new(), over: false };
+        let state = State { x_wings: Vec::new(), scenes: Vec::new(), commands: Vec::new(), over: false };
         Self { clusters, steps, begun_us: unix_us(), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -63,6 +64,15 @@ impl Board {
 
     pub fn scenes(&self) -> Vec<Scene> {
         self.state().scenes.clone()
+    }
+
+    /// Shows a command that is about to run.
+    pub fn command(&self, line: String) {
+        self.state().commands.push(line);
+    }
+
+    pub fn commands(&self) -> Vec<String> {
+        self.state().commands.clone()
     }
 
     pub fn end(&self) {

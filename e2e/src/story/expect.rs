@@ -16,6 +16,8 @@ pub(super) enum Expectation {
     NoErrors,
     /// Connections fail only by being refused, and only until `grace` after the manifest has followed.
     OnlyRefusedUntilNoticed { grace: Duration },
+    /// Connections fail until Kubernetes notices, which it does within `bound`, and no more `grace` after that.
+    FailuresEndWithNotice { bound: Duration, grace: Duration },
     /// The x-wings of every cluster get answers from all of these, once the step has settled.
     AllAnswer(Vec<String>),
     /// Nobody else answers, once the step has settled.
@@ -32,6 +34,7 @@ impl Expectation {
         match self {
             Self::NoErrors => no_errors(mine),
             Self::OnlyRefusedUntilNoticed { grace } => only_refused(step, *grace, mine),
+            Self::FailuresEndWithNotice { bound, grace } => end_with_notice(step, *bound, *grace, mine),
             Self::AllAnswer(clusters) => all_answer(step, clusters, mine),
             Self::OnlyAnswers(cluster) => only_answers(step, cluster, mine),
             Self::Followed => followed(step),
@@ -63,6 +66,19 @@ fn only_refused(step: &Step, grace: Duration, mine: &Mine<'_>) -> Option<String>
     }
     let late = Counts::of(all.filter(|record| record.start_unix_us >= until));
     let wanted = format!("expected no failed connection {grace:?} after the manifest followed");
+    (late.failed() > 0).then(|| format!("{wanted}, saw {}", describe(&late)))
+}
+
+fn end_with_notice(step: &Step, bound: Duration, grace: Duration, mine: &Mine<'_>) -> Option<String> {
+    let Some(moved) = &step.moved else { return Some("expected Kubernetes to notice".into()) };
+    let took = Duration::from_micros(moved.change.renamed_unix_us.saturating_sub(step.begun_us));
+    if took > bound {
+        return Some(format!("expected Kubernetes to notice within {bound:?}, it took {took:?}"));
+    }
+    let until = moved.change.renamed_unix_us + u64::try_from(grace.as_micros()).unwrap_or(u64::MAX);
+    let all = mine.iter().flat_map(|(_, records)| records.iter().copied());
+    let late = Counts::of(all.filter(|record| record.start_unix_us >= until));
+    let wanted = format!("expected no failed connection {grace:?} after Kubernetes noticed");
     (late.failed() > 0).then(|| format!("{wanted}, saw {}", describe(&late)))
 }
 
@@ -133,6 +149,27 @@ mod tests {
         assert_eq!(failures(Expectation::OnlyAnswers("yavin".into()), &records), None);
         let seen = failures(Expectation::AllAnswer(vec!["hoth".into(), "yavin".into()]), &records).unwrap();
         assert!(seen.contains("1 answers from yavin"), "{seen}");
+    }
+
+    #[test]
+    fn failures_must_end_when_kubernetes_has_noticed() {
+        let change =
+            crate::lab::workload::Change { cluster: "hoth".into(), service: "s".into(), renamed_unix_us: 50 };
+        let direction = crate::story::step::Direction::Away;
+        let moved = crate::story::step::Move { change, control: Ok(Duration::ZERO), direction };
+        let step = Step { moved: Some(moved), ..step(vec![]) };
+        let records =
+            [record(40, Outcome::Error(Failure::Timeout)), record(70, Outcome::Error(Failure::Timeout))];
+        let judge = |bound, records: &[Record]| {
+            let wanted = Expectation::FailuresEndWithNotice {
+                bound: Duration::from_micros(bound),
+                grace: Duration::from_micros(10),
+            };
+            wanted.failure(&step, &[("hoth", records.iter().collect())])
+        };
+        assert_eq!(judge(60, &records[..1]), None);
+        assert!(judge(60, &records).unwrap().contains("1 × timeout"));
+        assert!(judge(10, &[]).unwrap().contains("to notice within"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod board;
 mod expect;
+pub mod kubernetes;
 pub mod picture;
 pub mod plot;
 pub mod report;

@@ -6,11 +6,18 @@ use super::step::Outcomes;
 use super::terminal::{Look, thousands};
 
 /// The table, and below it whatever was not as expected; for standard output.
-pub fn render(steps: &[Outcomes], clusters: &[String]) -> String {
-    draw(steps, clusters, Look::of_stdout())
+pub fn render(steps: &[Outcomes], clusters: &[String], legend: &str) -> String {
+    draw(steps, clusters, legend, Look::of_stdout())
 }
 
-fn draw(steps: &[Outcomes], clusters: &[String], look: Look) -> String {
+/// What the columns mean where the clusters are made of manifests.
+pub const MANIFESTS: &str = "control: manifest renamed → last peer node's first map write; traffic: manifest renamed → start of \
+                  the\nlast connection that the old place answered (alone, where pods come back)";
+/// And where they are Kubernetes.
+pub const KUBERNETES: &str = "control: EndpointSlice seen to change → last peer node's first map write; traffic: seen to \
+                  change → start\nof the last connection that the old place answered (alone, where pods come back)";
+
+fn draw(steps: &[Outcomes], clusters: &[String], legend: &str, look: Look) -> String {
     let width = steps.iter().map(|step| step.name.chars().count()).max().unwrap_or_default();
     let names: String = clusters.iter().map(|name| format!(" {name:>7}")).collect();
     let head = format!(
@@ -21,8 +28,6 @@ fn draw(steps: &[Outcomes], clusters: &[String], look: Look) -> String {
     for (number, step) in steps.iter().enumerate() {
         text.push_str(&row(number + 1, step, clusters, width, look));
     }
-    let legend = "control: manifest renamed → last peer node's first map write; traffic: manifest renamed → start of \
-                  the\nlast connection that the old place answered (alone, where pods come back)";
     text.push_str(&format!("\n{}\n", look.faint(legend)));
     for step in steps {
         for failure in &step.failures {
@@ -71,7 +76,7 @@ mod tests {
             failures: vec!["expected no failed connection, saw 3 × refused".into()],
         };
         let clusters = ["hoth".to_owned(), "yavin".to_owned()];
-        let text = draw(&[step], &clusters, Look { live: false, colour: false });
+        let text = draw(&[step], &clusters, MANIFESTS, Look { live: false, colour: false });
         let row = text.lines().nth(2).unwrap();
         assert_eq!(row, "✗  1 hoth: pods deleted    2,345       3   0.4 %   100 %      4.6 ms           –");
         assert!(

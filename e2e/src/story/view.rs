@@ -15,6 +15,8 @@ use super::terminal::{Look, glyph};
 const ROWS: usize = 12;
 /// Length of a bar.
 const BAR: usize = 26;
+/// Of a terminal, at least.
+const WIDTH: usize = 79;
 /// A second is complete this much after its end: what the clients say takes its time.
 const LAG_US: u64 = 150_000;
 
@@ -39,12 +41,21 @@ struct View {
     /// Plain mode: what has been said.
     said_seconds: usize,
     said_scenes: usize,
+    said_commands: usize,
 }
 
 impl View {
     fn new(board: &Board, look: Look) -> Self {
         let seconds = Seconds::since(board.begun_us);
-        Self { board: board.clone(), look, seconds, drawn: 0, said_seconds: 0, said_scenes: 0 }
+        Self {
+            board: board.clone(),
+            look,
+            seconds,
+            drawn: 0,
+            said_seconds: 0,
+            said_scenes: 0,
+            said_commands: 0,
+        }
     }
 
     fn tick(&mut self) {
@@ -80,7 +91,8 @@ impl View {
         let mut lines = vec![String::new(), self.title(&scenes)];
         let tale = scenes.last().map_or("The clusters are being built …", |scene| scene.tale.as_str());
         lines.push(format!(" {tale}"));
-        lines.push(String::new());
+        let command = self.board.commands().pop().unwrap_or_default();
+        lines.push(self.look.faint(&format!(" {}", command.chars().take(WIDTH - 1).collect::<String>())));
         lines.push(self.legend());
         lines.push(self.heads());
         let complete = self.complete();
@@ -137,6 +149,11 @@ impl View {
                 self.said_scenes, self.board.steps, scene.name, scene.tale
             ));
         }
+        let commands = self.board.commands();
+        for command in &commands[self.said_commands..] {
+            text.push_str(&format!("{command}\n"));
+        }
+        self.said_commands = commands.len();
         let complete = self.complete().min(self.seconds.count());
         for row in self.said_seconds..complete {
             let second = self.seconds.at(row).unwrap_or_default();

@@ -1,0 +1,88 @@
+//! `make demo-kube`: the story on real Kubernetes clusters with real kubelets, shown live.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mesh_e2e::kube::chart::Chart;
+use mesh_e2e::kube::{KubeLab, KubeSpec, ProxyMode};
+use mesh_e2e::prerequisite;
+use mesh_e2e::story::board::Board;
+use mesh_e2e::story::kubernetes::{Provider, plot};
+use mesh_e2e::story::step::Step;
+use mesh_e2e::story::{report, table, view};
+
+#[derive(Parser)]
+#[command(
+    name = "demo-kube",
+    about = "Two real Kubernetes clusters, one global service: a failover to watch"
+)]
+struct Cli {
+    /// Also write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Tell it in a lab that is up already, with the mesh installed or not, and leave it.
+    #[arg(long, value_name = "ID")]
+    lab: Option<String>,
+    /// Of Kubernetes.
+    #[arg(long, default_value = "1.34")]
+    version: String,
+    #[arg(long, value_enum, default_value_t)]
+    proxy: ProxyMode,
+    /// IPv6 beside IPv4.
+    #[arg(long)]
+    dual_stack: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo-kube: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went as expected.
+fn run(cli: &Cli) -> Result<bool> {
+    prerequisite::check_kube()?;
+    let mut lab = bring_up(cli)?;
+    Chart::of_lab(&lab)?.install().context("installing the chart")?;
+    eprintln!("kube: the mesh is installed");
+    let clusters = lab.sites().into_iter().map(|site| site.name).collect();
+    let board = Board::new(clusters, plot::STEPS);
+    let steps = perform(&mut lab, &board)?;
+    let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
+    print!("{}", table::render(&outcomes, &board.clusters, table::KUBERNETES));
+    for step in &steps {
+        print!("{}", plot::remark(step).unwrap_or_default());
+    }
+    if let Some(path) = &cli.json {
+        report::write(path, &outcomes)?;
+    }
+    Ok(outcomes.iter().all(|step| step.failures.is_empty()))
+}
+
+fn bring_up(cli: &Cli) -> Result<KubeLab> {
+    match &cli.lab {
+        Some(id) => KubeLab::adopt(id),
+        None => KubeLab::start(&KubeSpec {
+            version: cli.version.clone(),
+            proxy: cli.proxy,
+            dual_stack: cli.dual_stack,
+            ..KubeSpec::new(&["hoth", "yavin"])
+        }),
+    }
+}
+
+fn perform(lab: &mut KubeLab, board: &Board) -> Result<Vec<Step>> {
+    let screen = view::watch(board).context("starting the view")?;
+    let told = plot::tell(lab, board);
+    board.end();
+    // The view has nothing to say that its screen has not said.
+    let _ = screen.join();
+    told
+}

@@ -1,0 +1,191 @@
+//! The mesh on the lab's clusters, installed by the chart as docs/install.md tells it: certificates, values, helm.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::{Value, json};
+
+use super::cluster::KubeCluster;
+use super::image;
+use super::kubectl::Context;
+use super::{KubeLab, node_cgroup};
+
+/// Where the chart is installed.
+pub const NAMESPACE: &str = "clustermesh";
+const RELEASE: &str = "clustermesh";
+/// Under which every node of a cluster leads peers to its etcd.
+const NODE_PORT: u16 = 32379;
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Everything that has to be installed, and by what.
+#[derive(Debug)]
+pub struct Chart {
+    helm: PathBuf,
+    folder: PathBuf,
+    sites: Vec<Site>,
+}
+
+/// A cluster, as its own values and its peers' tell it.
+#[derive(Debug)]
+struct Site {
+    context: Context,
+    id: u8,
+    pods: Vec<String>,
+    nodes: Vec<String>,
+    /// Of the nodes.
+    addresses: Vec<IpAddr>,
+    first_node: String,
+}
+
+impl Chart {
+    /// For all clusters of a lab. Builds helm where it is missing, and makes certificates.
+    pub fn of_lab(lab: &KubeLab) -> Result<Self> {
+        let found = output(Command::new(format!("{ROOT}/setup/tool.sh")).arg("helm"))?;
+        let folder = lab.home().folder().join("chart");
+        let sites = lab.clusters().iter().map(Site::of).collect();
+        let chart = Self { helm: found.trim().into(), folder, sites };
+        chart.sites.iter().try_for_each(|site| chart.certify(site))?;
+        Ok(chart)
+    }
+
+    fn certify(&self, site: &Site) -> Result<()> {
+        let mut command = Command::new(format!("{ROOT}/deploy/certificates.sh"));
+        command.env("NAMESPACE", NAMESPACE).arg(site.name()).arg(self.folder_of(site));
+        output(command.args(site.addresses.iter().map(ToString::to_string))).map(drop)
+    }
+
+    fn folder_of(&self, site: &Site) -> PathBuf {
+        self.folder.join(site.name())
+    }
+
+    fn authority(&self, site: &Site) -> Result<String> {
+        let path = self.folder_of(site).join("ca.crt");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn site(&self, cluster: &str) -> Result<&Site> {
+        let found = self.sites.iter().find(|site| site.name() == cluster);
+        found.with_context(|| format!("the lab has no cluster {cluster}"))
+    }
+
+    /// Installs it in every cluster, and waits until everything is ready.
+    pub fn install(&self) -> Result<()> {
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                self.sites.iter().map(|site| scope.spawn(|| self.install_at(site))).collect();
+            let ended =
+                threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+            ended.collect::<Result<()>>()
+        })
+    }
+
+    fn install_at(&self, site: &Site) -> Result<()> {
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
+        });
+        site.context.apply(&namespace.to_string())?;
+        let path = self.folder_of(site).join("secrets.yaml");
+        site.context
+            .apply(&fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?)?;
+        self.upgrade(site.name(), &[])
+    }
+
+    /// Upgrades a cluster's release to the chart as it is, and waits until everything is ready; `changes` are like
+    /// `agent.yieldAfter=1m`.
+    pub fn upgrade(&self, cluster: &str, changes: &[&str]) -> Result<()> {
+        let site = self.site(cluster)?;
+        let values = self.folder_of(site).join("values.json");
+        fs::write(&values, self.values(site)?.to_string()).context("writing the values")?;
+        let mut args =
+            vec!["upgrade", "--install", RELEASE, "deploy/chart/clustermesh", "--wait", "--timeout=3m"];
+        args.extend(changes.iter().flat_map(|change| ["--set", change]));
+        self.helm(site, args.iter().map(Path::new).chain([Path::new("--values"), &values]))
+    }
+
+    /// Removes a cluster's release; returns when no node has anything of it.
+    pub fn uninstall(&self, cluster: &str) -> Result<()> {
+        let args = ["uninstall", RELEASE, "--wait", "--timeout=3m"];
+        self.helm(self.site(cluster)?, args.iter().map(Path::new))
+    }
+
+    fn helm<'a>(&self, site: &Site, args: impl Iterator<Item = &'a Path>) -> Result<()> {
+        let mut command = Command::new(&self.helm);
+        command.current_dir(ROOT).args(args).args(["--namespace", NAMESPACE]);
+        command.args(["--kube-context", site.name(), "--kubeconfig"]).arg(&site.context.kubeconfig);
+        for (name, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")] {
+            command.env(format!("HELM_{name}_HOME"), self.folder.join("helm").join(folder));
+        }
+        output(&mut command).map(drop)
+    }
+
+    fn values(&self, site: &Site) -> Result<Value> {
+        let authorities: Result<Vec<_>> = self.sites.iter().map(|site| self.authority(site)).collect();
+        let mut peers = serde_json::Map::new();
+        for peer in self.sites.iter().filter(|peer| peer.name() != site.name()) {
+            peers.insert(peer.name().into(), peer.as_peer(self.authority(peer)?));
+        }
+        Ok(json!({
+            "cluster": {"name": site.name(), "id": site.id},
+            "images": {
+                "registry": "lab.local",
+                "tag": "dev",
+                "pullPolicy": "Never",
+                "etcd": image::ETCD,
+                "kubectl": image::KUBECTL,
+            },
+            "exposure": {"type": "NodePort", "nodePort": NODE_PORT},
+            "tls": {"clientTrust": authorities?.concat()},
+            "peers": peers,
+            // Beside CoreDNS: stories cut the other nodes.
+            "etcd": {"nodeSelector": {"kubernetes.io/hostname": site.first_node}},
+            // Nodes see their own cgroup as the root.
+            "agent": {"cgroupRoot": node_cgroup()?},
+        }))
+    }
+}
+
+impl Site {
+    fn of(cluster: &KubeCluster) -> Self {
+        let (plan, families) = (cluster.address_plan(), cluster.ground().spec.families());
+        let some = |pair: [String; 2]| pair.into_iter().take(families).collect();
+        let numbers = 1..=cluster.ground().spec.nodes_per_cluster;
+        Self {
+            context: cluster.context(),
+            id: plan.index(),
+            pods: some(plan.pods()),
+            nodes: some(plan.nodes()),
+            first_node: cluster.nodes().into_iter().next().unwrap_or_default(),
+            addresses: numbers.map(|number| plan.node(number)[0]).collect(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.context.name
+    }
+
+    fn as_peer(&self, trust: String) -> Value {
+        let endpoints = self.addresses.iter().map(|address| format!("https://{address}:{NODE_PORT}"));
+        json!({
+            "id": self.id,
+            "endpoints": endpoints.collect::<Vec<_>>(),
+            "ranges": {"pods": self.pods, "nodes": self.nodes},
+            "trust": trust,
+        })
+    }
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let what = command.get_program().to_string_lossy().into_owned();
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let output = command.output().with_context(|| format!("starting {what}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{what} {}: {}{said}", args.join(" "), complaint.trim());
+    Ok(said)
+}
