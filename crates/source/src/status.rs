@@ -27,7 +27,13 @@ impl Status {
     /// Tells what has appeared and gone since another status, once.
     pub(crate) fn announce(&self, before: &Self, metrics: &SourceMetrics) {
         let new = |these: &Self, those: &Self| -> Vec<Problem> {
-            these.problems.iter().filter(|it| those.problems.binary_search(it).is_err()).cloned().collect()
+            // What is wrong with the API server differs from kind to kind and try to try: told once.
+            let outage = those.problems.iter().any(|it| it.reason == Reason::api_unavailable);
+            let known = |it: &&Problem| match it.reason {
+                Reason::api_unavailable => outage,
+                _ => those.problems.binary_search(it).is_ok(),
+            };
+            these.problems.iter().filter(|it| !known(it)).cloned().collect()
         };
         for Problem { object, reason, message, .. } in new(self, before) {
             if reason.is_fault() {
