@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_abi::{
-    CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_CLUSTERS, Outcome,
+    CELLS, CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_CLUSTERS, Outcome,
     STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING,
 };
 use node_agent::datapath::actual::Capacity;
@@ -272,13 +272,13 @@ fn a_restarted_agent_adopts_maps_links_and_programs() {
     let mut maps = world.attached();
     let a = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
-    let (before, program) = (ids(&world), link(&world.pin("links", HOOKS[0])));
+    let (before, program) = (ids(&world), link(&world.pin("links", "mesh_connect4")));
     drop(maps);
     let installation = world.installation();
     let Found::Adopted(mut maps) = installation.maps(CAPACITY).unwrap() else { panic!("built new maps") };
     assert!(!installation.attach(&mut maps).unwrap(), "nothing was there to do");
     assert_eq!(ids(&world), before);
-    assert_eq!(link(&world.pin("links", HOOKS[0])), program);
+    assert_eq!(link(&world.pin("links", "mesh_connect4")), program);
     assert_eq!(maps.contents().unwrap().services.len(), 1);
     assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
 }
@@ -287,13 +287,13 @@ fn a_restarted_agent_adopts_maps_links_and_programs() {
 fn other_programs_take_the_links_over_without_new_links() {
     let world = World::new();
     let mut maps = world.attached();
-    let (before, program) = (ids(&world), link(&world.pin("links", HOOKS[0])).1);
+    let (before, program) = (ids(&world), link(&world.pin("links", "mesh_connect4")).1);
     let mut control = maps.read_control().unwrap();
     control.object ^= 1;
     maps.write_control(&control).unwrap();
     assert!(world.installation().attach(&mut maps).unwrap());
     assert_eq!(ids(&world), before);
-    assert_ne!(link(&world.pin("links", HOOKS[0])).1, program);
+    assert_ne!(link(&world.pin("links", "mesh_connect4")).1, program);
 }
 
 #[test]
@@ -302,9 +302,14 @@ fn a_missing_link_is_attached_again() {
     let mut maps = world.attached();
     let a = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
-    std::fs::remove_file(world.pin("links", HOOKS[0])).unwrap();
+    std::fs::remove_file(world.pin("links", "mesh_connect4")).unwrap();
     // The kernel takes the program off a little later, in a worker of its own.
-    assert!(support::wait_until(std::time::Duration::from_secs(5), || passes_untranslated(FRONTEND)));
+    let gone = support::wait_until(std::time::Duration::from_secs(30), || {
+        let gone = passes_untranslated(FRONTEND);
+        while a.accept().is_ok() {}
+        gone
+    });
+    assert!(gone, "a program without a link still translates");
     assert!(world.installation().attach(&mut maps).unwrap());
     assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
 }
@@ -485,4 +490,49 @@ fn entries_rewritten_all_the_while_never_lead_astray() {
     assert!(rewrites > 1000, "{rewrites} rewrites");
     assert_eq!(outcome(&maps, Outcome::Translated), 6000);
     assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
+}
+
+fn owners(world: &World) -> aya::maps::Array<MapData, u64> {
+    aya::maps::Map::Array(MapData::from_pin(world.pin("maps", "OWNERS")).unwrap()).try_into().unwrap()
+}
+
+/// Cells that belong to a socket.
+fn cells_in_use(world: &World) -> usize {
+    owners(world).iter().filter(|owner| *owner.as_ref().unwrap() != 0).count()
+}
+
+#[test]
+fn a_socket_gives_its_cell_back_when_it_is_closed() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let held: Vec<_> = (0..20).map(|_| dial_and_hold(&a)).collect();
+    assert_eq!(cells_in_use(&world), 20);
+    // A socket that now dials what is no service has nothing to remember.
+    support::reconnect(&held[0], "127.0.1.1:80");
+    assert_eq!(cells_in_use(&world), 19);
+    drop(held);
+    assert_eq!(cells_in_use(&world), 0);
+}
+
+#[test]
+fn a_socket_whose_cell_is_taken_remembers_all_the_same() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    let mut owners = owners(&world);
+    (0..CELLS).for_each(|index| owners.set(index, u64::MAX, 0).unwrap());
+    let held = dial_and_hold(&a);
+    assert_eq!(held.peer_addr().unwrap(), FRONTEND.parse().unwrap());
+    // The cells are free again, and this socket takes one: what it remembers there is what counts.
+    (0..CELLS).for_each(|index| owners.set(index, 0, 0).unwrap());
+    Service::new(2, "10.96.0.2:80").group(1, 0, 1, &[&a]).write(&mut maps);
+    support::reconnect(&held, "10.96.0.2:80");
+    assert_eq!(cells_in_use(&world), 1);
+    assert_eq!(held.peer_addr().unwrap(), "10.96.0.2:80".parse().unwrap());
+    support::reconnect(&held, "127.0.1.1:80");
+    assert_eq!(held.peer_addr().unwrap(), "127.0.1.1:80".parse().unwrap());
+    assert_eq!(outcome(&maps, Outcome::OriginLost), 0);
 }

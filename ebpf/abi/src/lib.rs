@@ -32,7 +32,7 @@ pub use control::{Control, LAYOUT};
 pub use counter::{Counter, OUTCOMES, Outcome};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
-pub use origin::Origin;
+pub use origin::{CELLS, Origin, cell_index};
 pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use read::current;
 pub use reply::{ReplyEntry, ReplyKey};

@@ -1,4 +1,4 @@
-//! The value of the socket storage `ORIGINS`: what a translated socket had dialled.
+//! The value of the socket storage `ORIGINS` and of the array `CELLS`: what a translated socket had dialled.
 
 use crate::address::{bytes, words};
 use crate::plain;
@@ -66,4 +66,19 @@ impl Origin {
     pub const fn backend_words(&self) -> ([u32; 4], u16) {
         (words(self.backend_address), u16::from_ne_bytes(self.backend_port))
     }
+}
+
+/// Elements of `CELLS` (48 bytes each) and of `OWNERS` (8 bytes each): as many translated TCP sockets remember what
+/// they had dialled without an allocation.
+///
+/// An element of `OWNERS` is the `bpf_get_socket_cookie` of the socket to which the cell of the same index belongs, 0
+/// where it is free. The owners lie apart from the origins, because every connect reads one: close together they
+/// stay in the cache.
+pub const CELLS: u32 = 1 << 16;
+
+/// Index of the cell that a socket may have; where that is another socket's, `ORIGINS` has room. Cookies are counted
+/// up, so sockets of one time have different cells.
+#[inline(always)]
+pub const fn cell_index(cookie: u64) -> u32 {
+    cookie as u32 & (CELLS - 1)
 }

@@ -5,6 +5,8 @@
 //! One code path serves IPv4 and IPv6 (`peer`), one decision both protocols (`mesh_abi::decide`).
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "the target has no stable compare-and-exchange")]
 
 mod maps;
 mod memory;
@@ -12,8 +14,8 @@ mod peer;
 mod reply;
 mod translate;
 
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 
 use crate::peer::{V4, V6};
 
@@ -60,6 +62,13 @@ pub fn mesh_peername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     reply::show_peer::<V6>(&ctx)
+}
+
+/// A socket is closed: nobody will ask for its peer any more.
+#[cgroup_sock(sock_release)]
+pub fn mesh_release(ctx: SockContext) -> i32 {
+    memory::give_cell_back(memory::cookie(&ctx));
+    PROCEED
 }
 
 /// Nothing here can panic; the target wants a handler all the same.

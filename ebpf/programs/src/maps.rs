@@ -8,8 +8,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, OUTCOMES as OUTCOME_COUNT, Origin, Outcome, ReplyEntry,
-    ReplyKey, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Tables, current,
+    BackendEntry, CELLS as CELL_COUNT, ClusterStates, Control, Counter, OUTCOMES as OUTCOME_COUNT, Origin,
+    Outcome, ReplyEntry, ReplyKey, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Tables, current,
 };
 
 /// Entries come and go by the thousand, and a preallocated element is reused even sooner.
@@ -31,6 +31,10 @@ static COUNTERS: PerCpuArray<Counter, 1024> = PerCpuArray::new();
 static OUTCOMES: PerCpuArray<u64, { OUTCOME_COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
+#[btf_map]
+pub(crate) static OWNERS: Array<u64, { CELL_COUNT as usize }> = Array::new();
+#[btf_map]
+pub(crate) static CELLS: Array<Origin, { CELL_COUNT as usize }> = Array::new();
 /// Of its own: whatever else is remembered by the thousand must not push out what a reply will ask for.
 #[btf_map]
 pub(crate) static REPLIES: LruHashMap<ReplyKey, ReplyEntry, 1024> = LruHashMap::new();

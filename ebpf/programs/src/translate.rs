@@ -30,7 +30,7 @@ fn balance<P: Peer, M: Memory>(ctx: &SockAddrContext) -> i32 {
     match decide(&mut Maps, &key, &mut choice) {
         Verdict::Translate => {
             P::write(ctx, Endpoint { address: choice.address, port: choice.port });
-            M::remember(ctx, dialled, &choice);
+            M::remember(ctx, dialled, &choice, protocol);
             count_connection(choice.counter, choice.last_resort);
             count(Outcome::Translated);
             PROCEED

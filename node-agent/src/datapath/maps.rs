@@ -15,8 +15,10 @@ use super::restore::Contents;
 use super::sys::{self, How};
 
 /// Names of the maps in the object, and of their pins.
-pub const NAMES: [&str; 9] =
-    ["SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS", "REPLIES"];
+pub const NAMES: [&str; 11] = [
+    "SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS", "OWNERS",
+    "CELLS", "REPLIES",
+];
 
 /// Services written at once: two versions each must be read, changed and written, so not all of a large plan's.
 const CHUNK: usize = 256;

@@ -10,6 +10,7 @@ pub mod backends;
 pub mod canary;
 pub mod dump;
 mod extents;
+mod hook;
 mod ids;
 pub mod layouts;
 pub mod maps;

@@ -13,8 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use mesh_abi::LAYOUT;
 use nix::errno::Errno;
@@ -22,6 +21,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::actual::Capacity;
+use super::hook;
 use super::maps::{self, MapError, Maps};
 use super::sys;
 
@@ -29,7 +29,9 @@ use super::sys;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/mesh.bpf.o");
 
 /// The programs of the object; their links are pinned under the same names.
-pub const HOOKS: [&str; 8] = [
+pub const HOOKS: [&str; 9] = [
+    // First, so that no socket takes what nobody would give back.
+    "mesh_release",
     "mesh_connect4",
     "mesh_connect6",
     "mesh_peername4",
@@ -64,7 +66,7 @@ pub enum ProgramsError {
     #[error("{action} {path}", path = .path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "loading the programs; the kernel must be 5.10 or newer, and this process needs CAP_BPF and CAP_NET_ADMIN"
+        "loading the programs; the kernel must be 5.12 or newer, and this process needs CAP_BPF and CAP_NET_ADMIN"
     )]
     Load(#[source] Box<aya::EbpfError>),
     #[error("{action} program {name}")]
@@ -149,7 +151,9 @@ impl Installation {
         let staging = self.folder.join("maps_new");
         create(&staging)?;
         if let Some(old) = &old {
-            self.keep("ORIGINS", &staging)?;
+            for name in ["ORIGINS", "OWNERS", "CELLS"] {
+                self.keep(name, &staging)?;
+            }
             if old.replies() == self.replies {
                 self.keep("REPLIES", &staging)?;
             }
@@ -227,8 +231,7 @@ impl Installation {
             move |source: ProgramError| ProgramsError::Program { action, name, source: Box::new(source) }
         };
         let program = programs.program_mut(name).ok_or(ProgramsError::Missing { name })?;
-        let program: &mut CgroupSockAddr = program.try_into().map_err(program_failed("using"))?;
-        program.load().map_err(program_failed("loading"))?;
+        hook::load(program).map_err(program_failed("loading"))?;
         let path = self.link_path(name);
         if self.serves(&path)? {
             let link = sys::open_pin(&path).map_err(failed("opening", &path))?;
@@ -236,15 +239,7 @@ impl Installation {
             return sys::update_link(link.as_fd(), fd.as_fd()).map_err(failed("switching", &path));
         }
         let cgroup = File::open(&self.cgroup).map_err(failed("opening", &self.cgroup))?;
-        // A cgroup link always shares its cgroup with others; the mode is refused by the kernel as a flag.
-        let attached = program.attach(&cgroup, CgroupAttachMode::Single);
-        let id = attached.map_err(program_failed("attaching"))?;
-        let link = program.take_link(id).map_err(program_failed("attaching"))?;
-        let link: FdLink = link.try_into().map_err(|_| ProgramsError::Program {
-            action: "attaching by a link (kernel 5.7)",
-            name,
-            source: Box::new(ProgramError::NotAttached),
-        })?;
+        let link = hook::attach(program, &cgroup).map_err(program_failed("attaching"))?;
         // A link to another cgroup gives way only now, so that there is no moment without either.
         remove_file(&path)?;
         link.pin(&path).map_err(|source| ProgramsError::Pin { path, source: Box::new(source) })?;
