@@ -56,7 +56,7 @@ lint: ## Format, clippy, the eBPF object's digest, licences and dependencies, sh
 ebpf: ## Rebuild the eBPF object (its toolchain is needed for nothing else)
 	@ebpf/build.sh
 
-bench: ## What the product costs beside what it replaces (root, a quarter of an hour, a quiet machine); JSON=FILE
+bench: ## What the product costs beside what it replaces (root, a quiet machine, ten minutes); JSON=FILE
 	@setup/deps.sh build lab bench
 	@cargo build --locked --release --bin bench --bin lab --bin node-agent --bin clustermesh-apiserver
 	@target/release/bench $(if $(JSON),--json '$(abspath $(JSON))')

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use mesh_model::desired::Frontend;
+use mesh_model::snapshot::Protocol;
 
 use super::Effort;
 use super::dial::{Measure, Outcome, Plan, Variant};
@@ -30,7 +32,9 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     for size in SIZES {
         eprintln!("bench:   {size} services in the maps");
         let mut datapath = Datapath::install(&ground, &format!("mesh-{size}"))?;
-        datapath.fill(&[service(frontend(0), 81, 1, |_| (backend(0), ECHO_PORT))?])?;
+        let echo = service(frontend(0), 81, 1, |_| (backend(0), ECHO_PORT))?;
+        let (tcp, desired) = echo.clone();
+        datapath.fill(&[echo, (Frontend { protocol: Protocol::Udp, ..tcp }, desired)])?;
         datapath.fill_up(0, size - 1)?;
         datapaths.push(datapath);
     }
@@ -42,6 +46,11 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     let variants = self::variants(&ground, &datapaths, (81, ECHO_PORT))?;
     let plan = Plan { measure: Measure::RoundTrip, variants, blocks, dials: effort.times(3000) };
     rows.extend(round_trip_rows(&ground.dial(&plan)?)?);
+    let mut variants = self::variants(&ground, &datapaths, (81, ECHO_PORT))?;
+    // The rules of the others are for TCP.
+    variants.retain(|variant| !variant.name.starts_with("nft"));
+    let plan = Plan { measure: Measure::Datagram, variants, blocks, dials: effort.times(3000) };
+    rows.extend(datagram_rows(&ground.dial(&plan)?)?);
     Ok(rows)
 }
 
@@ -104,5 +113,18 @@ fn round_trip_rows(outcome: &Outcome) -> Result<Vec<Row>> {
         Row::new("round_trip_mesh", rate("mesh_10")?, "ratio", Goal::AtLeast(0.99)),
         Row::shown("round_trip_nft_10", rate("nft_10")?, "ratio"),
         Row::shown("round_trip_nft_10000", rate("nft_10000")?, "ratio"),
+    ])
+}
+
+fn datagram_rows(outcome: &Outcome) -> Result<Vec<Row>> {
+    let direct = of(outcome, "direct")?;
+    let beside = |name: &str| Ok::<_, anyhow::Error>(ratio(of(outcome, name)?, direct));
+    let small = of(outcome, "mesh_10")?;
+    Ok(vec![
+        Row::shown("udp_direct_us", median(direct) / 1000.0, "us"),
+        Row::shown("udp_a_a", beside("direct_again")?, "ratio"),
+        Row::shown("udp_mesh", beside("mesh_10")?, "ratio"),
+        Row::shown("udp_mesh_beside_no_hook", ratio(small, of(outcome, "outside")?), "ratio"),
+        Row::new("udp_mesh_100000_services", ratio(of(outcome, "mesh_100000")?, small), "ratio", flat()),
     ])
 }

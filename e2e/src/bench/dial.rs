@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
@@ -37,6 +37,8 @@ pub(crate) enum Measure {
     Connect,
     /// Time of a request and its answer on an established connection; variants alternate likewise.
     RoundTrip,
+    /// Time of a datagram and its answer on an unconnected socket; variants alternate likewise.
+    Datagram,
     /// The kernel's own time of the hook; variants alternate by block.
     Hook,
 }
@@ -64,6 +66,7 @@ pub fn run(path: &std::path::Path) -> Result<()> {
         let values = match plan.measure {
             Measure::Connect => connects(&plan, &mut order)?,
             Measure::RoundTrip => round_trips(&plan, &mut order)?,
+            Measure::Datagram => datagrams(&plan, &mut order)?,
             Measure::Hook => runs(&plan, &mut order)?,
         };
         for (variant, value) in plan.variants.iter().zip(values).filter(|_| block > 0) {
@@ -153,6 +156,30 @@ fn round_trips(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
             let start = Instant::now();
             streams[index].write_all(&buffer).and_then(|()| streams[index].read_exact(&mut buffer))?;
             times[index].push(nanoseconds(start));
+        }
+    }
+    Ok(times.iter().map(|times| median(times)).collect())
+}
+
+fn datagrams(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
+    let sockets = plan.variants.iter().map(|variant| {
+        variant.enter()?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("making a UDP socket")?;
+        // A lost answer fails the measurement instead of hanging it.
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(socket)
+    });
+    let sockets = sockets.collect::<Result<Vec<_>>>()?;
+    let mut times = vec![Vec::with_capacity(plan.dials); plan.variants.len()];
+    let mut buffer = [0; 64];
+    for _ in 0..plan.dials {
+        for index in order.draw(plan.variants.len()) {
+            let (socket, variant) = (&sockets[index], &plan.variants[index]);
+            let start = Instant::now();
+            let sent = socket.send_to(&buffer, variant.target).and_then(|_| socket.recv_from(&mut buffer));
+            times[index].push(nanoseconds(start));
+            let (_, from) = sent.with_context(|| format!("{}: asking {}", variant.name, variant.target))?;
+            ensure!(from == variant.target, "{}: {from} answered for {}", variant.name, variant.target);
         }
     }
     Ok(times.iter().map(|times| median(times)).collect())

@@ -13,6 +13,7 @@ mod hooks;
 mod journal;
 mod kernel;
 mod nft;
+pub mod picture;
 mod propagate;
 mod rate;
 mod row;
@@ -76,7 +77,6 @@ impl Effort {
 type Measure = fn(Effort) -> Result<Vec<Row>>;
 
 /// Each measurement builds its own world and ends it.
-/// Unconnected UDP per message belongs here, beside `connect`, once the programs translate it.
 const ALL: &[(&str, Measure)] = &[
     ("connect", connect::measure),
     ("hooks", hooks::measure),

@@ -21,6 +21,9 @@ use super::kernel;
 pub(crate) const CAPACITY: Capacity =
     Capacity { services: 262_144, slots: 2_097_152, backends: 1_048_576, counters: 1_048_576 };
 
+/// Services in one plan, about as many as an agent takes: the kernel cannot allocate any number of elements in one go.
+const PER_PLAN: usize = 1000;
+
 /// Programs and maps on a cgroup of their own; gone with the ground.
 #[derive(Debug)]
 pub(crate) struct Datapath {
@@ -59,8 +62,11 @@ impl Datapath {
     /// Fills the maps with so many services of one backend each, from the `from`th ClusterIP on.
     pub(crate) fn fill_up(&mut self, from: usize, count: usize) -> Result<()> {
         let one = |number| service(frontend(number), 80, 1, |at| (backend(number + at), 8080));
-        let services = (from..from + count).map(one).collect::<Result<Vec<_>>>()?;
-        self.fill(&services)
+        for first in (from..from + count).step_by(PER_PLAN) {
+            let services = (first..(from + count).min(first + PER_PLAN)).map(one);
+            self.fill(&services.collect::<Result<Vec<_>>>()?)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The servers that are dialled: one that closes what it accepts, one that echoes.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 /// Accepts and closes.
 pub(crate) const ACCEPT_PORT: u16 = 8080;
-/// Echoes.
+/// Echoes, datagrams too.
 pub(crate) const ECHO_PORT: u16 = 8081;
 
 /// Long enough never to be full: a full one would drop SYNs, which come again after a second.
@@ -23,6 +23,10 @@ pub fn run() -> Result<()> {
             thread::spawn(move || answer(stream));
         }
     });
+    // Of one address, so that answers come from where they were asked.
+    let address = (super::ground::backend(0), ECHO_PORT);
+    let datagrams = UdpSocket::bind(address).with_context(|| format!("binding {address:?}"))?;
+    thread::spawn(move || echo_datagrams(&datagrams));
     let accept = listen(ACCEPT_PORT)?;
     loop {
         // The client has reset it by now, or will.
@@ -46,4 +50,12 @@ fn answer(mut stream: TcpStream) {
     // Both ends of the connection are ours; its end is the end.
     let _ = stream.set_nodelay(true);
     while stream.read_exact(&mut buffer).is_ok() && stream.write_all(&buffer).is_ok() {}
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = [0; 64];
+    loop {
+        // Whoever asked and is gone wants no answer.
+        let _ = socket.recv_from(&mut buffer).and_then(|(size, from)| socket.send_to(&buffer[..size], from));
+    }
 }

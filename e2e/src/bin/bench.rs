@@ -24,6 +24,12 @@ enum Part {
     /// Carry out a plan of dials.
     #[command(hide = true)]
     Dial { plan: PathBuf },
+    /// Draw a result as a picture of the scaling.
+    Draw {
+        /// What `--json` wrote.
+        json: PathBuf,
+        svg: PathBuf,
+    },
     /// Be what is dialled.
     #[command(hide = true)]
     Serve,
@@ -33,6 +39,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.part {
         Some(Part::Dial { plan }) => bench::dial::run(plan),
+        Some(Part::Draw { json, svg }) => bench::picture::run(json, svg),
         Some(Part::Serve) => bench::serve::run(),
         None => bench::run(&cli.args),
     };

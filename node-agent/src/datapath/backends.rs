@@ -3,14 +3,14 @@
 //! Services share a backend's entry. An id is given away only when nobody uses it *and* a grace period has
 //! passed since the last user went, so a program in the middle of a lookup never finds another backend there.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_TERMINATING};
 use mesh_model::desired::BackendState;
 
 /// What a backend is known by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendKey {
     /// Network order, IPv4 v4-mapped.
     pub address: [u8; 16],
@@ -19,6 +19,15 @@ pub struct BackendKey {
     pub cluster: u16,
     /// IANA protocol number.
     pub protocol: u8,
+}
+
+/// In two words, for planning a large service hashes each of its backends.
+impl Hash for BackendKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { address, port, cluster, protocol } = *self;
+        state.write_u128(u128::from_ne_bytes(address));
+        state.write_u64(u64::from(port) | u64::from(cluster) << 16 | u64::from(protocol) << 32);
+    }
 }
 
 impl BackendKey {
@@ -81,7 +90,7 @@ impl Row {
 pub(crate) struct Backends {
     rows: Vec<Row>,
     ids: HashTable<u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     free: Vec<u32>,
     capacity: u32,
 }
@@ -92,7 +101,7 @@ impl Backends {
         Self {
             rows: vec![FREE_ROW],
             ids: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             free: Vec::new(),
             capacity,
         }

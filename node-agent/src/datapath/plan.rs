@@ -4,8 +4,7 @@
 //! slots, then the service entries that lead to them, then deletions. What a plan no longer needs ([`Freed`])
 //! may be used again only after a grace period: until then an old entry still leads to it.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use mesh_abi::{BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey, SlotEntry, Stamp};
 use mesh_model::desired::{DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ServiceName;
@@ -362,7 +361,9 @@ impl Change {
                 }
             }
         }
-        members.into_iter().flatten().collect()
+        let mut members: Vec<Member> = members.into_iter().flatten().collect();
+        members.shrink_to_fit();
+        members
     }
 
     /// Writes all members to an extent that nobody reads yet.

@@ -33,6 +33,8 @@ use crate::peers::PeerSet;
 
 /// How often the heartbeat is written and the kernel's counts are read.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many map writes the memory that planning them took is worth giving back.
+const TRIM_WRITES: usize = 10_000;
 /// Lines of the last plan that are kept for `/v1/plan`.
 const PLAN_LINES: usize = 1000;
 
@@ -85,6 +87,8 @@ pub struct MergeTask {
     backoff: Backoff,
     retry_at: Option<Instant>,
     last_plan: Vec<String>,
+    /// Map writes since free memory was last given back.
+    untrimmed: usize,
     /// What the names file was written from.
     names_written: Option<Naming>,
     /// Whether the last attempt to write it failed.
@@ -116,6 +120,7 @@ impl MergeTask {
             backoff: Backoff::default(),
             retry_at: None,
             last_plan: Vec::new(),
+            untrimmed: 0,
             names_written: None,
             names_refused: false,
             beside,
@@ -170,6 +175,7 @@ impl MergeTask {
         if planned.plan.is_empty() {
             return;
         }
+        self.untrimmed += planned.plan.writes();
         self.last_plan = text::lines(&planned.plan, PLAN_LINES);
         let maps = self.maps.as_mut();
         let written = tokio::task::block_in_place(|| {
@@ -241,6 +247,10 @@ impl MergeTask {
             Err(error) => {
                 tracing::error!(error = mesh_kv::fault::chain(&error), "writing the heartbeat failed");
             }
+        }
+        if self.untrimmed >= TRIM_WRITES {
+            self.untrimmed = 0;
+            tokio::task::block_in_place(sys::trim_heap);
         }
         let naming = (self.merger.actual().namings(), self.names());
         if self.names_written.as_ref() != Some(&naming) {
