@@ -71,7 +71,9 @@ need_kube() {
     need_program conntrack conntrack
     need_program nsenter util-linux
     need_program strip binutils
-    need_program kubectl kubernetes-client kubectl
+    # Debian 12's is older than what the lab asks of it.
+    at_least "$(kubectl version --client 2>/dev/null | grep -oE 'v1\.[0-9]+' | head -n 1)" v1.30 ||
+        miss "kubectl 1.30 or newer: https://kubernetes.io/docs/tasks/tools/"
     [ -e /usr/lib/cni/ptp ] || packages+=("/usr/lib/cni/ptp:containernetworking-plugins")
     # What e2e/kube/build.sh needs where its results are not there yet.
     [ -n "${KUBEBUILDER_ASSETS:-}" ] || [ -d "${CLUSTERMESH_CACHE:-$HOME/.cache/clustermesh}/kubernetes" ] || have go ||
