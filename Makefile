@@ -75,9 +75,12 @@ ci: ## What a change must pass: lint, test and one run of the demo
 	+@setup/stage.sh test $(MAKE) --no-print-directory test
 	+@setup/stage.sh demo $(MAKE) --no-print-directory demo JSON='$(JSON)' KEEP=
 
-.PHONY: images kind-clean
+.PHONY: images kind-up kind-clean
 images: ## Build the images with docker, podman or buildah; REGISTRY=, TAG=, PLATFORMS=linux/amd64,linux/arm64 PUSH=1
 	@deploy/images/build.sh
+
+kind-up: ## Two kind clusters with routes, images and the chart installed (Docker, Go, kubectl)
+	@e2e/kind/up.sh
 
 kind-clean: ## Remove the kind clusters
 	@e2e/kind/down.sh
