@@ -2,7 +2,7 @@
 //!
 //! Log lines of all tests of the process are collected together; a test finds its own by its peers' names, which
 //! no other test uses.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, reason = "a test ends there; each uses a part")]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
