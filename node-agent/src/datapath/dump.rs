@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_abi::{CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey};
+use mesh_abi::{CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, ServiceEntry, ServiceKey};
 use mesh_model::desired::Frontend;
 
 use super::actual::{frontend_of, unmapped};
@@ -68,10 +68,21 @@ impl Dump<'_> {
             lines.push(format!(
                 "service {name} {place} group {cluster} tier {tier} weight {weight} backends {count}"
             ));
-            for index in group.first..group.first.saturating_add(count) {
-                lines.push(self.slot(entry.head.id, index, &format!("{name} {place} {cluster}")));
+            let path = format!("{name} {place} {cluster}");
+            let slots = self.slots(group);
+            // Whoever wrote the entry may have written any number.
+            let missing = count - u32::try_from(slots.len()).unwrap_or(u32::MAX).min(count);
+            if missing > 0 {
+                lines.push(format!("damaged backends {path}: {missing} slots are beyond the map"));
             }
+            lines.extend(slots.map(|index| self.slot(entry.head.id, index, &path)));
         }
+    }
+
+    /// The group's slots that there are.
+    fn slots(&self, group: &Group) -> std::ops::Range<u32> {
+        let end = u32::try_from(self.contents.slots.len()).unwrap_or(u32::MAX);
+        group.first.min(end)..group.first.saturating_add(group.count).min(end)
     }
 
     fn slot(&self, service: u32, index: u32, path: &str) -> String {
@@ -91,7 +102,7 @@ impl Dump<'_> {
     /// Backends to which no service leads: gone within a grace period in a healthy instance.
     fn leftovers(&self, lines: &mut Vec<String>) {
         let groups = self.contents.services.iter().flat_map(|(_, entry)| &entry.groups);
-        let slots = groups.flat_map(|group| group.first..group.first.saturating_add(group.count));
+        let slots = groups.flat_map(|group| self.slots(group));
         let slots = slots.filter_map(|index| self.contents.slots.get(usize::try_from(index).ok()?));
         let used: std::collections::HashSet<u32> = slots.map(|slot| slot.backend).collect();
         for (id, entry) in self.backends.iter().filter(|(id, _)| !used.contains(id)) {

@@ -17,8 +17,9 @@ pub(crate) struct Extent {
 impl Extent {
     /// The smallest order that holds `count` slots.
     pub(crate) fn order_for(count: u32) -> u8 {
-        let slots = count.max(1).next_power_of_two();
-        u8::try_from(slots.trailing_zeros()).expect("a u32 has at most 32 trailing zeros")
+        // Beyond 2^31 there is no power of two; order 32 is never to be had.
+        let order = count.max(1).checked_next_power_of_two().map_or(u32::BITS, u32::trailing_zeros);
+        u8::try_from(order).expect("a u32 has at most 32 trailing zeros")
     }
 
     /// Number of slots.

@@ -333,3 +333,25 @@ fn a_service_entry_with_foreign_slots_is_written_again() {
     maps.apply(&plan);
     assert_eq!(maps.read()[&frontend(1)][&1].len(), 2);
 }
+
+#[test]
+fn a_group_of_more_slots_than_there_can_be_is_damage_and_not_the_end() {
+    let mut maps = Maps::new();
+    let mut actual = Actual::new(CAPACITY);
+    let wanted = service(&vec![(1, vec![(1, true), (2, true)])]);
+    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    for count in [257, 1 << 31, (1 << 31) + 1, u32::MAX] {
+        let mut wild = maps.clone();
+        wild.contents.services[0].1.groups[0].count = count;
+        let mut restored = restore(&wild.contents, CAPACITY);
+        assert_eq!(restored.damaged, 1, "{count}");
+        wild.apply(&restored.actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+        assert_eq!(wild.read()[&frontend(1)][&1].len(), 2, "{count}");
+        // `bpf dump` says so in a line or two.
+        wild.contents.services[0].1.groups[0].count = count;
+        let states = mesh_abi::ClusterStates { state: [0; mesh_abi::MAX_CLUSTERS] };
+        let lines = super::dump::lines(&wild.contents, &states, &crate::admin::api::Names::default());
+        assert!(lines.len() < 300, "{} lines", lines.len());
+        assert!(lines.iter().any(|line| line.starts_with("damaged")), "{lines:?}");
+    }
+}
