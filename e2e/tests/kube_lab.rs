@@ -109,8 +109,9 @@ fn pods_of_both_clusters_reach_each_other_until_the_way_is_cut() -> Result<()> {
     let context = other.context();
     context.apply(&servers(other.name(), "far", 1))?;
     context.kubectl(&["rollout", "status", "deployment/far", "--timeout=90s"])?;
-    let far = endpoints(&context, "far")?;
-    let (address, _) = far.first().context("no endpoint")?;
+    // Slices follow their pods a moment later.
+    let first = || endpoints(&context, "far")?.into_iter().next().context("no endpoint");
+    let (address, _) = wait::until("an endpoint of far", PATIENCE, first)?;
     let node = one.nodes().into_iter().next().context("no node")?;
     let ping = || one.run_on_node(&node, &["bash", "-c", &format!("exec 3<>/dev/tcp/{address}/8080")]);
     let dial = || {
