@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::access;
 use super::assets::Assets;
+use super::audit;
 use super::control::{Control, Part};
 use super::hierarchy::Hierarchies;
 use super::kubectl::Context;
@@ -147,6 +148,7 @@ impl KubeCluster {
     pub(super) fn start(&mut self) -> Result<()> {
         let folder = self.control.folder.clone();
         Pki(folder.clone()).make(&self.name, self.control.server_names())?;
+        self.control.write_audit_policy()?;
         access::write(&folder, &self.name, self.control.server(), &access::users(&self.nodes()))?;
         for part in Part::FIRST {
             self.start_part(part)?;
@@ -205,6 +207,11 @@ impl KubeCluster {
         self.control.cgroup_of(part).kill()?;
         self.processes.remove(&self.control.launch(part).name);
         Ok(())
+    }
+
+    /// What the mesh asked of the API server so far.
+    pub fn requests_of_the_mesh(&self) -> Result<Vec<audit::Request>> {
+        audit::read(&self.control.audit_log())
     }
 
     /// Waits until the API server says that it is ready.

@@ -1,10 +1,14 @@
 //! A cluster's control plane: etcd, API server, controller manager and scheduler, in a namespace of their own.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
+
 use super::access::kubeconfig;
 use super::assets::Assets;
+use super::audit;
 use super::pki::Pki;
 use super::spec::KubeSpec;
 use crate::lab::address::Plan;
@@ -14,6 +18,7 @@ use crate::lab::process::{Launch, Program};
 /// The API server's port.
 pub(super) const API_PORT: u16 = 6443;
 const ETCD: &str = "http://127.0.0.1:2379";
+const AUDIT_POLICY: &str = "audit-policy.yaml";
 
 /// A process of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +125,19 @@ impl Control {
             "--kubelet-preferred-address-types=InternalIP".into(),
             "--allow-privileged=true".into(),
             "--event-ttl=10m".into(),
+            format!("--audit-policy-file={}", self.folder.join(AUDIT_POLICY).display()),
+            format!("--audit-log-path={}", self.audit_log().display()),
         ]
+    }
+
+    pub(super) fn audit_log(&self) -> PathBuf {
+        self.folder.join("audit.log")
+    }
+
+    /// What the API server reads at its start beside keys.
+    pub(super) fn write_audit_policy(&self) -> Result<()> {
+        let path = self.folder.join(AUDIT_POLICY);
+        fs::write(&path, audit::policy()).with_context(|| format!("writing {}", path.display()))
     }
 
     fn controller_manager(&self) -> Vec<String> {

@@ -7,6 +7,7 @@
 mod access;
 mod archive;
 mod assets;
+pub mod audit;
 pub mod chart;
 mod cluster;
 mod control;

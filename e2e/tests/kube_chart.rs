@@ -1,0 +1,400 @@
+//! The Helm chart on the Kubernetes lab: accepted, installed, upgraded under load, uninstalled without a trace.
+//!
+//! Run by `make test-kube`, which brings the lab up and takes it down.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_e2e::kube::KubeCluster;
+use mesh_e2e::kube::audit::Request;
+use mesh_e2e::kube::chart::{Chart, NAMESPACE};
+use mesh_e2e::kube::image::LAB;
+use mesh_e2e::kube::kubectl::Context as Kubectl;
+use mesh_e2e::kube::testing::Stage;
+use mesh_e2e::wait;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/golden");
+/// NET_ADMIN, PERFMON and BPF.
+const CAPABILITIES: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+/// Where the tests' Services and pods are.
+const PLAYGROUND: &str = "chart";
+
+/// What the API server makes of an object, without keeping it.
+fn dry_run(context: &Kubectl, object: &str) -> Result<()> {
+    use std::io::Write;
+    let args = ["apply", "--dry-run=server", "--validate=strict", "-n", NAMESPACE, "-f", "-"];
+    let mut command = context.command(&args);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("kubectl has no stdin")?.write_all(object.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{}\n{object}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn the_api_server_accepts_every_object_of_every_rendering() -> Result<()> {
+    let stage = Stage::enter()?;
+    let context = stage.lab().clusters()[0].context();
+    context.apply(
+        &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string(),
+    )?;
+    let mut accepted = 0;
+    for entry in std::fs::read_dir(GOLDEN)? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        // The definition of ServiceMonitors is not installed here. IPv6 needs a lab with both families.
+        let skip = |object: &str| {
+            object.contains("kind: ServiceMonitor")
+                || (object.contains("\"IPv6\"")
+                    && std::env::var_os("DUAL").is_none_or(|dual| dual.is_empty()))
+        };
+        let objects: Vec<_> = text.split("\n---\n").filter(|object| !skip(object)).collect();
+        dry_run(&context, &objects.join("\n---\n")).with_context(|| path.display().to_string())?;
+        accepted += objects.len();
+    }
+    ensure!(accepted > 80, "only {accepted} objects in {GOLDEN}");
+    Ok(())
+}
+
+/// A global Service and a Deployment of servers that answer with the cluster's name.
+fn rebel_base(cluster: &str) -> String {
+    let name = json!({"name": "rebel-base", "namespace": PLAYGROUND});
+    let labels = json!({"app": "rebel-base"});
+    let container = json!({
+        "name": "serve",
+        "image": LAB,
+        "args": ["serve", format!("--answer={cluster}"), "--port=8080", "--linger=5s"],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    });
+    let mut service = name.clone();
+    service["annotations"] = json!({"clustermesh.io/global": "true"});
+    let items = json!([
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLAYGROUND}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": service,
+         "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": name, "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        }},
+    ]);
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+/// A pod that calls the Service, and what it has seen so far.
+struct Caller {
+    child: Child,
+    context: Kubectl,
+    name: &'static str,
+}
+
+impl Caller {
+    fn start(context: &Kubectl, name: &'static str, duration: &str) -> Result<Self> {
+        let target = format!("--target=rebel-base.{PLAYGROUND}.svc.cluster.local:80");
+        let duration = format!("--duration={duration}");
+        let args = [
+            "-n",
+            PLAYGROUND,
+            "run",
+            name,
+            "--image",
+            LAB,
+            "--image-pull-policy=Never",
+            "--restart=Never",
+            "--attach",
+            "--quiet",
+            "--",
+            "load",
+            &target,
+            "--rate=20",
+            // A connection that is cut is refused or reset at once; a machine that is busy only takes its time.
+            "--timeout=20s",
+            &duration,
+        ];
+        let child = context.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Self { child, context: context.clone(), name })
+    }
+
+    /// Waits for its end; the clusters that answered, and whatever was no answer.
+    fn end(self) -> Result<Seen> {
+        drop(self.child.wait_with_output()?);
+        let wait = ["-n", PLAYGROUND, "wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"];
+        let pod = format!("pod/{}", self.name);
+        let wait: Vec<_> = wait.into_iter().chain([pod.as_str()]).collect();
+        self.context.kubectl(&wait)?;
+        let said = self.context.kubectl(&["-n", PLAYGROUND, "logs", self.name])?;
+        self.context.kubectl(&["-n", PLAYGROUND, "delete", &pod, "--wait=true"])?;
+        Seen::parse(&said)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    calls: usize,
+    clusters: BTreeSet<String>,
+    failures: Vec<String>,
+}
+
+impl Seen {
+    fn parse(said: &str) -> Result<Self> {
+        let mut seen = Self::default();
+        for line in said.lines() {
+            let record: Value = serde_json::from_str(line).with_context(|| format!("a line {line:?}"))?;
+            seen.calls += 1;
+            match record["answer"].as_str() {
+                Some(cluster) => drop(seen.clusters.insert(cluster.to_owned())),
+                None => seen.failures.push(line.to_owned()),
+            }
+        }
+        Ok(seen)
+    }
+
+    fn expect(&self, clusters: &[&str]) -> Result<()> {
+        ensure!(
+            self.failures.is_empty(),
+            "{} of {} calls failed, among them {:?}",
+            self.failures.len(),
+            self.calls,
+            self.failures.iter().take(3).collect::<Vec<_>>()
+        );
+        ensure!(self.clusters.iter().eq(clusters), "answers of {:?}, not of {clusters:?}", self.clusters);
+        ensure!(self.calls >= 50, "only {} calls", self.calls);
+        Ok(())
+    }
+}
+
+fn call(context: &Kubectl, name: &'static str) -> Result<Seen> {
+    Caller::start(context, name, "3s")?.end()
+}
+
+/// Calls until the clusters answer, and no others.
+fn wait_for_answers(context: &Kubectl, name: &'static str, clusters: &[&str]) -> Result<()> {
+    wait::until("answers of the right clusters", PATIENCE, || call(context, name)?.expect(clusters))
+}
+
+/// What an agent's process may do, as the kernel says it.
+fn agent_status(cluster: &KubeCluster, node: &str) -> Result<String> {
+    let script = "for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" != /node-agent ] || cat $p/status; done";
+    cluster.run_on_node(node, &["bash", "-c", script])
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim).with_context(|| format!("no {name} in {status:?}"))
+}
+
+fn agents_have_three_capabilities(cluster: &KubeCluster) -> Result<()> {
+    for node in cluster.nodes() {
+        let status = agent_status(cluster, &node)?;
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            let found = u64::from_str_radix(field(&status, set)?, 16)?;
+            ensure!(found == CAPABILITIES, "{set} on {node} is {found:x}");
+        }
+        ensure!(field(&status, "NoNewPrivs")? == "1", "{node}: {status}");
+        ensure!(field(&status, "Seccomp")? == "2", "{node}: {status}");
+    }
+    Ok(())
+}
+
+/// Every pinned file of a node with its inode: an object that was replaced has another one.
+fn pins(cluster: &KubeCluster, node: &str) -> Result<String> {
+    let list = "cd /sys/fs/bpf && [ ! -e clustermesh ] || find clustermesh -type f -printf '%p %i\n' | sort";
+    cluster.run_on_node(node, &["bash", "-c", list])
+}
+
+/// No rule that was not used, and no request that was denied.
+fn rules_are_exact(cluster: &KubeCluster) -> Result<()> {
+    let requests = cluster.requests_of_the_mesh()?;
+    let denied: Vec<_> = requests.iter().filter(|request| matches!(request.code, 401 | 403)).collect();
+    ensure!(denied.is_empty(), "denied in {}: {denied:?}", cluster.name());
+    for account in ["clustermesh-apiserver", "clustermesh-node-agent"] {
+        let role = cluster.context().json(&["get", "clusterrole", account])?;
+        let granted = granted(&role);
+        let used = used(&requests, account);
+        ensure!(!used.is_empty(), "{account} asked for nothing");
+        let unused: Vec<_> = granted.difference(&used).collect();
+        ensure!(unused.is_empty(), "{account} never asked for {unused:?}, only for {used:?}");
+    }
+    Ok(())
+}
+
+/// What the hooks of `helm uninstall` may do, they did.
+fn hooks_need_their_rights(cluster: &KubeCluster) -> Result<()> {
+    let requests = cluster.requests_of_the_mesh()?;
+    let own: Vec<_> = requests.iter().filter(|request| request.account == "clustermesh-uninstall").collect();
+    let denied: Vec<_> = own.iter().filter(|request| matches!(request.code, 401 | 403)).collect();
+    ensure!(denied.is_empty(), "denied in {}: {denied:?}", cluster.name());
+    let verbs: BTreeSet<_> = own.iter().filter(|request| request.is_resource).map(|own| &*own.verb).collect();
+    ensure!(verbs.iter().eq(&["delete", "get", "list", "watch"]), "the hooks used {verbs:?}");
+    Ok(())
+}
+
+/// Group and resource, and whether it is written.
+type Right = (String, String, bool);
+
+/// Lists are streamed by watches where the server can do it, so that the two count as one.
+fn right(group: &str, resource: &str, verb: &str) -> Right {
+    (group.into(), resource.into(), !matches!(verb, "list" | "watch"))
+}
+
+fn granted(role: &Value) -> BTreeSet<Right> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                rights.extend(texts(&rule["verbs"]).iter().map(|verb| right(&group, &resource, verb)));
+            }
+        }
+    }
+    rights
+}
+
+fn used(requests: &[Request], account: &str) -> BTreeSet<Right> {
+    let own = requests.iter().filter(|request| request.account == account && request.is_resource);
+    own.map(|request| right(&request.group, &request.resource, &request.verb)).collect()
+}
+
+/// Objects that are left of the release: none but what was there before it.
+fn leftovers(cluster: &KubeCluster) -> Result<Vec<String>> {
+    let context = cluster.context();
+    let kinds =
+        "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets";
+    let inside = context.kubectl(&["-n", NAMESPACE, "get", kinds, "-o", "name"])?;
+    let outside = context.kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"])?;
+    let supplied = [
+        "configmap/kube-root-ca.crt",
+        "serviceaccount/default",
+        "secret/clustermesh-etcd-tls",
+        "secret/clustermesh-apiserver-tls",
+        "secret/clustermesh-agent-tls",
+    ];
+    let inside = inside.lines().filter(|name| !supplied.contains(name));
+    let outside = outside.lines().filter(|name| name.contains("/clustermesh"));
+    Ok(inside.chain(outside).map(str::to_owned).collect())
+}
+
+fn pod_ids(context: &Kubectl, component: &str) -> Result<BTreeSet<String>> {
+    let selector = format!("app.kubernetes.io/name=clustermesh,app.kubernetes.io/component={component}");
+    let found = context.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "get",
+        "pods",
+        "-l",
+        &selector,
+        "-o",
+        "jsonpath={.items[*].metadata.uid}",
+    ])?;
+    Ok(found.split_whitespace().map(str::to_owned).collect())
+}
+
+#[test]
+#[ignore = "needs the Kubernetes lab: make test-kube"]
+fn the_chart_is_installed_upgraded_and_uninstalled_under_load() -> Result<()> {
+    let stage = Stage::enter()?;
+    let chart = Chart::of_lab(stage.lab())?;
+    chart.install()?;
+    let [hoth, yavin] = stage.lab().clusters() else { anyhow::bail!("two clusters are needed") };
+    for cluster in [hoth, yavin] {
+        cluster.context().apply(&rebel_base(cluster.name()))?;
+    }
+    for cluster in [hoth, yavin] {
+        let done = ["-n", PLAYGROUND, "rollout", "status", "deployment/rebel-base", "--timeout=90s"];
+        cluster.context().kubectl(&done)?;
+        wait_for_answers(&cluster.context(), "first", &["hoth", "yavin"])?;
+        agents_have_three_capabilities(cluster)?;
+    }
+    upgraded(&chart, hoth)?;
+    without_agents(&chart, hoth)?;
+    for cluster in [hoth, yavin] {
+        make_events(cluster)?;
+        rules_are_exact(cluster)?;
+    }
+    uninstalled(&chart, [hoth, yavin])?;
+    for cluster in [hoth, yavin] {
+        cluster.context().kubectl(&["delete", "namespace", PLAYGROUND, NAMESPACE, "--wait=false"])?;
+    }
+    Ok(())
+}
+
+/// New agents adopt what the old ones left, and nobody notices. What did not change is not restarted.
+fn upgraded(chart: &Chart, cluster: &KubeCluster) -> Result<()> {
+    let context = cluster.context();
+    let before = [pod_ids(&context, "etcd")?, pod_ids(&context, "apiserver")?];
+    let agents = pod_ids(&context, "node-agent")?;
+    let pinned = cluster.nodes().iter().map(|node| pins(cluster, node)).collect::<Result<Vec<_>>>()?;
+    let caller = Caller::start(&context, "upgrade", "40s")?;
+    chart.upgrade(cluster.name(), &["agent.yieldAfter=90s"])?;
+    caller.end()?.expect(&["hoth", "yavin"]).context("while the chart was upgraded")?;
+    ensure!(pod_ids(&context, "node-agent")?.is_disjoint(&agents), "the agents are the old ones");
+    ensure!([pod_ids(&context, "etcd")?, pod_ids(&context, "apiserver")?] == before, "others were restarted");
+    for (node, before) in cluster.nodes().iter().zip(pinned) {
+        let after = pins(cluster, node)?;
+        ensure!(!before.is_empty() && after == before, "pins of {node} changed:\n{before}\n{after}");
+    }
+    Ok(())
+}
+
+/// Deleting the DaemonSet is not uninstalling.
+fn without_agents(chart: &Chart, cluster: &KubeCluster) -> Result<()> {
+    let context = cluster.context();
+    let caller = Caller::start(&context, "no-agents", "30s")?;
+    context.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "delete",
+        "daemonset/clustermesh-node-agent",
+        "--cascade=foreground",
+    ])?;
+    for node in cluster.nodes() {
+        ensure!(!pins(cluster, &node)?.is_empty(), "{node} lost its datapath");
+    }
+    chart.upgrade(cluster.name(), &[])?;
+    caller.end()?.expect(&["hoth", "yavin"]).context("while there were no agents")
+}
+
+/// A Service that can't be global makes the exporter write an Event.
+fn make_events(cluster: &KubeCluster) -> Result<()> {
+    let context = cluster.context();
+    let metadata = json!({"name": "headless", "namespace": PLAYGROUND, "annotations": {"clustermesh.io/global": "true"}});
+    let spec = json!({"clusterIP": "None", "selector": {"app": "rebel-base"}, "ports": [{"port": 80}]});
+    context.apply(
+        &json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}).to_string(),
+    )?;
+    wait::until("an Event on the headless Service", PATIENCE, || {
+        let args =
+            ["-n", PLAYGROUND, "get", "events.events.k8s.io", "-o", "jsonpath={.items[*].regarding.name}"];
+        let named = context.kubectl(&args)?;
+        ensure!(named.split_whitespace().any(|name| name == "headless"), "Events regard {named:?}");
+        Ok(())
+    })
+}
+
+/// Nothing stays on the nodes and in the cluster, and the Service is what kube-proxy makes of it.
+fn uninstalled(chart: &Chart, clusters: [&KubeCluster; 2]) -> Result<()> {
+    for cluster in clusters {
+        chart.uninstall(cluster.name())?;
+        let left = wait::until("the last pods to go", PATIENCE, || {
+            let left = leftovers(cluster)?;
+            ensure!(left.is_empty(), "left in {}: {left:?}", cluster.name());
+            Ok(())
+        });
+        left?;
+        for node in cluster.nodes() {
+            ensure!(pins(cluster, &node)?.is_empty(), "{node} still has pins");
+            let left = cluster.run_on_node(&node, &["ls", "-A", "/run/clustermesh"])?;
+            ensure!(left.is_empty(), "left in /run/clustermesh on {node}: {left}");
+        }
+        hooks_need_their_rights(cluster)?;
+        wait_for_answers(&cluster.context(), "last", &[cluster.name()])?;
+    }
+    Ok(())
+}
