@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use mesh_abi::{
-    FLAG_CANARY, FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry,
-    ServiceKey, Stamp, alias_cells,
+    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry, ServiceKey,
+    Stamp, alias_cells,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
@@ -112,7 +112,7 @@ impl Actual {
 
     /// The frontends that the maps hold, the canary's aside, in no order.
     pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Held)> {
-        self.services.iter().filter(|(_, held)| held.flags & FLAG_CANARY == 0)
+        self.services.iter().filter(|(frontend, _)| **frontend != CANARY)
     }
 
     /// Number of [`Self::frontends`].

@@ -355,3 +355,20 @@ fn a_group_of_more_slots_than_there_can_be_is_damage_and_not_the_end() {
         assert!(lines.iter().any(|line| line.starts_with("damaged")), "{lines:?}");
     }
 }
+
+#[test]
+fn an_entry_that_refuses_connects_is_damage_under_any_address_but_the_canarys() {
+    let mut maps = Maps::new();
+    let mut actual = Actual::new(CAPACITY);
+    let wanted = service(&vec![(1, vec![(1, true)])]);
+    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    maps.contents.services[0].1.flags |= mesh_abi::FLAG_CANARY;
+    let mut restored = restore(&maps.contents, CAPACITY);
+    assert_eq!((restored.damaged, restored.actual.frontends().count()), (1, 1));
+    maps.apply(&restored.actual.plan(&[(frontend(1), Some(wanted))]));
+    assert_eq!(maps.contents.services[0].1.flags & mesh_abi::FLAG_CANARY, 0);
+    maps.contents.services[0].1.flags |= mesh_abi::FLAG_CANARY;
+    let mut restored = restore(&maps.contents, CAPACITY);
+    maps.apply(&restored.actual.plan(&[(frontend(1), None)]));
+    assert_eq!(maps.contents.services, []);
+}

@@ -11,7 +11,7 @@ use mesh_abi::{
 use mesh_model::desired::BackendState;
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, Capacity, Held, HeldGroup, Member, frontend_of};
+use super::actual::{Actual, CANARY, Capacity, Held, HeldGroup, Member, frontend_of};
 use super::backends::Backends;
 use super::extents::{Extent, Extents};
 use super::ids::Ids;
@@ -96,15 +96,10 @@ impl Reader<'_> {
                 None => damaged = true,
             }
         }
-        let canary_with_groups = entry.flags & FLAG_CANARY != 0 && !groups.is_empty();
-        Held {
-            stamp: entry.head,
-            flags: entry.flags,
-            service: None,
-            port_name: None,
-            groups,
-            damaged: damaged || canary_with_groups,
-        }
+        let is_canary = frontend_of(key) == Some(CANARY);
+        // An entry that refuses connects belongs under the canary's address, and nowhere else.
+        damaged |= is_canary != (entry.flags & FLAG_CANARY != 0) || is_canary && !groups.is_empty();
+        Held { stamp: entry.head, flags: entry.flags, service: None, port_name: None, groups, damaged }
     }
 
     /// The group and whether all its slots were good; none where its extent or cluster cannot be.
