@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench fmt clean ci kube-up kube-down test-kube demo-kube
+.PHONY: help setup demo test lint ebpf bench fuzz fmt clean ci kube-up kube-down test-kube demo-kube
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -12,6 +12,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 JSON ?=
 # KEEP=1 leaves the demo's lab up.
 KEEP ?=
+# How long each fuzz target runs. (bash counts in a variable of this name, so it goes by another.)
+SECONDS_EACH := $(or $(SECONDS),60)
 
 # The Kubernetes lab's settings.
 VERSION ?= 1.34
@@ -60,6 +62,10 @@ bench: ## What the product costs beside what it replaces (root, a quiet machine,
 	@setup/deps.sh build lab bench
 	@cargo build --locked --release --bin bench --bin lab --bin node-agent --bin clustermesh-apiserver
 	@target/release/bench $(if $(JSON),--json '$(abspath $(JSON))')
+
+fuzz: ## Fuzz every decoder of foreign bytes, SECONDS=60 each
+	@setup/deps.sh build
+	@fuzz/run.sh $(SECONDS_EACH)
 
 fmt: ## Format everything
 	@cargo fmt --all

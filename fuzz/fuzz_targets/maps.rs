@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS, ServiceEntry, ServiceKey, SlotEntry, Stamp, mapped,
+    BackendEntry, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS, ServiceEntry, ServiceKey, SlotEntry, Stamp,
+    mapped,
 };
 use node_agent::admin::api::Names;
 use node_agent::datapath::actual::Capacity;
@@ -65,7 +66,8 @@ impl Bytes<'_> {
         // A map has each key once.
         services.sort_by_key(|(key, _)| *key);
         services.dedup_by_key(|(key, _)| *key);
-        let mut backends: Vec<_> = (0..backends).map(|_| (self.size() % CAPACITY.backends, self.backend())).collect();
+        let mut backends: Vec<_> =
+            (0..backends).map(|_| (self.size() % CAPACITY.backends, self.backend())).collect();
         backends.sort_by_key(|(id, _)| *id);
         backends.dedup_by_key(|(id, _)| *id);
         backends.retain(|(_, backend)| backend.state != mesh_abi::STATE_FREE);
@@ -79,7 +81,10 @@ impl Bytes<'_> {
             last => {
                 let words = mapped(u32::from_ne_bytes([10, 96, 0, last]));
                 let mut bytes = [0; 16];
-                words.iter().zip(bytes.chunks_mut(4)).for_each(|(word, to)| to.copy_from_slice(&word.to_ne_bytes()));
+                words
+                    .iter()
+                    .zip(bytes.chunks_mut(4))
+                    .for_each(|(word, to)| to.copy_from_slice(&word.to_ne_bytes()));
                 bytes
             }
         }

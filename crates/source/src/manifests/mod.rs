@@ -38,6 +38,12 @@ pub struct Manifests {
     confirmed: channel::Sender<Option<std::time::Instant>>,
 }
 
+/// What a file of this text holds, one line for each document, also for those that are refused. For the fuzz targets.
+#[doc(hidden)]
+pub fn describe(text: &str, json: bool) -> Vec<String> {
+    document::documents(text, json).iter().map(|document| format!("{document:?}")).collect()
+}
+
 impl Manifests {
     pub fn new(folder: &Path, metrics: SourceMetrics) -> Self {
         let reader = Reader::new(folder, metrics.clone());
