@@ -9,6 +9,7 @@
 //! marker. A cluster record with another id or name
 //! refuses the whole peer: what was published stays as it is until a good record comes.
 
+mod listing;
 mod pool;
 mod rejections;
 mod service;
@@ -23,6 +24,7 @@ pub use rejections::{RECENT_REJECTIONS, Rejections};
 pub use service::{PeerEndpoint, PeerService, PeerSlice};
 pub use snapshot::PeerSnapshot;
 
+use listing::{Listing, Markers};
 use pool::Pool;
 use service::Offer;
 
@@ -45,38 +47,11 @@ pub struct PeerPin {
 /// A slice's place. `None` sorts before every slice of its service.
 type SliceKey = (ServiceName, Option<SliceName>);
 
-/// Which kinds the peer's exporter has marked as complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Markers {
-    services: bool,
-    endpoints: bool,
-}
-
-impl Markers {
-    fn set(&mut self, kind: SyncedKind, value: bool) {
-        match kind {
-            SyncedKind::Services => self.services = value,
-            SyncedKind::Endpoints => self.endpoints = value,
-            // Nothing that is kept here depends on nodes.
-            SyncedKind::Nodes => {}
-        }
-    }
-}
-
 /// Which slices a changed fence was held against.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looked {
     AtAll,
     AtNothing,
-}
-
-/// What a list said besides services and slices, until it ends.
-#[derive(Debug, Default)]
-struct Listing {
-    cluster: Option<Result<ClusterRecord, Rejection>>,
-    foreign: Option<Rejection>,
-    alive: Option<AliveRecord>,
-    markers: Markers,
 }
 
 /// The state machine behind [`PeerSnapshot`].
