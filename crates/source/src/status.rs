@@ -23,32 +23,36 @@ impl Default for Status {
     }
 }
 
+/// What has appeared and gone since another status: whoever follows a source tells it, once.
+pub(crate) struct Turn {
+    pub(crate) appeared: Vec<Problem>,
+    pub(crate) gone: Vec<Problem>,
+}
+
 impl Status {
-    /// Tells what has appeared and gone since another status, once.
-    pub(crate) fn announce(&self, before: &Self, metrics: &SourceMetrics) {
-        let new = |these: &Self, those: &Self| -> Vec<Problem> {
-            // What is wrong with the API server differs from kind to kind and try to try: told once.
-            let outage = those.problems.iter().any(|it| it.reason == Reason::api_unavailable);
-            let known = |it: &&Problem| match it.reason {
-                Reason::api_unavailable => outage,
-                _ => those.problems.binary_search(it).is_ok(),
-            };
-            these.problems.iter().filter(|it| !known(it)).cloned().collect()
-        };
-        for Problem { object, reason, message, .. } in new(self, before) {
-            if reason.is_fault() {
-                tracing::warn!(object, ?reason, error = message, "problem with the source");
-            } else {
-                tracing::info!(object, ?reason, message, "remark on an object");
-            }
-            let labels = ReasonLabels { reason };
+    /// Compares and counts.
+    pub(crate) fn turn(&self, before: &Self, metrics: &SourceMetrics) -> Turn {
+        let turn = Turn { appeared: self.without(before), gone: before.without(self) };
+        for Problem { reason, .. } in &turn.appeared {
+            let labels = ReasonLabels { reason: *reason };
             metrics.rejections.get_or_create(&labels).inc();
             metrics.problems.get_or_create(&labels).inc();
         }
-        for Problem { object, reason, .. } in new(before, self) {
-            tracing::info!(object, ?reason, "problem with the source is gone");
-            metrics.problems.get_or_create(&ReasonLabels { reason }).dec();
+        for Problem { reason, .. } in &turn.gone {
+            metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).dec();
         }
+        turn
+    }
+
+    /// The problems that another status does not have.
+    fn without(&self, other: &Self) -> Vec<Problem> {
+        // What is wrong with the API server differs from kind to kind and try to try: told once.
+        let outage = other.problems.iter().any(|it| it.reason == Reason::api_unavailable);
+        let known = |it: &&Problem| match it.reason {
+            Reason::api_unavailable => outage,
+            _ => other.problems.binary_search(it).is_ok(),
+        };
+        self.problems.iter().filter(|it| !known(it)).cloned().collect()
     }
 }
 

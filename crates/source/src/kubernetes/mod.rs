@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Kind, KindLabels, Resource, ResourceLabels, SourceMetrics};
-use crate::status::Status;
+use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
 use mirror::Mirror;
 
@@ -200,7 +200,7 @@ impl Kubernetes {
         let status = self.mirror.status();
         let before = self.status.borrow().clone();
         if *before != status {
-            status.announce(&before, &self.metrics);
+            tell(&status.turn(&before, &self.metrics));
             self.status.send_replace(Arc::new(status));
         }
     }
@@ -227,4 +227,17 @@ fn replace<T: PartialEq>(sender: &channel::Sender<T>, value: T) {
         }
         other
     });
+}
+
+fn tell(turn: &Turn) {
+    for Problem { object, reason, message, .. } in &turn.appeared {
+        if reason.is_fault() {
+            tracing::warn!(object, ?reason, error = message, "problem with the source");
+        } else {
+            tracing::info!(object, ?reason, message, "remark on an object");
+        }
+    }
+    for Problem { object, reason, .. } in &turn.gone {
+        tracing::info!(object, ?reason, "problem with the source is gone");
+    }
 }

@@ -15,7 +15,7 @@ use super::document::{Document, documents};
 use super::folder::{Folder, Hints, Now, Scan, Unknown};
 use super::listing::{FileReading, Listing};
 use crate::convert::Note;
-use crate::metrics::{Kind, KindLabels, ReasonLabels, SourceMetrics};
+use crate::metrics::{Kind, KindLabels, SourceMetrics};
 use crate::objects::Objects;
 use crate::status::{Problem, Reason, Status};
 
@@ -171,27 +171,13 @@ impl Reader {
         if status == self.status {
             return None;
         }
-        for problem in status.problems.iter().filter(|it| self.status.problems.binary_search(it).is_err()) {
-            self.appeared(problem);
-        }
-        for problem in self.status.problems.iter().filter(|it| status.problems.binary_search(it).is_err()) {
-            let Problem { file, object, reason, .. } = problem;
+        let turn = status.turn(&self.status, &self.metrics);
+        turn.appeared.iter().for_each(tell);
+        for Problem { file, object, reason, .. } in &turn.gone {
             tracing::info!(file, object, ?reason, "problem with a manifest is gone");
-            self.metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).dec();
         }
         self.status = status.clone();
         Some(status)
-    }
-
-    fn appeared(&self, problem: &Problem) {
-        let Problem { file, place, object, reason, message } = problem;
-        if reason.is_fault() {
-            tracing::warn!(file, place, object, ?reason, error = message, "problem with a manifest");
-        } else {
-            tracing::info!(file, place, object, ?reason, message, "remark on a manifest");
-        }
-        self.metrics.rejections.get_or_create(&ReasonLabels { reason: *reason }).inc();
-        self.metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).inc();
     }
 
     fn measure(&self, scan: &Scan) {
@@ -202,6 +188,15 @@ impl Reader {
         }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.metrics.last_success_seconds.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+fn tell(problem: &Problem) {
+    let Problem { file, place, object, reason, message } = problem;
+    if reason.is_fault() {
+        tracing::warn!(file, place, object, ?reason, error = message, "problem with a manifest");
+    } else {
+        tracing::info!(file, place, object, ?reason, message, "remark on a manifest");
     }
 }
 
