@@ -45,17 +45,23 @@ async fn beats(etcd: &Etcd, count: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_connection_freezes_is_replaced_and_writes_nothing_any_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = etcd_of(&dir);
+/// One that leads, over a way that can be frozen and slowed, and one that stands by; both say the same.
+async fn leader_behind_a_proxy(etcd: &Etcd) -> (Proxy, Running, Running) {
     let path = Proxy::start(&etcd.endpoint());
     let first = Running::start_as(path.endpoint(), "hoth", 2);
     first.say(&[("ns/a", &[1])]);
     first.until_ready().await;
-    let second = Running::start(&etcd);
+    let second = Running::start(etcd);
     second.say(&[("ns/a", &[1])]);
     second.until_standing_by().await;
+    (path, first, second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_connection_freezes_is_replaced_and_writes_nothing_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let (path, first, second) = leader_behind_a_proxy(&etcd).await;
     // What it wants to write now is on its way when the connection freezes, or is tried again when it thaws.
     path.freeze();
     first.say(&[("ns/a", &[9])]);
@@ -77,13 +83,7 @@ async fn a_leader_whose_connection_freezes_is_replaced_and_writes_nothing_any_mo
 async fn an_etcd_that_takes_seconds_to_answer_keeps_its_leader() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = etcd_of(&dir);
-    let path = Proxy::start(&etcd.endpoint());
-    let first = Running::start_as(path.endpoint(), "hoth", 2);
-    first.say(&[("ns/a", &[1])]);
-    first.until_ready().await;
-    let second = Running::start(&etcd);
-    second.say(&[("ns/a", &[1])]);
-    second.until_standing_by().await;
+    let (path, first, second) = leader_behind_a_proxy(&etcd).await;
     path.delay(Duration::from_secs(2));
     beats(&etcd, 4).await;
     first.say(&[("ns/a", &[1]), ("ns/b", &[2])]);

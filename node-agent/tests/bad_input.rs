@@ -80,9 +80,7 @@ async fn bad_records_are_named_counted_logged_and_change_nothing() {
     const PEER: &str = "kamino";
     let mut world = World::new();
     let (etcd, _dir) = large();
-    fill(&etcd, PEER, 2, &["10.2.0.1"]);
-    world.write(PEER, &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
-    world.until_row(PEER, |row| row.state == PeerState::Synced).await;
+    follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
     let before = world.set().inputs();
     for bad in everything() {
         let counted = rejected(&world, PEER, bad.reason);
@@ -106,9 +104,7 @@ async fn unknown_fields_and_what_is_not_for_us_are_ignored_in_silence() {
     const PEER: &str = "bespin";
     let mut world = World::new();
     let etcd = world.etcd("peer");
-    fill(&etcd, PEER, 2, &["10.2.0.1"]);
-    world.write(PEER, &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
-    world.until_row(PEER, |row| row.state == PeerState::Synced).await;
+    follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
     let before = world.set().inputs();
     let slice = r#"{"ports":[{"name":"http","port":8080,"app":"h2c"}],"endpoints":[{"address":"10.2.0.1","weight":3}],
         "future":{"deep":[1]}}"#;
@@ -129,9 +125,7 @@ async fn a_cluster_record_of_another_id_freezes_the_peer_until_it_is_right_again
     const PEER: &str = "jakku";
     let mut world = World::new();
     let etcd = world.etcd("peer");
-    fill(&etcd, PEER, 2, &["10.2.0.1"]);
-    world.write(PEER, &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
-    world.until_row(PEER, |row| row.state == PeerState::Synced).await;
+    follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
     let before = world.set().inputs();
     put(&etcd, CLUSTER, PEER, r#"{"id":9,"incarnation":"one"}"#);
     let row = world.until_row(PEER, |row| row.state == PeerState::Refused).await;
@@ -154,9 +148,7 @@ async fn a_hundred_thousand_endpoints_are_used_and_what_is_beyond_is_left_out_an
     const PEER: &str = "coruscant";
     let mut world = World::new();
     let (etcd, _dir) = large();
-    fill(&etcd, PEER, 2, &["10.2.0.1"]);
-    world.write(PEER, &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/15")));
-    world.until_row(PEER, |row| row.state == PeerState::Synced).await;
+    follow(&mut world, &etcd, PEER, "10.2.0.0/15").await;
     let slice = |from: u32, count: u32| {
         let address = |n: u32| std::net::Ipv4Addr::from(u32::from_be_bytes([10, 2, 0, 0]) + n);
         let endpoints: Vec<_> =
@@ -176,6 +168,13 @@ async fn a_hundred_thousand_endpoints_are_used_and_what_is_beyond_is_left_out_an
     let row = world.until_row(PEER, |row| has_message(row, &key, parts)).await;
     assert_eq!(row.backends, 100_000);
     world.stop().await;
+}
+
+/// Lets the peer have a service of one endpoint, and waits until the agent knows it.
+async fn follow(world: &mut World, etcd: &Etcd, peer: &str, range: &str) {
+    fill(etcd, peer, 2, &["10.2.0.1"]);
+    world.write(peer, &file(2, &etcd.endpoint().to_string(), &agreed(range)));
+    world.until_row(peer, |row| row.state == PeerState::Synced).await;
 }
 
 /// An etcd that takes larger requests than etcd does by itself, and its folder.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use mesh_e2e::kube::chart::Chart;
-use mesh_e2e::kube::{KubeLab, KubeSpec, ProxyMode};
+use mesh_e2e::kube::{KubeFlags, KubeLab};
 use mesh_e2e::prerequisite;
 use mesh_e2e::story::board::Board;
 use mesh_e2e::story::kubernetes::{Provider, plot};
@@ -25,14 +25,8 @@ struct Cli {
     /// Tell it in a lab that is up already, with the mesh installed or not, and leave it.
     #[arg(long, value_name = "ID")]
     lab: Option<String>,
-    /// Of Kubernetes.
-    #[arg(long, default_value = "1.34")]
-    version: String,
-    #[arg(long, value_enum, default_value_t)]
-    proxy: ProxyMode,
-    /// IPv6 beside IPv4.
-    #[arg(long)]
-    dual_stack: bool,
+    #[command(flatten)]
+    flags: KubeFlags,
 }
 
 fn main() -> ExitCode {
@@ -69,12 +63,7 @@ fn run(cli: &Cli) -> Result<bool> {
 fn bring_up(cli: &Cli) -> Result<KubeLab> {
     match &cli.lab {
         Some(id) => KubeLab::adopt(id),
-        None => KubeLab::start(&KubeSpec {
-            version: cli.version.clone(),
-            proxy: cli.proxy,
-            dual_stack: cli.dual_stack,
-            ..KubeSpec::new(&["hoth", "yavin"])
-        }),
+        None => KubeLab::start(&cli.flags.spec(&["hoth".into(), "yavin".into()])),
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use mesh_e2e::kube::gate::Gate;
 use mesh_e2e::kube::join::Join;
-use mesh_e2e::kube::{self, KubeLab, KubeSpec, ProxyMode};
+use mesh_e2e::kube::{self, KubeFlags, KubeLab, KubeSpec};
 use mesh_e2e::lab::home;
 use mesh_e2e::prerequisite;
 
@@ -56,14 +56,8 @@ struct Up {
     /// Of each cluster.
     #[arg(long, default_value_t = 2)]
     nodes: u8,
-    /// Of Kubernetes: 1.33, 1.34, 1.37, or a full one.
-    #[arg(long, default_value = "1.34")]
-    version: String,
-    #[arg(long, value_enum, default_value_t)]
-    proxy: ProxyMode,
-    /// IPv6 beside IPv4.
-    #[arg(long)]
-    dual_stack: bool,
+    #[command(flatten)]
+    flags: KubeFlags,
     /// Print nothing but the lab's id.
     #[arg(long)]
     quiet: bool,
@@ -101,14 +95,8 @@ fn run() -> Result<()> {
 impl Up {
     fn run(self) -> Result<()> {
         prerequisite::check_kube()?;
-        let spec = KubeSpec {
-            clusters: self.clusters,
-            nodes_per_cluster: self.nodes,
-            version: self.version,
-            proxy: self.proxy,
-            dual_stack: self.dual_stack,
-            keep: true,
-        };
+        let spec = self.flags.spec(&self.clusters);
+        let spec = KubeSpec { nodes_per_cluster: self.nodes, keep: true, ..spec };
         let lab = KubeLab::start(&spec)?;
         let kubeconfig = lab.kubeconfig();
         let id = lab.abandon();

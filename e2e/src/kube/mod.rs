@@ -39,7 +39,7 @@ use hierarchy::Hierarchies;
 
 pub use cluster::KubeCluster;
 pub use control::Part;
-pub use spec::{KubeSpec, ProxyMode};
+pub use spec::{KubeFlags, KubeSpec, ProxyMode};
 
 /// How long a cluster may take to come up.
 pub const PATIENCE: Duration = Duration::from_secs(180);

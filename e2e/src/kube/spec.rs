@@ -27,6 +27,28 @@ impl ProxyMode {
     }
 }
 
+/// What both programs let their callers choose of a lab.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KubeFlags {
+    /// Of Kubernetes: 1.33, 1.34, 1.37, or a full one.
+    #[arg(long, default_value = "1.34")]
+    version: String,
+    #[arg(long, value_enum, default_value_t)]
+    proxy: ProxyMode,
+    /// IPv6 beside IPv4.
+    #[arg(long)]
+    dual_stack: bool,
+}
+
+impl KubeFlags {
+    /// The lab of the given clusters, as chosen; of two nodes each.
+    pub fn spec(&self, clusters: &[String]) -> KubeSpec {
+        let Self { version, proxy, dual_stack } = self.clone();
+        let names: Vec<&str> = clusters.iter().map(String::as_str).collect();
+        KubeSpec { version, proxy, dual_stack, ..KubeSpec::new(&names) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KubeSpec {
     /// Their names; the first has the cluster id 1.

@@ -7,20 +7,17 @@ use anyhow::{Context, Result};
 
 use crate::lab::manifest::ServiceSpec;
 use crate::lab::workload::Change;
-use crate::wait::unix_us;
 use crate::world::World;
 
 use super::SERVICE;
-use super::board::{Board, Scene, XWing};
+use super::board::{Board, XWing};
 use super::expect::Expectation;
-use super::step::{Direction, Move, Step};
+use super::step::{Direction, Move, Step, Under};
 
 /// Pods of the service in each cluster.
 const REPLICAS: usize = 2;
 /// How many steps [`tell`] tells.
 pub const STEPS: usize = 6;
-/// How long a step's outcome is watched.
-const HOLD: Duration = Duration::from_secs(4);
 /// How long killed pods stay in the objects: what a kubelet and the controllers would take, or less.
 const UNNOTICED: Duration = Duration::from_millis(1500);
 /// How long connections may go on being refused when the manifest has followed.
@@ -68,33 +65,9 @@ struct Teller<'w> {
     other: String,
 }
 
-/// A step under way.
-struct Under {
-    name: String,
-    begun_us: u64,
-}
-
-impl Under {
-    /// Ends it, after it has been watched long enough.
-    fn hold(self, moved: Option<Move>, expectations: Vec<Expectation>) -> Step {
-        let settled_us = unix_us();
-        thread::sleep(HOLD);
-        Step {
-            name: self.name,
-            begun_us: self.begun_us,
-            settled_us,
-            ended_us: unix_us(),
-            moved,
-            expectations,
-        }
-    }
-}
-
 impl Teller<'_> {
     fn begin(&self, name: String, tale: &str) -> Under {
-        let begun_us = unix_us();
-        self.board.begin(Scene { name: name.clone(), tale: tale.into(), begun_us });
-        Under { name, begun_us }
+        Under::begin(self.board, name, tale)
     }
 
     fn both(&self) -> Expectation {

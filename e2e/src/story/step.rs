@@ -1,13 +1,18 @@
 //! A step of the story as it went: what the records of its time say.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use crate::lab::workload::Change;
 use crate::load::record::{Failure, Outcome, Record};
+use crate::wait::unix_us;
 
-use super::board::XWing;
+use super::board::{Board, Scene, XWing};
 use super::expect::Expectation;
+
+/// How long a step's outcome is watched.
+const HOLD: Duration = Duration::from_secs(4);
 
 /// What moved in a step.
 #[derive(Clone, Debug)]
@@ -25,6 +30,29 @@ pub enum Direction {
     Away,
     /// The change's cluster is the new place: some come back to it.
     Back,
+}
+
+/// A step under way.
+pub(super) struct Under {
+    pub(super) name: String,
+    pub(super) begun_us: u64,
+}
+
+impl Under {
+    /// Begins it, before the audience.
+    pub(super) fn begin(board: &Board, name: String, tale: &str) -> Self {
+        let begun_us = unix_us();
+        board.begin(Scene { name: name.clone(), tale: tale.into(), begun_us });
+        Self { name, begun_us }
+    }
+
+    /// Ends it, after it has been watched long enough.
+    pub(super) fn hold(self, moved: Option<Move>, expectations: Vec<Expectation>) -> Step {
+        let settled_us = unix_us();
+        thread::sleep(HOLD);
+        let Self { name, begun_us } = self;
+        Step { name, begun_us, settled_us, ended_us: unix_us(), moved, expectations }
+    }
 }
 
 /// A step after its end, before its records are looked at.

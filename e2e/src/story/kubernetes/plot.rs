@@ -12,10 +12,10 @@ use super::x_wings::Squadron;
 use super::{Provider, Site, agents};
 use crate::lab::workload::Change;
 use crate::story::SERVICE;
-use crate::story::board::{Board, Scene};
+use crate::story::board::Board;
 use crate::story::expect::Expectation;
-use crate::story::step::{Direction, Move, Step};
-use crate::wait::{self, unix_us};
+use crate::story::step::{Direction, Move, Step, Under};
+use crate::wait;
 
 const MANIFEST: &str = "e2e/story/rebel-base.yaml";
 /// "namespace/name" of the service.
@@ -25,8 +25,6 @@ const REPLICAS: usize = 2;
 /// How many steps there are.
 pub const STEPS: usize = 8;
 const POWER_CUT: &str = "power cut";
-/// How long a step's outcome is watched.
-const HOLD: Duration = Duration::from_secs(4);
 /// How long Kubernetes may take to notice that a node is gone: its grace period of 40 s at most (the lab's is 20 s), and
 /// what its controllers take.
 const NOTICE: Duration = Duration::from_secs(60);
@@ -78,22 +76,6 @@ struct Teller<'t> {
     _squadron: Squadron,
 }
 
-/// A step under way.
-struct Under {
-    name: String,
-    begun_us: u64,
-}
-
-impl Under {
-    /// Ends it, after it has been watched long enough.
-    fn hold(self, moved: Option<Move>, expectations: Vec<Expectation>) -> Step {
-        let settled_us = unix_us();
-        thread::sleep(HOLD);
-        let (name, begun_us) = (self.name, self.begun_us);
-        Step { name, begun_us, settled_us, ended_us: unix_us(), moved, expectations }
-    }
-}
-
 /// What the table's reader should know of a step: who is to blame for a power cut's errors.
 pub fn remark(step: &Step) -> Option<String> {
     let change = &step.moved.as_ref()?.change;
@@ -128,9 +110,7 @@ impl Teller<'_> {
     }
 
     fn begin(&self, name: String, tale: &str) -> Under {
-        let begun_us = unix_us();
-        self.shell.board.begin(Scene { name: name.clone(), tale: tale.into(), begun_us });
-        Under { name, begun_us }
+        Under::begin(self.shell.board, name, tale)
     }
 
     fn sites(&self) -> [&Site; 2] {
