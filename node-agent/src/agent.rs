@@ -128,10 +128,10 @@ fn merge_task(
     outputs: Outputs,
     installed: Installed,
 ) -> MergeTask {
-    let Installed { maps, control, actual, leftover, beside, .. } = installed;
+    let Installed { maps, control, comeback, actual, leftover, beside, .. } = installed;
     let settings = Settings { own_id: identity.id, own_name: identity.name.clone() };
     let merger = Merger::new(identity.id, plain_ok_allowed, actual);
-    MergeTask::new(settings, inputs, outputs, Start { maps, control, merger, leftover, beside })
+    MergeTask::new(settings, inputs, outputs, Start { maps, control, comeback, merger, leftover, beside })
 }
 
 /// Sends the canary until it is well, then now and then.

@@ -16,13 +16,17 @@ use crate::datapath::plan::Freed;
 use crate::datapath::programs::{Found, Installation, ProgramsError};
 use crate::datapath::restore::{Restored, restore};
 use crate::datapath::sys;
+use crate::merge::comeback::Comeback;
 
 /// A datapath that runs.
 #[derive(Debug)]
 pub struct Installed {
     pub installation: Installation,
     pub maps: Box<Maps>,
+    /// As it is to be from the first sign of life on.
     pub control: Control,
+    /// Whether that has to wait.
+    pub comeback: Comeback,
     pub actual: Actual,
     /// What a crash left in the maps.
     pub leftover: Freed,
@@ -62,15 +66,26 @@ pub fn install_with(
         }
     };
     apply(maps.as_mut(), &actual.plan_canary())?;
-    let mut control = maps.read_control()?;
-    control.heartbeat_ns = sys::monotonic_ns();
-    control.yield_after_ns = nanoseconds(args.yield_after);
-    maps.write_control(&control)?;
+    let (found, yield_after_ns) = (maps.read_control()?, nanoseconds(args.yield_after));
+    let now = sys::monotonic_ns();
+    let has_yielded = has_yielded(&found, now);
+    if has_yielded {
+        tracing::info!("services of this node have passed to kube-proxy; they come back when all is known");
+    } else {
+        maps.write_control(&Control { heartbeat_ns: now, yield_after_ns, ..found })?;
+    }
     let attached = installation.attach(&mut maps)?;
     tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
     let beside = layouts.retire_known()?;
-    let control = Control { layout: LAYOUT, ..maps.read_control()? };
-    Ok(Installed { installation, maps, control, actual, leftover, beside })
+    let control = Control { layout: LAYOUT, yield_after_ns, ..maps.read_control()? };
+    let comeback = Comeback::new(has_yielded);
+    Ok(Installed { installation, maps, control, comeback, actual, leftover, beside })
+}
+
+/// What the programs ask: whether the last sign of life is too old.
+fn has_yielded(control: &Control, now_ns: u64) -> bool {
+    let age_ns = now_ns.saturating_sub(control.heartbeat_ns);
+    control.yield_after_ns != 0 && age_ns > control.yield_after_ns
 }
 
 /// The other layouts that are pinned.

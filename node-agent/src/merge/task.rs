@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::comeback::Comeback;
 use super::merger::{Merger, Planned};
 use super::metrics::Metrics;
 use super::query::{self, ClusterNames, Kernel, Query};
@@ -65,6 +66,7 @@ pub struct Settings {
 pub struct Start {
     pub maps: Box<Maps>,
     pub control: Control,
+    pub comeback: Comeback,
     pub merger: Merger,
     /// What a crash left in the maps.
     pub leftover: Freed,
@@ -80,6 +82,8 @@ pub struct MergeTask {
     maps: Box<Maps>,
     /// As last written.
     control: Control,
+    /// Whether it may be.
+    comeback: Comeback,
     merger: Merger,
     /// Freed by plans since the grace period under way began.
     waiting: Freed,
@@ -107,13 +111,14 @@ struct Grace {
 
 impl MergeTask {
     pub fn new(settings: Settings, inputs: Inputs, outputs: Outputs, start: Start) -> Self {
-        let Start { maps, control, merger, leftover, beside } = start;
+        let Start { maps, control, comeback, merger, leftover, beside } = start;
         Self {
             settings,
             inputs,
             outputs,
             maps,
             control,
+            comeback,
             merger,
             waiting: leftover,
             grace: None,
@@ -240,8 +245,14 @@ impl MergeTask {
 
     /// A sign of life for the programs, and the kernel's counts for the metrics.
     fn beat(&mut self) {
-        self.control.heartbeat_ns = sys::monotonic_ns();
-        let outcome = self.maps.write_control(&self.control).and_then(|()| self.maps.read_outcomes());
+        let settled = self.retry_at.is_none() && self.merger.is_settled();
+        let all_spoke = self.merger.peers().have_all_spoken();
+        let mut written = Ok(());
+        if self.comeback.may_beat(settled, all_spoke, Instant::now()) {
+            self.control.heartbeat_ns = sys::monotonic_ns();
+            written = self.maps.write_control(&self.control);
+        }
+        let outcome = written.and_then(|()| self.maps.read_outcomes());
         match outcome {
             Ok(outcomes) => self.outputs.metrics.connects(&outcomes),
             Err(error) => {
@@ -257,8 +268,6 @@ impl MergeTask {
             self.write_names(naming);
         }
         if !self.beside.is_empty() {
-            let settled = self.retry_at.is_none() && self.merger.is_settled();
-            let all_spoke = self.merger.peers().have_all_spoken();
             tokio::task::block_in_place(|| self.beside.pass(settled, all_spoke, Instant::now()));
         }
     }

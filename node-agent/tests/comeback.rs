@@ -1,0 +1,60 @@
+//! An agent comes back to maps that show the node as it was long ago: what has passed to kube-proxy stays there.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use clap::Parser;
+use mesh_abi::FLAG_PLAIN_OK;
+use node_agent::admin::events::Events;
+use node_agent::config::DatapathArgs;
+use node_agent::install::{Installed, install_with};
+use node_agent::merge::comeback::Comeback;
+
+use support::{CAPACITY, Service, World, beat, dial, server};
+
+const FRONTEND: &str = "10.96.0.1:80";
+
+fn install(world: &World) -> Installed {
+    #[derive(Parser)]
+    struct Args {
+        #[command(flatten)]
+        datapath: DatapathArgs,
+    }
+    let args = format!(
+        "test --node-name n --yield-after 10m --max-services {} --max-slots {} --max-backends {} --max-counters {}",
+        CAPACITY.services, CAPACITY.slots, CAPACITY.backends, CAPACITY.counters
+    );
+    install_with(world.installation(), &Args::parse_from(args.split(' ')).datapath, &Events::default())
+        .unwrap()
+}
+
+#[test]
+fn adopted_maps_that_have_yielded_go_on_yielding_until_they_are_right() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let old = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
+    beat(&mut maps, 11_000_000_000);
+    let Installed { mut maps, control, comeback, .. } = install(&world);
+    assert_eq!(comeback, Comeback::new(true));
+    let untranslated = dial(FRONTEND, &[&old]).unwrap_err();
+    assert_ne!(untranslated.kind(), std::io::ErrorKind::PermissionDenied);
+    // As the merge loop does once everything is in the maps.
+    let heartbeat_ns = node_agent::datapath::sys::monotonic_ns();
+    maps.write_control(&mesh_abi::Control { heartbeat_ns, ..control }).unwrap();
+    assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
+    assert_eq!(maps.read_control().unwrap().yield_after_ns, 600_000_000_000);
+}
+
+#[test]
+fn adopted_maps_of_a_live_agent_go_on_serving() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let old = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
+    beat(&mut maps, 9_000_000_000);
+    let installed = install(&world);
+    assert_eq!(installed.comeback, Comeback::Over);
+    assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
+    assert_eq!(installed.maps.read_control().unwrap().yield_after_ns, 600_000_000_000);
+}
