@@ -120,6 +120,11 @@ impl FakeApi {
         change(&mut self.state().behaviour);
     }
 
+    /// Where it listens, without TLS.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
