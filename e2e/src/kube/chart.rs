@@ -108,9 +108,9 @@ impl Chart {
         self.helm(site, args.iter().map(Path::new).chain([Path::new("--values"), &values]))
     }
 
-    /// Removes a cluster's release; returns when no node has anything of it.
+    /// Removes a cluster's release, if there is one; returns when no node has anything of it.
     pub fn uninstall(&self, cluster: &str) -> Result<()> {
-        let args = ["uninstall", RELEASE, "--wait", "--timeout=3m"];
+        let args = ["uninstall", RELEASE, "--wait", "--timeout=3m", "--ignore-not-found"];
         self.helm(self.site(cluster)?, args.iter().map(Path::new))
     }
 

@@ -209,6 +209,15 @@ impl KubeCluster {
         Ok(())
     }
 
+    /// `etcdctl` on the etcd of this Kubernetes; gives what it printed.
+    pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.control.etcdctl(args)?;
+        let output = command.output().context("starting etcdctl")?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "etcdctl {}: {}", args.join(" "), complaint.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// What the mesh asked of the API server so far.
     pub fn requests_of_the_mesh(&self) -> Result<Vec<audit::Request>> {
         audit::read(&self.control.audit_log())

@@ -13,7 +13,7 @@ use super::pki::Pki;
 use super::spec::KubeSpec;
 use crate::lab::address::Plan;
 use crate::lab::cgroup::Cgroup;
-use crate::lab::process::{Launch, Program};
+use crate::lab::process::{Launch, Program, program};
 
 /// The API server's port.
 pub(super) const API_PORT: u16 = 6443;
@@ -103,6 +103,14 @@ impl Control {
             "--unsafe-no-fsync".into(),
             "--log-level=warn".into(),
         ]
+    }
+
+    /// `etcdctl` in the control plane's namespace.
+    pub(super) fn etcdctl(&self, args: &[&str]) -> Result<std::process::Command> {
+        let mut command = std::process::Command::new(program("lab")?);
+        command.args(["enter", "--netns", &self.netns, "--cgroup"]).arg(self.cgroup_of(Part::Etcd).path());
+        command.arg("--").arg(self.assets.etcd.join("etcdctl")).arg(format!("--endpoints={ETCD}")).args(args);
+        Ok(command)
     }
 
     fn api_server(&self) -> Vec<String> {
