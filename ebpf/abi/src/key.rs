@@ -1,6 +1,6 @@
 //! The key of the `SERVICES` map: what a client dials.
 
-use crate::address::{bytes, words};
+use crate::address::words;
 use crate::plain;
 
 /// IANA protocol number of TCP, as the kernel gives it in `bpf_sock_addr.protocol`.
@@ -31,7 +31,11 @@ impl ServiceKey {
     /// As [`Self::new`], from an address as words in memory order and a port in network order.
     #[inline(always)]
     pub const fn from_words(address: [u32; 4], port: [u8; 2], protocol: u8) -> Self {
-        Self { address: bytes(address), port, protocol, zero: 0 }
+        let [a, b, c, d] = address;
+        // Written and read by words: a processor waits where a word is read that was just written in pieces.
+        let last = u32::from_ne_bytes([port[0], port[1], protocol, 0]);
+        // SAFETY: a key is five aligned words without padding.
+        unsafe { core::mem::transmute::<[u32; 5], Self>([a, b, c, d, last]) }
     }
 
     /// The address as words in memory order.

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
     BackendEntry, CELLS as CELL_COUNT, ClusterStates, Control, Counter, OUTCOMES as OUTCOME_COUNT, Origin,
@@ -38,6 +38,9 @@ pub(crate) static CELLS: Array<Origin, { CELL_COUNT as usize }> = Array::new();
 /// Of its own: whatever else is remembered by the thousand must not push out what a reply will ask for.
 #[btf_map]
 pub(crate) static REPLIES: LruHashMap<ReplyKey, ReplyEntry, 1024> = LruHashMap::new();
+/// State of the random numbers, the programs' own and so without a pin: 0 until the first is drawn.
+#[btf_map]
+static RANDOM: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The maps as [`mesh_abi::decide`] sees them.
 pub(crate) struct Maps;
@@ -67,8 +70,7 @@ unsafe impl Tables for Maps {
 
     #[inline(always)]
     fn random(&mut self) -> u32 {
-        // SAFETY: the helper takes nothing and returns a word.
-        unsafe { bpf_get_prandom_u32() }
+        random()
     }
 
     #[inline(always)]
@@ -82,13 +84,33 @@ unsafe impl Tables for Maps {
                 core::ptr::addr_of!((*control).yield_after_ns).read_volatile(),
             )
         };
-        // SAFETY: the helper takes nothing and returns CLOCK_MONOTONIC.
-        limit != 0 && unsafe { bpf_ktime_get_ns() }.saturating_sub(heartbeat) > limit
+        // SAFETY: the helper takes nothing and returns CLOCK_MONOTONIC, as of the last tick: exact enough for
+        // seconds, and it reads no hardware.
+        limit != 0 && unsafe { bpf_ktime_get_coarse_ns() }.saturating_sub(heartbeat) > limit
     }
 
     #[inline(always)]
     fn torn(&mut self) {
         count(Outcome::Retried);
+    }
+}
+
+/// A uniformly distributed word, for choosing and for nothing that must be hard to guess: the upper half of a linear
+/// congruential generator (Knuth's MMIX) for each CPU. The kernel's generator, which only seeds it, would
+/// take a fifth of the hook's time. Two draws may be the same where one program is preempted by another.
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: the helper takes nothing and returns a word.
+    let kernels = || unsafe { bpf_get_prandom_u32() };
+    let Some(cell) = RANDOM.get_ptr_mut(0) else { return kernels() };
+    // SAFETY: the cell is this CPU's.
+    unsafe {
+        let mut state = *cell;
+        if state == 0 {
+            state = u64::from(kernels()) << 32 | u64::from(kernels());
+        }
+        *cell = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*cell >> 32) as u32
     }
 }
 
