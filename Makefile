@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench fuzz fmt clean ci kube-up kube-down test-kube demo-kube
+.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -15,6 +15,9 @@ KEEP ?=
 # How long each fuzz target runs. (bash counts in a variable of this name, so it goes by another.)
 SECONDS_EACH := $(or $(SECONDS),60)
 
+# Rolling updates that bench-kube counts failed requests in.
+RUNS ?=
+
 # The Kubernetes lab's settings.
 VERSION ?= 1.34
 PROXY ?= nftables
@@ -22,7 +25,7 @@ DUAL ?=
 KUBE_FLAGS = --version '$(VERSION)' --proxy '$(PROXY)' $(if $(filter-out 0,$(DUAL)),--dual-stack)
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building, tests and demo need (apt; says what)
 	@setup/deps.sh build lab
@@ -62,6 +65,12 @@ bench: ## What the product costs beside what it replaces (root, a quiet machine,
 	@setup/deps.sh build lab bench
 	@cargo build --locked --release --bin bench --bin lab --bin node-agent --bin clustermesh-apiserver
 	@target/release/bench $(if $(JSON),--json '$(abspath $(JSON))')
+
+bench-kube: ## The same on real Kubernetes, beside kube-proxy (half an hour; VERSION=, PROXY=, DUAL=); RUNS=10, JSON=FILE
+	@setup/deps.sh build kube
+	@cargo build --locked --release --bin bench-kube --bin kube --bin lab --bin node-agent --bin clustermesh-apiserver \
+		--bin clustermesh
+	@target/release/bench-kube $(KUBE_FLAGS) $(if $(RUNS),--runs '$(RUNS)') $(if $(JSON),--json '$(abspath $(JSON))')
 
 fuzz: ## Fuzz every decoder of foreign bytes, SECONDS=60 each
 	@setup/deps.sh build

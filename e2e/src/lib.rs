@@ -4,6 +4,7 @@
 //! Owns everything that is needed to show the product working on one machine. Nothing in production needs it.
 
 pub mod bench;
+pub mod bench_kube;
 pub mod failure;
 pub mod kube;
 pub mod lab;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,9 +106,13 @@ impl Agent {
 
     /// Bytes of kernel memory of all its maps.
     pub(crate) fn map_bytes(&self) -> Result<f64> {
-        let pins = pin_dir(&self.home.bpffs(), &self.instance).join("maps");
-        NAMES.iter().map(|name| memory_of(&MapData::from_pin(pins.join(name))?)).sum()
+        map_bytes(&pin_dir(&self.home.bpffs(), &self.instance).join("maps"))
     }
+}
+
+/// Bytes of kernel memory of all maps of an agent, which are pinned in a folder.
+pub(crate) fn map_bytes(pins: &Path) -> Result<f64> {
+    NAMES.iter().map(|name| memory_of(&MapData::from_pin(pins.join(name))?)).sum()
 }
 
 fn memory_of(map: &MapData) -> Result<f64> {

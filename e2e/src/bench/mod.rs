@@ -3,25 +3,25 @@
 //! Owns worlds of its own, made of the lab's parts, and what runs in them. Judges nothing by itself: every row says
 //! what it wanted and whether that was met, and a run succeeds once everything was measured.
 
-mod agent;
+pub(crate) mod agent;
 mod change;
 mod connect;
 pub mod dial;
 mod estate;
 mod ground;
 mod hooks;
-mod journal;
+pub(crate) mod journal;
 mod kernel;
 mod nft;
 pub mod picture;
 mod propagate;
 mod rate;
-mod row;
+pub(crate) mod row;
 mod scale;
 mod seed;
 pub mod serve;
 mod stage;
-mod stats;
+pub(crate) mod stats;
 mod store;
 
 use std::path::PathBuf;
@@ -87,25 +87,45 @@ const ALL: &[(&str, Measure)] = &[
 
 /// Measures, shows and writes.
 pub fn run(args: &Args) -> Result<()> {
-    if args.list {
-        ALL.iter().for_each(|(name, _)| println!("{name}"));
-        return Ok(());
-    }
-    for name in &args.only {
-        ensure!(ALL.iter().any(|(known, _)| known == name), "no measurement {name}: see --list");
-    }
+    let Some(chosen) = args.chosen(ALL)? else { return Ok(()) };
     crate::prerequisite::check(&["lab", "bench", "node-agent", "clustermesh-apiserver"])?;
-    let effort = Effort { quick: args.quick };
-    let chosen = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let mut rows = Vec::new();
-    for (name, measure) in ALL.iter().filter(|(name, _)| chosen(name)) {
-        eprintln!("bench: {name} …");
-        rows.extend(measure(effort)?);
-        // After every one: a later failure loses nothing.
-        if let Some(path) = &args.json {
-            row::write(path, &rows)?;
+    args.carry_out(&chosen, |measure, effort| measure(effort))
+}
+
+impl Args {
+    /// Those that were asked for, of all that there are; none where only their names were, which it shows.
+    pub(crate) fn chosen<M: Copy>(
+        &self,
+        all: &[(&'static str, M)],
+    ) -> Result<Option<Vec<(&'static str, M)>>> {
+        if self.list {
+            all.iter().for_each(|(name, _)| println!("{name}"));
+            return Ok(None);
         }
+        for name in &self.only {
+            ensure!(all.iter().any(|(known, _)| known == name), "no measurement {name}: see --list");
+        }
+        let chosen = |name: &str| self.only.is_empty() || self.only.iter().any(|only| only == name);
+        Ok(Some(all.iter().copied().filter(|(name, _)| chosen(name)).collect()))
     }
-    print!("{}", row::table(&rows));
-    Ok(())
+
+    /// Makes the measurements, shows the rows and writes them.
+    pub(crate) fn carry_out<M: Copy>(
+        &self,
+        chosen: &[(&'static str, M)],
+        measure: impl Fn(M, Effort) -> Result<Vec<Row>>,
+    ) -> Result<()> {
+        let effort = Effort { quick: self.quick };
+        let mut rows = Vec::new();
+        for (name, one) in chosen {
+            eprintln!("bench: {name} …");
+            rows.extend(measure(*one, effort)?);
+            // After every one: a later failure loses nothing.
+            if let Some(path) = &self.json {
+                row::write(path, &rows)?;
+            }
+        }
+        print!("{}", row::table(&rows));
+        Ok(())
+    }
 }

@@ -116,6 +116,11 @@ impl KubeCluster {
         Context::new(&self.ground.home.folder().join("kubeconfig"), &self.name)
     }
 
+    /// An admin's kubeconfig for use within the cluster's network, and the namespace of the control plane.
+    pub fn inside(&self) -> (PathBuf, String) {
+        (access::kubeconfig(&self.control.folder, "admin"), self.control.netns.clone())
+    }
+
     fn others(&self) -> Vec<Plan> {
         self.ground.plans.iter().copied().filter(|plan| *plan != self.plan).collect()
     }
@@ -308,6 +313,11 @@ impl KubeCluster {
     /// A node's root, as the host sees it; it must be switched on.
     pub fn node_root(&self, name: &str) -> Result<PathBuf> {
         Ok(format!("/proc/{}/root", self.node(name)?.first_process()?).into())
+    }
+
+    /// All processes of a node, those of its pods among them, as the host numbers them.
+    pub fn processes_on_node(&self, name: &str) -> Result<Vec<u32>> {
+        self.node(name)?.cgroup.all_processes()
     }
 
     /// A command on a node: in its namespaces and its cgroup.

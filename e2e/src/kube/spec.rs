@@ -41,6 +41,10 @@ pub struct KubeFlags {
 }
 
 impl KubeFlags {
+    pub fn proxy(&self) -> ProxyMode {
+        self.proxy
+    }
+
     /// The lab of the given clusters, as chosen; of two nodes each.
     pub fn spec(&self, clusters: &[String]) -> KubeSpec {
         let Self { version, proxy, dual_stack } = self.clone();

@@ -77,6 +77,11 @@ impl Cgroup {
         })
     }
 
+    /// The processes in the cgroup and below it.
+    pub fn all_processes(&self) -> Result<Vec<u32>> {
+        processes_in(&self.path).with_context(|| format!("the processes of {}", self.path.display()))
+    }
+
     /// Removes the cgroup and those below it; they must hold no process any more.
     pub fn remove(&self) -> Result<()> {
         remove_tree(&self.path).with_context(|| format!("removing cgroup {}", self.path.display()))
@@ -97,6 +102,18 @@ pub(super) fn remove_legacy(folder: &Path) -> Result<()> {
         let _ = path.parent().map(fs::remove_dir);
     }
     Ok(())
+}
+
+fn processes_in(path: &Path) -> io::Result<Vec<u32>> {
+    let list = fs::read_to_string(path.join("cgroup.procs"))?;
+    let mut all: Vec<u32> = list.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            all.extend(processes_in(&entry.path())?);
+        }
+    }
+    Ok(all)
 }
 
 /// Removes a folder of cgroups, those below first.
