@@ -66,7 +66,7 @@ bench: ## What the product costs beside what it replaces (root, a quiet machine,
 	@cargo build --locked --release --bin bench --bin lab --bin node-agent --bin clustermesh-apiserver
 	@target/release/bench $(if $(JSON),--json '$(abspath $(JSON))')
 
-bench-kube: ## The same on real Kubernetes, beside kube-proxy (half an hour; VERSION=, PROXY=, DUAL=); RUNS=10, JSON=FILE
+bench-kube: ## The same on real Kubernetes, beside kube-proxy (15 minutes; VERSION=, PROXY=, DUAL=); RUNS=10, JSON=FILE
 	@setup/deps.sh build kube
 	@cargo build --locked --release --bin bench-kube --bin kube --bin lab --bin node-agent --bin clustermesh-apiserver \
 		--bin clustermesh
