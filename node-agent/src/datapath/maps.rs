@@ -11,6 +11,7 @@ use mesh_abi::{
 };
 
 use super::actual::Capacity;
+use super::batch;
 use super::restore::Contents;
 use super::sys::{self, How};
 
@@ -270,7 +271,7 @@ impl MapFd {
         how: How,
     ) -> Result<(), MapError> {
         let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
-        sys::update_batch(self.fd(), &keys, &values, how).map_err(|source| match source.raw_os_error() {
+        batch::update(self.fd(), &keys, &values, how).map_err(|source| match source.raw_os_error() {
             Some(libc::E2BIG) => MapError::Full { name: self.name, capacity: self.capacity, flag },
             _ => MapError::Call { action: "writing", name: self.name, source },
         })

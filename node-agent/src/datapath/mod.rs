@@ -7,6 +7,7 @@
 pub mod actual;
 pub mod apply;
 pub mod backends;
+mod batch;
 pub mod canary;
 pub mod dump;
 mod extents;

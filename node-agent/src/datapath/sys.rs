@@ -181,17 +181,21 @@ pub(super) enum How {
     Locked = 4,
 }
 
-/// Writes elements in one call, or one by one where the kernel knows no batches (before 5.6).
+/// A batch ended early: how many of its elements were written, and why it stopped.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    pub(super) written: usize,
+    pub(super) source: io::Error,
+}
+
+/// Writes elements in one call.
 pub(super) fn update_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
     how: How,
-) -> io::Result<()> {
+) -> Result<(), Stopped> {
     assert_eq!(keys.len(), values.len(), "a key for every value");
-    if keys.is_empty() {
-        return Ok(());
-    }
     let mut attr = BatchAttr {
         keys: address(keys.as_ptr()),
         values: address(values.as_ptr()),
@@ -201,20 +205,18 @@ pub(super) fn update_batch<K: Plain, V: Plain>(
         ..BatchAttr::default()
     };
     // SAFETY: both arrays hold `count` elements of the map's sizes and outlive the call.
-    match unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) } {
-        Ok(_) => Ok(()),
-        Err(error) if knows_no_batches(&error) => {
-            let pairs = keys.iter().zip(values);
-            pairs.into_iter().try_for_each(|(key, value)| update(map, key, std::slice::from_ref(value), how))
-        }
-        Err(error) => Err(error),
-    }
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.map(drop).map_err(|source| {
+        // Where it didn't begin, the kernel leaves the number as it was.
+        let written = if knows_no_batches(&source) { 0 } else { attr.count };
+        let written = usize::try_from(written).expect("u32 fits usize");
+        Stopped { written, source }
+    })
 }
 
 /// The kernel's own "not supported", which has no name in user space.
 const ENOTSUPP: i32 = 524;
 
-fn knows_no_batches(error: &io::Error) -> bool {
+pub(super) fn knows_no_batches(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP))
 }
 
@@ -386,4 +388,18 @@ pub(super) fn possible_cpus() -> io::Result<usize> {
         Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?)
     });
     ranges.sum::<Option<usize>>().ok_or_else(|| io::Error::other(format!("no list of CPUs: {text:?}")))
+}
+
+/// A map of keys and values of these sizes, without elements allocated in advance: as `SERVICES` is made.
+#[cfg(test)]
+pub(super) fn create_hash((key, value): (u32, u32), capacity: u32) -> io::Result<OwnedFd> {
+    const MAP_CREATE: libc::c_int = 0;
+    const HASH: u32 = 1;
+    const NO_PREALLOC: u32 = 1;
+    let mut attr = [HASH, key, value, capacity, NO_PREALLOC];
+    // SAFETY: these are the beginning of the attribute, which holds no addresses.
+    let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
+    let fd = libc::c_int::try_from(fd).expect("descriptors are ints");
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
