@@ -9,6 +9,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_TERMINATING};
 use mesh_model::desired::BackendState;
 
+use super::rows::Rows;
+
 /// What a backend is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendKey {
@@ -42,53 +44,10 @@ impl BackendKey {
     }
 }
 
-/// One id. 36 bytes, so a backend costs 36 bytes here, 6 in the index, and 4 in each group that holds it.
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    /// The key's parts, for a key of its own would end in padding.
-    address: [u8; 16],
-    port: u16,
-    cluster: u16,
-    protocol: u8,
-    /// The state that the maps hold, `STATE_FREE` for an id that stands for nothing.
-    written: u8,
-    /// Removals that still wait for their grace period.
-    pending: u16,
-    epoch: u32,
-    /// Groups that hold the backend.
-    users: u32,
-    /// Of these, those that call it active.
-    active_users: u32,
-}
-
-const FREE_ROW: Row = Row {
-    address: [0; 16],
-    port: 0,
-    cluster: 0,
-    protocol: 0,
-    written: 0,
-    pending: 0,
-    epoch: 0,
-    users: 0,
-    active_users: 0,
-};
-
-impl Row {
-    fn of(key: BackendKey) -> Self {
-        let BackendKey { address, port, cluster, protocol } = key;
-        Self { address, port, cluster, protocol, ..FREE_ROW }
-    }
-
-    fn key(&self) -> BackendKey {
-        let Self { address, port, cluster, protocol, .. } = *self;
-        BackendKey { address, port, cluster, protocol }
-    }
-}
-
 /// All backend ids of one instance. Id 0 is never used.
 #[derive(Debug)]
 pub(crate) struct Backends {
-    rows: Vec<Row>,
+    rows: Rows,
     ids: HashTable<u32>,
     hasher: DefaultHashBuilder,
     free: Vec<u32>,
@@ -99,7 +58,7 @@ impl Backends {
     /// Room for ids 1 to `capacity - 1`.
     pub(crate) fn new(capacity: u32) -> Self {
         Self {
-            rows: vec![FREE_ROW],
+            rows: Rows::up_to(0),
             ids: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             free: Vec::new(),
@@ -111,15 +70,13 @@ impl Backends {
     pub(crate) fn restored(capacity: u32, entries: &[(u32, BackendEntry)]) -> Self {
         let mut backends = Self::new(capacity);
         let ids = entries.iter().map(|(id, _)| *id).max().unwrap_or(0);
-        backends.rows = vec![FREE_ROW; as_index(ids) + 1];
+        backends.rows = Rows::up_to(ids);
         for (id, entry) in entries {
-            let written = u8::try_from(entry.state).unwrap_or(u8::MAX);
-            let row = Row { epoch: entry.epoch, written, ..Row::of(BackendKey::of(entry)) };
-            *backends.row_mut(*id) = row;
+            backends.rows.set(*id, &BackendKey::of(entry), entry.epoch);
+            backends.rows.get_mut(*id).set_state(entry.state);
             backends.index(*id);
         }
-        let unused = |id: &u32| backends.rows[as_index(*id)].written == FREE_ROW.written;
-        backends.free = (1..=ids).rev().filter(unused).collect();
+        backends.free = (1..=ids).rev().filter(|id| backends.rows.get(*id).is_free()).collect();
         backends
     }
 
@@ -134,17 +91,17 @@ impl Backends {
     }
 
     pub(crate) fn key(&self, id: u32) -> BackendKey {
-        self.row(id).key()
+        self.rows.key(id)
     }
 
     /// The state that the maps hold for the id.
     pub(crate) fn state(&self, id: u32) -> u32 {
-        u32::from(self.row(id).written)
+        self.rows.get(id).state()
     }
 
     pub(crate) fn find(&self, key: &BackendKey) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.ids.find(hash, |id| self.row(*id).key() == *key).copied()
+        self.ids.find(hash, |id| self.rows.key(*id) == *key).copied()
     }
 
     /// One more group holds the backend. None where there is no room for another id.
@@ -153,7 +110,7 @@ impl Backends {
             Some(id) => id,
             None => self.take_id(key)?,
         };
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         row.users += 1;
         row.active_users += u32::from(state == BackendState::Active);
         Some(id)
@@ -161,7 +118,7 @@ impl Backends {
 
     /// The group still holds the backend, and calls it something else than before.
     pub(crate) fn change_user(&mut self, id: u32, before: BackendState, after: BackendState) {
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         row.active_users -= u32::from(before == BackendState::Active);
         row.active_users += u32::from(after == BackendState::Active);
     }
@@ -169,7 +126,7 @@ impl Backends {
     /// The group no longer holds the backend. True where it was the last one: [`Self::release`] is owed after
     /// a grace period.
     pub(crate) fn remove_user(&mut self, id: u32, state: BackendState) -> bool {
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         row.users -= 1;
         row.active_users -= u32::from(state == BackendState::Active);
         if row.users == 0 {
@@ -180,45 +137,35 @@ impl Backends {
 
     /// The entry to write if the maps hold another one; remembers it as written.
     pub(crate) fn write(&mut self, id: u32) -> Option<BackendEntry> {
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         let state = if row.active_users > 0 { STATE_ACTIVE } else { STATE_TERMINATING };
-        let state_byte = u8::try_from(state).expect("states are below 256");
-        if row.users == 0 || row.written == state_byte {
+        if row.users == 0 || row.state() == state {
             return None;
         }
-        row.written = state_byte;
-        Some(BackendEntry {
-            address: row.address,
-            port: row.port.to_be_bytes(),
-            cluster: row.cluster,
-            protocol: row.protocol,
-            zero: [0; 3],
-            state,
-            epoch: row.epoch,
-        })
+        row.set_state(state);
+        Some(self.rows.entry(id, state))
     }
 
     /// A grace period has passed since the removal. Frees the id unless somebody uses it again or a later
     /// removal still waits, and gives the entry that says so.
     pub(crate) fn release(&mut self, id: u32) -> Option<BackendEntry> {
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         row.pending -= 1;
         if row.users > 0 || row.pending > 0 {
             return None;
         }
-        let (key, epoch) = (row.key(), row.epoch);
-        *row = Row { epoch, ..FREE_ROW };
-        let hash = self.hasher.hash_one(key);
+        let (hash, epoch) = (self.hasher.hash_one(self.rows.key(id)), self.rows.get(id).epoch);
         if let Ok(entry) = self.ids.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
+        self.rows.clear(id);
         self.free.push(id);
         Some(BackendEntry { state: STATE_FREE, epoch, ..BackendEntry::default() })
     }
 
     /// Counts a user of a restored id.
     pub(crate) fn restore_user(&mut self, id: u32, state: BackendState) {
-        let row = self.row_mut(id);
+        let row = self.rows.get_mut(id);
         row.users += 1;
         row.active_users += u32::from(state == BackendState::Active);
     }
@@ -227,10 +174,10 @@ impl Backends {
     /// written. Each is marked as removed, so [`Self::release`] is owed for it after a grace period.
     pub(crate) fn orphans(&mut self) -> Vec<u32> {
         let mut orphans = Vec::new();
-        for (id, row) in self.rows.iter_mut().enumerate() {
-            if row.written != FREE_ROW.written && row.users == 0 && row.pending == 0 {
+        for (id, row) in self.rows.iter_mut() {
+            if !row.is_free() && row.users == 0 && row.pending == 0 {
                 row.pending = 1;
-                orphans.push(u32::try_from(id).expect("ids are u32"));
+                orphans.push(id);
             }
         }
         orphans
@@ -241,28 +188,19 @@ impl Backends {
             Some(id) => id,
             None => {
                 let next = u32::try_from(self.rows.len()).ok().filter(|next| *next < self.capacity)?;
-                self.rows.push(FREE_ROW);
+                self.rows.push();
                 next
             }
         };
-        let row = self.row_mut(id);
-        *row = Row { epoch: row.epoch.wrapping_add(1), ..Row::of(key) };
+        self.rows.set(id, &key, self.rows.get(id).epoch.wrapping_add(1));
         self.index(id);
         Some(id)
     }
 
     fn index(&mut self, id: u32) {
-        let hash = self.hasher.hash_one(self.row(id).key());
+        let hash = self.hasher.hash_one(self.rows.key(id));
         let Self { rows, ids, hasher, .. } = self;
-        ids.insert_unique(hash, id, |other| hasher.hash_one(rows[as_index(*other)].key()));
-    }
-
-    fn row(&self, id: u32) -> &Row {
-        &self.rows[as_index(id)]
-    }
-
-    fn row_mut(&mut self, id: u32) -> &mut Row {
-        &mut self.rows[as_index(id)]
+        ids.insert_unique(hash, id, |other| hasher.hash_one(rows.key(*other)));
     }
 }
 

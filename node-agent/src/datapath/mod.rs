@@ -18,6 +18,7 @@ pub mod maps;
 pub mod plan;
 pub mod programs;
 pub mod restore;
+mod rows;
 pub mod sys;
 pub mod text;
 
