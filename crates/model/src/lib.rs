@@ -3,6 +3,7 @@
 //! Nothing here is async, does I/O, reads a clock, or knows Kubernetes clients, etcd or eBPF.
 
 pub mod annotation;
+pub mod change;
 pub mod desired;
 pub mod export;
 pub mod fence;

@@ -69,7 +69,7 @@ pub fn merge(input: &Merge<'_>) -> Vec<(Frontend, DesiredService)> {
 /// The same, with what was left out.
 pub fn merge_reported(input: &Merge<'_>) -> Merged {
     let mut merged = Merged::default();
-    if input.local.cluster_ips.is_empty() || input.local.node_local {
+    if frontends(input.local).next().is_none() {
         return merged;
     }
     let matches: Vec<_> = input
@@ -83,20 +83,28 @@ pub fn merge_reported(input: &Merge<'_>) -> Merged {
         let left_out = unmatched.map(|(port, _)| LeftOut::Port { cluster: *cluster, port: port.clone() });
         merged.left_out.extend(left_out);
     }
-    for address in &input.local.cluster_ips {
-        for (index, port) in input.local.ports.iter().enumerate() {
-            let frontend = Frontend { address: *address, port: port.port, protocol: port.protocol };
-            let mut candidates = BTreeMap::new();
-            candidates.insert(input.own, local_candidate(input.local, port, &frontend));
-            for (cluster, service, ports) in &matches {
-                let Some(remote) = ports[index] else { continue };
-                offer(&mut candidates, *cluster, peer_backends(service, remote, &frontend));
-            }
-            merged.add(input, frontend, port, candidates);
+    for (frontend, index) in frontends(input.local) {
+        let port = &input.local.ports[index];
+        let mut candidates = BTreeMap::new();
+        candidates.insert(input.own, local_candidate(input.local, port, &frontend));
+        for (cluster, service, ports) in &matches {
+            let Some(remote) = ports[index] else { continue };
+            offer(&mut candidates, *cluster, peer_backends(service, remote, &frontend));
         }
+        merged.add(input, frontend, port, candidates);
     }
     merged.left_out.sort_unstable();
     merged
+}
+
+/// What clients dial for a Service, each with the index of its port. Nothing where connections must not leave the node.
+pub fn frontends(local: &Service) -> impl Iterator<Item = (Frontend, usize)> + '_ {
+    let addresses = local.cluster_ips.iter().filter(|_| !local.node_local);
+    addresses.flat_map(|address| {
+        local.ports.iter().enumerate().map(|(index, port)| {
+            (Frontend { address: *address, port: port.port, protocol: port.protocol }, index)
+        })
+    })
 }
 
 impl Merged {
@@ -154,7 +162,7 @@ pub fn match_ports<'r>(local: &[ServicePort], remote: &'r [ServicePort]) -> Vec<
 }
 
 /// Where the endpoints of a slice listen for a Service port: Kubernetes gives both the same name.
-fn target(ports: &[SlicePort], service_port: &ServicePort) -> Option<u16> {
+pub(crate) fn target(ports: &[SlicePort], service_port: &ServicePort) -> Option<u16> {
     let same = |port: &&SlicePort| port.name == service_port.name && port.protocol == service_port.protocol;
     ports.iter().find(same).map(|port| port.port)
 }

@@ -9,8 +9,10 @@
 //! marker. A cluster record with another id or name
 //! refuses the whole peer: what was published stays as it is until a good record comes.
 
+mod difference;
 mod listing;
 mod pool;
+mod publish;
 mod rejections;
 mod service;
 mod snapshot;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+pub use difference::EndpointChange;
 pub use rejections::{RECENT_REJECTIONS, Rejections};
 pub use service::{PeerEndpoint, PeerService, PeerSlice};
 pub use snapshot::PeerSnapshot;
@@ -75,6 +78,8 @@ pub struct PeerView {
     /// Services whose published form may be out of date.
     dirty: BTreeSet<ServiceName>,
     published: OrdMap<ServiceName, Arc<PeerService>>,
+    /// Behind which fence all of `published` is.
+    published_fence: Fence,
     endpoints: usize,
     rejections: Rejections,
 }
@@ -83,6 +88,7 @@ impl PeerView {
     pub fn new(pin: PeerPin) -> Self {
         Self {
             fence: pin.fence.clone(),
+            published_fence: pin.fence.clone(),
             pin,
             cluster: None,
             refused: None,
@@ -356,38 +362,6 @@ impl PeerView {
     /// From here on the peer's word counts, also for what it does not mention.
     fn note_spoken(&mut self) {
         self.synced |= self.is_believed() && self.markers.services && self.markers.endpoints;
-    }
-
-    /// Brings the published services up to date.
-    fn publish(&mut self) {
-        if !self.synced || !self.is_believed() {
-            return;
-        }
-        for name in std::mem::take(&mut self.dirty) {
-            self.publish_service(name);
-        }
-    }
-
-    fn publish_service(&mut self, name: ServiceName) {
-        let new = self.services.get(&name).filter(|offer| offer.shared).cloned();
-        let new = new.map(|offer| {
-            let slices = self.slices.entries().range((name.clone(), None)..);
-            let slices = slices.take_while(|((service, _), _)| *service == name).map(|(_, slice)| slice);
-            PeerService::new(&offer, slices, &self.fence)
-        });
-        let left_out = new.as_ref().map_or(0, PeerService::left_out_slices);
-        if left_out > 0 {
-            let key = RecordKey::Service(self.pin.name.clone(), name.clone()).to_string();
-            self.rejections.add(&Rejection::new(&key, Fault::TooManyEndpoints { left_out }), left_out as u64);
-        }
-        let old = self.published.get(&name);
-        self.endpoints -= old.map_or(0, |service| service.endpoint_count());
-        self.endpoints += new.as_ref().map_or(0, PeerService::endpoint_count);
-        match new {
-            Some(new) if old.is_some_and(|old| **old == new) => {}
-            Some(new) => drop(self.published.insert(name, Arc::new(new))),
-            None => drop(self.published.remove(&name)),
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::change::{GroupChange, changes};
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend, MAX_GROUPS};
 use mesh_model::merge::{CarriedGroup, LeftOut, Merge, Merged, match_ports, merge, merge_reported};
 use mesh_model::name::{ClusterId, ServiceName};
@@ -425,4 +426,135 @@ proptest! {
             prop_assert!(by_name || found.port == port.port);
         }
     }
+}
+
+/// How a reader sees a service first and, having heard only of what changed, later.
+fn before_and_after(before: &Service, after: &Service) -> [Option<Arc<PeerService>>; 2] {
+    let name = service_name("default/base");
+    let [before, after] = [before, after].map(|service| snapshot([(name.clone(), service.clone())]));
+    let mut view = listed(&before);
+    let first = view.snapshot();
+    let [old, new] = [before, after].map(|snapshot| store(&empire(), &snapshot));
+    old.keys().filter(|key| !new.contains_key(*key)).for_each(|key| view.delete(key));
+    for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(*value)) {
+        view.put(key, value);
+    }
+    let second = view.snapshot();
+    let fresh: usize = second.services.values().map(|service| service.endpoint_count()).sum();
+    assert_eq!((second.endpoints, &second.services), (fresh, &listed_services(&new)));
+    [first, second].map(|snapshot| snapshot.services.get(&name).cloned())
+}
+
+/// The services of one who lists these records.
+fn listed_services(entries: &mesh_model::export::Entries) -> imbl::OrdMap<ServiceName, Arc<PeerService>> {
+    let mut view = mesh_model::view::PeerView::new(empire_pin());
+    list(&mut view, entries);
+    view.snapshot().services.clone()
+}
+
+/// Merges before and after, and what leads from the one to the other if that is told.
+type Told = (Vec<(Frontend, DesiredService)>, Vec<(Frontend, DesiredService)>, Option<Vec<GroupChange>>);
+
+fn told(local: &Service, peers: &[(u64, [Option<Arc<PeerService>>; 2])]) -> Told {
+    let name = service_name("default/base");
+    let side = |side: usize| {
+        let of = |(cluster, sides): &(u64, [Option<Arc<PeerService>>; 2])| {
+            Some((id(*cluster), sides[side].clone()?))
+        };
+        peers.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let (before, after) = (side(0), side(1));
+    let input = |peers| Merge {
+        own: id(OWN),
+        plain_ok_allowed: true,
+        name: &name,
+        local,
+        peers,
+        carried: &nothing_carried,
+    };
+    let (before, after) = (input(&before), input(&after));
+    (merge(&before), merge(&after), changes(&before, &after))
+}
+
+fn carry_out(services: &mut [(Frontend, DesiredService)], change: &GroupChange) {
+    let (_, service) = services.iter_mut().find(|(frontend, _)| *frontend == change.frontend).unwrap();
+    let group = service.groups.iter_mut().find(|group| group.cluster == change.cluster).unwrap();
+    for gone in &change.gone {
+        let place = group.backends.binary_search(gone).expect("what goes was there");
+        group.backends.remove(place);
+    }
+    for come in &change.come {
+        let place = group.backends.binary_search(come).expect_err("what comes was not there");
+        group.backends.insert(place, *come);
+    }
+    group.weight = u32::try_from(group.backends.len()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_told_of_a_change_leads_to_what_a_merge_finds(
+        local in services(),
+        peers in proptest::collection::btree_map(2_u64..5, (services(), services(), any::<bool>(), any::<bool>()), 0..3),
+    ) {
+        let peers: Vec<_> = peers.into_iter().map(|(cluster, (before, mut after, ports_too, all_slices))| {
+            if !ports_too {
+                after.ports = before.ports.clone();
+                after.scope = before.scope;
+            }
+            if !all_slices {
+                // One slice is another, the others stay.
+                let mut slices = before.slices.clone();
+                slices.extend(after.slices.into_iter().take(1));
+                after.slices = slices;
+            }
+            (cluster, before_and_after(&before, &after))
+        }).collect();
+        let (mut before, after, told) = told(&local, &peers);
+        if let Some(changes) = told {
+            changes.iter().for_each(|change| carry_out(&mut before, change));
+            prop_assert_eq!(before, after);
+        }
+    }
+}
+
+#[test]
+fn a_replaced_endpoint_is_told_of_without_the_others() {
+    let many = |replaced: bool| {
+        let mut service = remote(vec![]);
+        let slice = service.slices.remove(&slice_name("s-1")).unwrap();
+        for number in 0..50_u8 {
+            let mut endpoints: Vec<Endpoint> =
+                (0..100).map(|host| endpoint(&format!("10.2.{number}.{host}"), Condition::READY)).collect();
+            if replaced && number == 7 {
+                endpoints[3] = endpoint("10.2.200.1", Condition::READY);
+                // Stands in another slice too, so nothing comes of it.
+                endpoints[4] = endpoint("10.2.9.9", Condition::READY);
+            }
+            let name = slice_name(&format!("s-{number:02}"));
+            service.slices.insert(name, Arc::new(Slice { endpoints, ..(*slice).clone() }));
+        }
+        service
+    };
+    let (local, sides) = (local(ready(&["10.1.0.1"])), before_and_after(&many(false), &many(true)));
+    let counts = sides.each_ref().map(|side| side.as_ref().unwrap().endpoint_count());
+    assert_eq!(counts, [5000, 4999]);
+    let (mut before, after, told) = told(&local, &[(2, sides)]);
+    let [change] = &told.unwrap()[..] else { panic!("one group changes") };
+    let addresses =
+        |backends: &[DesiredBackend]| backends.iter().map(|it| it.address.to_string()).collect::<Vec<_>>();
+    assert_eq!(addresses(&change.gone), ["10.2.7.3", "10.2.7.4"]);
+    assert_eq!(addresses(&change.come), ["10.2.200.1"]);
+    carry_out(&mut before, change);
+    assert_eq!(before, after);
+}
+
+#[test]
+fn where_the_last_active_backend_goes_only_a_merge_can_tell() {
+    let fading = remote(vec![endpoint("10.2.0.1", Condition::TERMINATING)]);
+    let sides = before_and_after(&remote(ready(&["10.2.0.1"])), &fading);
+    let (_, after, told) = told(&local(vec![]), &[(2, sides)]);
+    assert_eq!(told, None);
+    assert_eq!(groups(&after[0].1), "2:0:1[10.2.0.1:8080!]");
 }

@@ -6,12 +6,12 @@
 
 use hashbrown::HashMap;
 use mesh_abi::{BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey, SlotEntry, Stamp};
-use mesh_model::desired::{DesiredBackend, DesiredGroup, DesiredService, Frontend};
+use mesh_model::desired::{DesiredService, Frontend};
 use mesh_model::name::ServiceName;
 
-use super::actual::{Actual, CANARY, Held, HeldGroup, Member, mapped, protocol_number, service_key};
-use super::backends::BackendKey;
+use super::actual::{Actual, CANARY, Held, protocol_number, service_key};
 use super::extents::Extent;
+use super::members::{Target, backend_key, fits};
 
 /// Writes in the order of the fields, each list in any order.
 #[derive(Debug, Default)]
@@ -42,10 +42,10 @@ pub enum Shortage {
 /// What waits for its grace period.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Freed {
-    backends: Vec<u32>,
-    extents: Vec<Extent>,
+    pub(super) backends: Vec<u32>,
+    pub(super) extents: Vec<Extent>,
     services: Vec<u32>,
-    counters: Vec<u32>,
+    pub(super) counters: Vec<u32>,
 }
 
 impl Freed {
@@ -83,35 +83,46 @@ impl Actual {
     /// the plan were carried out.
     pub fn plan(&mut self, changes: &[(Frontend, Option<DesiredService>)]) -> Plan {
         let mut plan = Plan::default();
+        self.plan_into(changes, &mut plan);
+        plan
+    }
+
+    /// The same, behind what is planned already.
+    pub fn plan_into(&mut self, changes: &[(Frontend, Option<DesiredService>)], plan: &mut Plan) {
         // Deletions first: what they free is not free before a grace period, but their frontends are.
         for (frontend, _) in changes.iter().filter(|(_, desired)| desired.is_none()) {
-            self.plan_deletion(frontend, &mut plan);
+            self.plan_deletion(frontend, plan);
         }
         for (frontend, desired) in changes {
             let Some(desired) = desired else { continue };
-            if let Err(shortage) = self.plan_service(frontend, desired, &mut plan) {
+            if let Err(shortage) = self.plan_service(frontend, desired, plan) {
                 plan.refused.push((*frontend, shortage));
             }
         }
-        plan
     }
 
     /// Plans the canary's entry, which never changes.
     pub fn plan_canary(&mut self) -> Plan {
         let mut plan = Plan::default();
-        if self.services.get(&CANARY).is_none_or(|held| held.damaged) {
-            let stamp = Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 };
-            let held = Held {
-                stamp,
-                flags: FLAG_CANARY,
-                service: None,
-                port_name: None,
-                groups: Vec::new(),
-                damaged: false,
-            };
-            plan.services.push((service_key(&CANARY), held.entry(&CANARY)));
-            self.services.insert(CANARY, held);
+        if self.services.get(&CANARY).is_some_and(|held| !held.damaged) {
+            return plan;
         }
+        let (mut stamp, groups) = match self.services.remove(&CANARY) {
+            Some(held) => (held.stamp, held.groups),
+            None => (Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 }, Vec::new()),
+        };
+        stamp.generation = stamp.generation.wrapping_add(1);
+        groups.into_iter().for_each(|group| self.drop_group(group, &mut plan));
+        let held = Held {
+            stamp,
+            flags: FLAG_CANARY,
+            service: None,
+            port_name: None,
+            groups: Vec::new(),
+            damaged: false,
+        };
+        plan.services.push((service_key(&CANARY), held.entry(&CANARY)));
+        self.services.insert(CANARY, held);
         plan
     }
 
@@ -228,168 +239,8 @@ impl Actual {
     fn new_backends(&self, frontend: &Frontend, desired: &DesiredService) -> usize {
         let protocol = protocol_number(frontend.protocol);
         let keys = desired.groups.iter().flat_map(|group| {
-            group.backends.iter().map(move |backend| backend_key(group, backend, protocol))
+            group.backends.iter().map(move |backend| backend_key(group.cluster, backend, protocol))
         });
         keys.filter(|key| self.backends.find(key).is_none()).count()
-    }
-
-    fn plan_group(
-        &mut self,
-        target: &Target<'_>,
-        old: Option<HeldGroup>,
-        fresh: Option<Extent>,
-        plan: &mut Plan,
-    ) -> HeldGroup {
-        let group = target.group;
-        let (old_members, old_extent, counter) = match old {
-            Some(old) => (old.members, Some(old.extent), old.counter),
-            None => (Vec::new(), None, self.take_counter(plan)),
-        };
-        let change = self.change_members(target, &old_members, plan);
-        let members = match (fresh, old_extent) {
-            (None, Some(extent)) => change.in_place(&old_members, extent, target.service, plan),
-            (fresh, old_extent) => {
-                plan.freed.extents.extend(old_extent);
-                let extent = fresh.expect("make_room takes an extent where the old one does not serve");
-                change.afresh(extent, target.service, plan)
-            }
-        };
-        for member in change.removed(&old_members) {
-            self.leave(member, plan);
-        }
-        HeldGroup {
-            cluster: group.cluster,
-            tier: group.tier,
-            weight: group.weight,
-            extent: fresh.or(old_extent).expect("one of the two was used above"),
-            members,
-            counter,
-        }
-    }
-
-    /// Decides which members stay and takes ids for those that come, whose entries are planned first.
-    fn change_members(&mut self, target: &Target<'_>, old: &[Member], plan: &mut Plan) -> Change {
-        let positions: HashMap<u32, usize> =
-            old.iter().enumerate().map(|(position, member)| (member.id(), position)).collect();
-        let mut change = Change { kept: vec![None; old.len()], added: Vec::new() };
-        for backend in &target.group.backends {
-            let key = backend_key(target.group, backend, target.protocol);
-            let position = self.backends.find(&key).and_then(|id| positions.get(&id).copied());
-            let id = match position {
-                Some(position) => {
-                    let member = old[position];
-                    self.backends.change_user(member.id(), member.state(), backend.state);
-                    change.kept[position] = Some(Member::new(member.id(), backend.state));
-                    member.id()
-                }
-                None => {
-                    let id = self.backends.add_user(key, backend.state);
-                    let id = id.expect("make_room counted the new backends");
-                    change.added.push(Member::new(id, backend.state));
-                    id
-                }
-            };
-            plan.backends.extend(self.backends.write(id).map(|entry| (id, entry)));
-        }
-        change
-    }
-
-    fn leave(&mut self, member: Member, plan: &mut Plan) {
-        if self.backends.remove_user(member.id(), member.state()) {
-            plan.freed.backends.push(member.id());
-        } else {
-            let entry = self.backends.write(member.id());
-            plan.backends.extend(entry.map(|entry| (member.id(), entry)));
-        }
-    }
-
-    fn drop_group(&mut self, group: HeldGroup, plan: &mut Plan) {
-        plan.freed.extents.push(group.extent);
-        if group.counter != 0 {
-            plan.freed.counters.push(group.counter);
-        }
-        for member in group.members {
-            self.leave(member, plan);
-        }
-    }
-
-    /// Cell 0 is shared by those that find no room.
-    fn take_counter(&mut self, plan: &mut Plan) -> u32 {
-        let Some(counter) = self.counters.take() else { return 0 };
-        plan.fresh_counters.push(counter);
-        counter
-    }
-}
-
-/// A desired group and what else its slots need.
-struct Target<'a> {
-    service: u32,
-    protocol: u8,
-    group: &'a DesiredGroup,
-}
-
-/// How a group's members change.
-struct Change {
-    /// By old position: the member where it stays.
-    kept: Vec<Option<Member>>,
-    added: Vec<Member>,
-}
-
-impl Change {
-    fn count(&self) -> usize {
-        self.kept.iter().flatten().count() + self.added.len()
-    }
-
-    fn removed<'a>(&'a self, old: &'a [Member]) -> impl Iterator<Item = Member> + 'a {
-        old.iter().zip(&self.kept).filter(|(_, kept)| kept.is_none()).map(|(member, _)| *member)
-    }
-
-    /// Rewrites as few slots of the extent as possible: what comes, and what stands beyond the new end, moves
-    /// into the places of what goes. A reader with the old count still finds old members beyond the new end.
-    fn in_place(&self, old: &[Member], extent: Extent, service: u32, plan: &mut Plan) -> Vec<Member> {
-        let count = self.count();
-        let mut members: Vec<Option<Member>> = self.kept.iter().copied().take(count).collect();
-        members.resize(count, None);
-        let beyond = self.kept.iter().skip(count).flatten();
-        let mut incoming = self.added.iter().chain(beyond).copied();
-        for (position, place) in members.iter_mut().enumerate() {
-            if place.is_none() {
-                let member = incoming.next().expect("as many members come as there are places");
-                *place = Some(member);
-                if old.get(position).map(|old| old.id()) != Some(member.id()) {
-                    plan.slots.push(slot(extent, position, member, service));
-                }
-            }
-        }
-        let mut members: Vec<Member> = members.into_iter().flatten().collect();
-        members.shrink_to_fit();
-        members
-    }
-
-    /// Writes all members to an extent that nobody reads yet.
-    fn afresh(&self, extent: Extent, service: u32, plan: &mut Plan) -> Vec<Member> {
-        let members: Vec<Member> = self.kept.iter().flatten().chain(&self.added).copied().collect();
-        let slots = members.iter().enumerate();
-        plan.slots.extend(slots.map(|(position, member)| slot(extent, position, *member, service)));
-        members
-    }
-}
-
-fn slot(extent: Extent, position: usize, member: Member, service: u32) -> (u32, SlotEntry) {
-    let position = u32::try_from(position).expect("positions are below the extent's capacity");
-    (extent.first + position, SlotEntry { backend: member.id(), service })
-}
-
-/// An extent serves as long as it is large enough and not far too large.
-fn fits(extent: Extent, count: u32) -> bool {
-    count <= extent.capacity() && (extent.capacity() <= 16 || count > extent.capacity() / 8)
-}
-
-fn backend_key(group: &DesiredGroup, backend: &DesiredBackend, protocol: u8) -> BackendKey {
-    BackendKey {
-        address: mapped(backend.address),
-        port: backend.port,
-        cluster: group.cluster.value(),
-        protocol,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_abi::{STATE_ACTIVE, STATE_FREE};
+use mesh_model::change::GroupChange;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::Protocol;
@@ -185,6 +186,21 @@ fn backends_of(desired: &DesiredService) -> impl Iterator<Item = (std::net::IpAd
     desired.groups.iter().flat_map(|group| &group.backends).map(|backend| (backend.address, backend.port))
 }
 
+/// From the one set of hosts to the other, in cluster 1's group behind the first frontend.
+fn group_change(before: &BTreeSet<u8>, after: &BTreeSet<u8>) -> GroupChange {
+    let backend = |host: &u8| DesiredBackend {
+        address: [10, 0, 1, *host].into(),
+        port: 8080,
+        state: BackendState::Active,
+    };
+    GroupChange {
+        frontend: frontend(1),
+        cluster: ClusterId::new(1).unwrap(),
+        gone: before.difference(after).map(backend).collect(),
+        come: after.difference(before).map(backend).collect(),
+    }
+}
+
 proptest! {
     #[test]
     fn no_prefix_of_a_plan_exposes_a_missing_backend(history in history()) {
@@ -257,6 +273,56 @@ proptest! {
         prop_assert_eq!(actual.backend_count(), 0);
         prop_assert_eq!(actual.free_slots(), CAPACITY.slots);
         prop_assert!(maps.contents.services.is_empty() && maps.contents.backends.is_empty());
+    }
+
+    #[test]
+    fn what_changes_of_a_group_leads_where_the_whole_would(
+        first in prop::collection::btree_set(0_u8..40, 1..30),
+        turns in prop::collection::vec((prop::collection::btree_set(0_u8..40, 1..30), any::<bool>()), 1..8),
+    ) {
+        let wanted = |hosts: &BTreeSet<u8>| {
+            service(&vec![(1, hosts.iter().map(|host| (*host, true)).collect()), (2, vec![(1, true)])])
+        };
+        let (mut maps, mut actual, mut held) = (Maps::new(), Actual::new(CAPACITY), first);
+        maps.apply(&actual.plan(&[(frontend(1), Some(wanted(&held)))]));
+        // A service that shares backends, so that not all that goes is gone.
+        maps.apply(&actual.plan(&[(frontend(2), Some(wanted(&BTreeSet::from([1, 2, 3]))))]));
+        let ever: BTreeSet<_> = (1..=2).flat_map(|index| {
+            let all = wanted(&(0..40).collect());
+            backends_of(&all).map(|(address, port)| (frontend(index), address, port)).collect::<Vec<_>>()
+        }).collect();
+        for (hosts, small) in turns {
+            // Most changes are of few backends.
+            let hosts: BTreeSet<u8> = if small {
+                held.iter().skip(1).chain(hosts.first()).copied().collect()
+            } else {
+                hosts
+            };
+            let mut plan = Plan::default();
+            let change = group_change(&held, &hosts);
+            if !actual.plan_change(&change, &mut plan) {
+                prop_assert!(plan.is_empty() && plan.freed.is_empty());
+                plan = actual.plan(&[(frontend(1), Some(wanted(&hosts)))]);
+            }
+            let slots = change.gone.len().max(change.come.len());
+            let mut readers = Reader::start(&maps, true);
+            let mut step = 0;
+            while maps.step(&plan, step) {
+                step += 1;
+                maps.read();
+                readers.iter().for_each(|reader| reader.finish(&maps, &ever));
+                readers.extend(Reader::start(&maps, step % 2 == 0));
+            }
+            prop_assert!(plan.slots.len() <= slots || plan.slots.len() == hosts.len(), "{:?}", plan.slots);
+            maps.release(&mut actual, plan.freed);
+            let read: BTreeSet<_> = maps.read()[&frontend(1)][&1].iter().copied().collect();
+            let expected: BTreeSet<_> = backends_of(&wanted(&hosts)).take(hosts.len()).collect();
+            prop_assert_eq!(read, expected);
+            // The whole finds nothing left to do: weights, too, are as they should be.
+            prop_assert!(actual.plan(&[(frontend(1), Some(wanted(&hosts)))]).is_empty());
+            held = hosts;
+        }
+        prop_assert_eq!(restore(&maps.contents, CAPACITY).damaged, 0);
     }
 
     #[test]
@@ -371,4 +437,46 @@ fn an_entry_that_refuses_connects_is_damage_under_any_address_but_the_canarys() 
     let mut restored = restore(&maps.contents, CAPACITY);
     maps.apply(&restored.actual.plan(&[(frontend(1), None)]));
     assert_eq!(maps.contents.services, []);
+}
+
+#[test]
+fn a_change_that_does_not_fit_what_is_held_plans_nothing() {
+    let mut actual = Actual::new(CAPACITY);
+    let hosts = |hosts: &[u8]| BTreeSet::from_iter(hosts.iter().copied());
+    let refuses = |actual: &mut Actual, change: &GroupChange| {
+        let mut plan = Plan::default();
+        let refused = !actual.plan_change(change, &mut plan);
+        assert!(!refused || plan.is_empty() && plan.freed.is_empty());
+        refused
+    };
+    assert!(refuses(&mut actual, &group_change(&hosts(&[1]), &hosts(&[2]))), "no such frontend");
+    actual.plan(&[(frontend(1), Some(service(&vec![(1, vec![(1, true), (2, true)])])))]);
+    assert!(refuses(&mut actual, &group_change(&hosts(&[3]), &hosts(&[4]))), "3 is no member");
+    assert!(refuses(&mut actual, &group_change(&hosts(&[1]), &hosts(&[2]))), "2 is one already");
+    assert!(refuses(&mut actual, &group_change(&hosts(&[1, 2]), &hosts(&[]))), "nothing would be left");
+    let many: Vec<u8> = (3..40).collect();
+    assert!(refuses(&mut actual, &group_change(&hosts(&[]), &hosts(&many))), "the extent is too small");
+    assert!(!refuses(&mut actual, &group_change(&hosts(&[1]), &hosts(&[3]))));
+}
+
+#[test]
+fn a_damaged_canary_is_written_again_and_what_it_held_is_free() {
+    let mut maps = Maps::new();
+    let mut actual = Actual::new(CAPACITY);
+    maps.apply(&actual.plan_canary());
+    assert!(actual.plan_canary().is_empty());
+    // Somebody gave the canary the groups of a service.
+    maps.apply(&actual.plan(&[(frontend(1), Some(service(&vec![(1, vec![(1, true), (2, true)])])))]));
+    let entry = maps.contents.services[1].1;
+    maps.contents.services[0].1.groups = entry.groups;
+    maps.contents.services[0].1.group_count = entry.group_count;
+    maps.contents.services.truncate(1);
+    let mut restored = restore(&maps.contents, CAPACITY);
+    assert_eq!(restored.damaged, 1);
+    let mut plan = restored.actual.plan_canary();
+    maps.apply(&plan);
+    maps.release(&mut restored.actual, std::mem::take(&mut plan.freed));
+    maps.release(&mut restored.actual, restored.leftover);
+    assert_eq!((restored.actual.free_slots(), restored.actual.backend_count()), (CAPACITY.slots, 0));
+    assert_eq!(restore(&maps.contents, CAPACITY).damaged, 0);
 }

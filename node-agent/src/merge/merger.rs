@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use mesh_model::change;
 use mesh_model::desired::{DesiredService, Frontend};
-use mesh_model::merge::{Merge, merge};
+use mesh_model::merge::{CarriedGroup, Merge, frontends, merge};
 use mesh_model::name::{ClusterId, ServiceName};
-use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::snapshot::{ClusterSnapshot, Service};
 use mesh_model::view::PeerService;
 
 use super::claims::{Claims, GivenUp};
@@ -54,6 +55,26 @@ pub struct Planned {
     pub services: Vec<ServiceName>,
 }
 
+/// What the sources said at one time.
+#[derive(Clone, Debug)]
+struct Observed {
+    local: Arc<ClusterSnapshot>,
+    peers: PeerInputs,
+}
+
+impl Observed {
+    /// The service at the peers that have it.
+    fn offers(&self, name: &ServiceName) -> Vec<(ClusterId, Arc<PeerService>)> {
+        let peers = self.peers.synced.iter();
+        peers.filter_map(|(id, services)| Some((*id, services.get(name)?.clone()))).collect()
+    }
+
+    /// Whether the same clusters have a say.
+    fn hears_whom(&self, other: &Self) -> bool {
+        self.peers.claimed == other.peers.claimed && self.peers.synced.keys().eq(other.peers.synced.keys())
+    }
+}
+
 /// The state between two passes.
 #[derive(Debug)]
 pub struct Merger {
@@ -63,6 +84,10 @@ pub struct Merger {
     local: Option<Arc<ClusterSnapshot>>,
     peers: PeerInputs,
     dirty: BTreeSet<ServiceName>,
+    /// What all was last planned from.
+    planned: Option<Observed>,
+    /// Services that were planned since, from something newer.
+    replanned: BTreeSet<ServiceName>,
     claims: Claims,
     /// The maps may hold frontends of services that no longer exist.
     sweep: bool,
@@ -100,6 +125,8 @@ impl Merger {
             local: None,
             peers: PeerInputs::default(),
             dirty: BTreeSet::new(),
+            planned: None,
+            replanned: BTreeSet::new(),
             claims: Claims::default(),
             sweep: true,
             refused: BTreeMap::new(),
@@ -164,23 +191,27 @@ impl Merger {
 
     /// The next plan; none when everything observed is planned. The mirror is as if it were carried out.
     pub fn next_plan(&mut self) -> Option<Planned> {
-        let local = self.local.clone()?;
+        let now = Observed { local: self.local.clone()?, peers: self.peers.clone() };
         let mut services = Vec::new();
-        let mut changes = BTreeMap::new();
+        let (mut plan, mut changes) = (Plan::default(), BTreeMap::new());
         while services.len() < SERVICES_PER_PLAN {
             let Some(name) = self.dirty.pop_first() else { break };
-            self.merge_one(&local, &name, &mut changes);
+            if !self.plan_difference(&now, &name, &mut plan) {
+                self.merge_one(&now, &name, &mut changes);
+            }
+            self.replanned.insert(name.clone());
             services.push(name);
         }
         if services.is_empty() {
             if !std::mem::take(&mut self.sweep) {
+                self.planned = Some(now);
+                self.replanned.clear();
                 return None;
             }
             let unowned = self.actual.frontends().map(|(frontend, _)| *frontend);
             changes.extend(unowned.filter(|f| self.claims.owner(f).is_none()).map(|f| (f, None)));
         }
-        let changes: Vec<_> = changes.into_iter().collect();
-        let plan = self.actual.plan(&changes);
+        self.actual.plan_into(&changes.into_iter().collect::<Vec<_>>(), &mut plan);
         for (frontend, shortage) in &plan.refused {
             if let Some(service) = self.claims.owner(frontend).cloned() {
                 self.refused.insert(*frontend, Refusal::Shortage { service, shortage: *shortage });
@@ -195,27 +226,54 @@ impl Merger {
         self.dirty.extend(waiting.map(|refusal| refusal.service().clone()));
     }
 
+    /// Plans what is different about a service since it was last planned, if that can be told from the difference.
+    fn plan_difference(&mut self, now: &Observed, name: &ServiceName, plan: &mut Plan) -> bool {
+        let changes = self.differences(now, name);
+        changes.is_some_and(|changes| changes.iter().all(|change| self.actual.plan_change(change, plan)))
+    }
+
+    fn differences(&self, now: &Observed, name: &ServiceName) -> Option<Vec<change::GroupChange>> {
+        let before = self.planned.as_ref().filter(|planned| planned.hears_whom(now))?;
+        let (old, local) = (before.local.services.get(name)?, now.local.services.get(name)?);
+        let is_held = |frontend: &Frontend| {
+            self.claims.owner(frontend) == Some(name) && self.actual.owner(frontend) == Some(name)
+        };
+        let as_planned = Arc::ptr_eq(old, local)
+            && !self.replanned.contains(name)
+            && frontends(local).all(|(frontend, _)| is_held(&frontend))
+            && !self.refused.values().any(|refusal| refusal.service() == name);
+        if !as_planned {
+            return None;
+        }
+        let carried = |frontend: &Frontend| self.carried(frontend);
+        let (old, new) = (before.offers(name), now.offers(name));
+        let input = |peers| self.input((name, local.as_ref()), peers, &carried);
+        change::changes(&input(&old), &input(&new))
+    }
+
+    /// What the maps hold of clusters that have not spoken.
+    fn carried(&self, frontend: &Frontend) -> Vec<CarriedGroup> {
+        self.actual.carried(frontend, |cluster| self.peers.carries(self.own, cluster))
+    }
+
+    fn input<'a>(
+        &self,
+        (name, local): (&'a ServiceName, &'a Service),
+        peers: &'a [(ClusterId, Arc<PeerService>)],
+        carried: &'a dyn Fn(&Frontend) -> Vec<CarriedGroup>,
+    ) -> Merge<'a> {
+        Merge { own: self.own, plain_ok_allowed: self.plain_ok_allowed, name, local, peers, carried }
+    }
+
     fn merge_one(
         &mut self,
-        local: &ClusterSnapshot,
+        now: &Observed,
         name: &ServiceName,
         changes: &mut BTreeMap<Frontend, Option<DesiredService>>,
     ) {
-        let merged = local.services.get(name).map(|service| {
-            let peers: Vec<(ClusterId, Arc<PeerService>)> = (self.peers.synced.iter())
-                .filter_map(|(id, services)| Some((*id, services.get(name)?.clone())))
-                .collect();
-            let carried = |frontend: &Frontend| {
-                self.actual.carried(frontend, |cluster| self.peers.carries(self.own, cluster))
-            };
-            merge(&Merge {
-                own: self.own,
-                plain_ok_allowed: self.plain_ok_allowed,
-                name,
-                local: service,
-                peers: &peers,
-                carried: &carried,
-            })
+        let merged = now.local.services.get(name).map(|service| {
+            let carried = |frontend: &Frontend| self.carried(frontend);
+            merge(&self.input((name, service), &now.offers(name), &carried))
         });
         let merged = merged.unwrap_or_default();
         self.refused.retain(|_, refusal| refusal.service() != name);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::difference::Finder;
 use super::pool::Pool;
 use crate::desired::BackendState;
 use crate::fence::Fence;
@@ -13,7 +14,7 @@ use crate::snapshot::{ServicePort, SlicePort};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerEndpoint {
     /// Network order; IPv4 v4-mapped, which no IPv6 endpoint can be: records refuse that.
-    address: [u8; 16],
+    pub(super) address: [u8; 16],
     state: BackendState,
 }
 
@@ -27,7 +28,11 @@ impl PeerEndpoint {
     }
 
     pub fn address(self) -> IpAddr {
-        Ipv6Addr::from(self.address).to_canonical()
+        Self::address_of(self.address)
+    }
+
+    pub(super) fn address_of(octets: [u8; 16]) -> IpAddr {
+        Ipv6Addr::from(octets).to_canonical()
     }
 
     pub fn state(self) -> BackendState {
@@ -84,6 +89,18 @@ impl Endpoints {
             Self::Any(all) => all.get(at).copied(),
         }
     }
+
+    fn find(&self, address: [u8; 16]) -> Option<PeerEndpoint> {
+        let found = match self {
+            Self::V4(all) => {
+                let v4 = [address[12], address[13], address[14], address[15]];
+                all.binary_search_by_key(&v4, |endpoint| endpoint.address)
+            }
+            Self::Any(all) => all.binary_search_by_key(&address, |endpoint| endpoint.address),
+        };
+        // An IPv6 address may end like one of the IPv4 ones.
+        self.get(found.ok()?).filter(|endpoint| endpoint.address == address)
+    }
 }
 
 /// A slice: its endpoints that serve at all, sorted by address, each address once with its best state.
@@ -120,6 +137,11 @@ impl PeerSlice {
 
     pub fn endpoints(&self) -> impl Iterator<Item = PeerEndpoint> + '_ {
         (0..self.endpoints.len()).filter_map(|at| self.endpoints.get(at))
+    }
+
+    /// The state of the endpoint that has this address, as endpoints hold it.
+    pub(super) fn state_of(&self, address: [u8; 16]) -> Option<BackendState> {
+        self.endpoints.find(address).map(PeerEndpoint::state)
     }
 
     /// What the fence lets through; the slice itself where that is all.
@@ -165,15 +187,19 @@ pub struct PeerService {
 }
 
 impl PeerService {
+    /// `before` is the same service as an earlier call with the same fence made it.
     pub(super) fn new<'a>(
         offer: &Arc<Offer>,
         slices: impl Iterator<Item = &'a Arc<PeerSlice>>,
         fence: &Fence,
+        before: Option<&Self>,
     ) -> Self {
         let (mut kept, mut left_out_slices) = (Vec::new(), 0);
         let mut room = MAX_SERVICE_ENDPOINTS;
+        // What went through as it is goes through again.
+        let mut passed = Finder::new(before.map_or(&[], Self::slices));
         for slice in slices {
-            let slice = slice.fenced(fence);
+            let slice = if passed.has(slice) { slice.clone() } else { slice.fenced(fence) };
             match room.checked_sub(slice.endpoints.len()) {
                 Some(rest) => {
                     room = rest;
@@ -182,12 +208,21 @@ impl PeerService {
                 None => left_out_slices += 1,
             }
         }
-        let endpoint_count = u32::try_from(distinct_addresses(&kept)).unwrap_or(u32::MAX);
         let slices = match <[_; 1]>::try_from(kept) {
             Ok([only]) => Slices::One(only),
             Err(kept) => Slices::Any(kept.into()),
         };
-        Self { offer: offer.clone(), slices, endpoint_count, left_out_slices }
+        let mut service = Self { offer: offer.clone(), slices, endpoint_count: 0, left_out_slices };
+        service.endpoint_count = u32::try_from(service.count_since(before)).unwrap_or(u32::MAX);
+        service
+    }
+
+    fn count_since(&self, before: Option<&Self>) -> usize {
+        let changes = before.and_then(|before| Some((before.endpoint_count(), self.changes_since(before)?)));
+        let Some((count, changes)) = changes else { return distinct_addresses(self.slices()) };
+        let come = changes.iter().filter(|change| change.before.is_none()).count();
+        let gone = changes.iter().filter(|change| change.after.is_none()).count();
+        count + come - gone
     }
 
     /// The ports that the peer's Service exposes.
@@ -200,6 +235,20 @@ impl PeerService {
             Slices::One(only) => std::slice::from_ref(only),
             Slices::Any(all) => all,
         }
+    }
+
+    /// The ports on which all slices listen; none where they differ, or there is no slice.
+    pub(crate) fn slice_ports(&self) -> Option<&[SlicePort]> {
+        let (first, others) = self.slices().split_first()?;
+        let same =
+            |slice: &Arc<PeerSlice>| Arc::ptr_eq(&slice.ports, &first.ports) || slice.ports == first.ports;
+        others.iter().all(same).then_some(first.ports())
+    }
+
+    /// Whether any endpoint of the family is active.
+    pub(crate) fn has_active(&self, is_v4: bool) -> bool {
+        let mut all = self.slices().iter().flat_map(|slice| slice.endpoints());
+        all.any(|endpoint| endpoint.state == BackendState::Active && endpoint.address().is_ipv4() == is_v4)
     }
 
     /// Number of distinct addresses.

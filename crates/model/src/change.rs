@@ -1,0 +1,102 @@
+//! What becomes of a merged service where only endpoints of peers differ: the short way to what a merge of the whole
+//! would find.
+//!
+//! [`merge`](crate::merge::merge) says what a service is; this says what is different, at the price of the difference,
+//! where that can be told from it alone. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::desired::{BackendState, DesiredBackend, Frontend, MAX_GROUPS};
+use crate::merge::{Merge, frontends, match_ports, target};
+use crate::name::ClusterId;
+use crate::snapshot::ServicePort;
+use crate::view::{EndpointChange, PeerService};
+
+/// What becomes of one cluster's group behind one frontend. All of the group's backends are active, before and after, and
+/// its weight is their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupChange {
+    pub frontend: Frontend,
+    pub cluster: ClusterId,
+    /// Backends of the group that are none any more.
+    pub gone: Vec<DesiredBackend>,
+    pub come: Vec<DesiredBackend>,
+}
+
+/// The groups in which the merges of `before` and `after` differ; none where only the merges themselves can tell.
+pub fn changes(before: &Merge<'_>, after: &Merge<'_>) -> Option<Vec<GroupChange>> {
+    let clusters = |input: &Merge<'_>| input.peers.iter().map(|(cluster, _)| *cluster).collect::<Vec<_>>();
+    let same_frame = std::ptr::eq(before.local, after.local) && clusters(before) == clusters(after);
+    let frontends: Vec<_> = frontends(after.local).collect();
+    let distinct: BTreeSet<&Frontend> = frontends.iter().map(|(frontend, _)| frontend).collect();
+    if !same_frame || distinct.len() != frontends.len() {
+        return None;
+    }
+    // Otherwise a change of weights may decide on who takes part.
+    let groups = |frontend: &Frontend| 1 + after.peers.len() + (after.carried)(frontend).len();
+    if frontends.iter().any(|(frontend, _)| groups(frontend) > MAX_GROUPS) {
+        return None;
+    }
+    let mut all = Vec::new();
+    for ((cluster, old), (_, new)) in before.peers.iter().zip(after.peers) {
+        if *cluster != after.own && !Arc::ptr_eq(old, new) {
+            let difference = Difference::between(&after.local.ports, old, new)?;
+            for (frontend, index) in &frontends {
+                all.extend(difference.behind(frontend, *index, *cluster)?);
+            }
+        }
+    }
+    Some(all)
+}
+
+/// How a peer's service differs from what it was.
+struct Difference<'a> {
+    old: &'a PeerService,
+    new: &'a PeerService,
+    endpoints: Vec<EndpointChange>,
+    /// By local port: where its endpoints listen; none where the peer takes no part.
+    targets: Vec<Option<u16>>,
+}
+
+impl<'a> Difference<'a> {
+    /// None where more than endpoints differ, or so many that the whole is had for less.
+    fn between(local: &[ServicePort], old: &'a PeerService, new: &'a PeerService) -> Option<Self> {
+        let ports = new.slice_ports()?;
+        if old.ports() != new.ports() || old.slice_ports()? != ports {
+            return None;
+        }
+        let remote = match_ports(local, new.ports()).into_iter();
+        let targets = remote.map(|remote| remote.and_then(|remote| target(ports, remote))).collect();
+        Some(Self { old, new, endpoints: new.changes_since(old)?, targets })
+    }
+
+    /// What becomes of the cluster's group behind a frontend, if anything does. None in the outer place where the group
+    /// has no active backend before or after: then it depends on all clusters which backends count.
+    fn behind(&self, frontend: &Frontend, port: usize, cluster: ClusterId) -> Option<Option<GroupChange>> {
+        let Some(port) = self.targets[port] else { return Some(None) };
+        let is_v4 = frontend.address.is_ipv4();
+        let here = |change: &&EndpointChange| change.address.is_ipv4() == is_v4;
+        let changes: Vec<&EndpointChange> = self.endpoints.iter().filter(here).collect();
+        if changes.is_empty() {
+            return Some(None);
+        }
+        if !self.old.has_active(is_v4) || !self.new.has_active(is_v4) {
+            return None;
+        }
+        let active = Some(BackendState::Active);
+        let those = |has: fn(&EndpointChange) -> Option<BackendState>, lacks: fn(&EndpointChange) -> _| {
+            let chosen = changes.iter().filter(|change| has(change) == active && lacks(change) != active);
+            let backend = |change: &&EndpointChange| DesiredBackend {
+                address: change.address,
+                port,
+                state: BackendState::Active,
+            };
+            chosen.map(backend).collect::<Vec<_>>()
+        };
+        let gone = those(|change| change.before, |change| change.after);
+        let come = those(|change| change.after, |change| change.before);
+        let any = !gone.is_empty() || !come.is_empty();
+        Some(any.then_some(GroupChange { frontend: *frontend, cluster, gone, come }))
+    }
+}
