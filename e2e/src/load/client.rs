@@ -1,18 +1,19 @@
 //! A client that opens connections at a constant rate, however long they take (an open loop), bounded in number
 //! and in time. Every connection becomes one line on standard output.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::dns;
 use super::record::{Failure, Outcome, Record};
 use crate::wait::unix_us;
 
@@ -21,6 +22,9 @@ pub struct Load {
     /// Address or name, and port to dial. A name is looked up for every connection.
     #[arg(long)]
     target: String,
+    /// How to ask.
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
     /// New connections per second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
@@ -33,6 +37,18 @@ pub struct Load {
     /// When to stop, if nobody says so earlier.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     duration: Duration,
+}
+
+/// How a client asks who is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// A connection with a request.
+    #[default]
+    Tcp,
+    /// A DNS question, by a socket that may send anywhere.
+    Udp,
+    /// A DNS question, by a socket that is connected: it hears of refusals.
+    ConnectedUdp,
 }
 
 /// `10ms`, `2s` or `5m`.
@@ -75,9 +91,10 @@ impl Load {
             ticks.tick().await;
             let permit = room.clone().try_acquire_owned();
             let (target, patience, records) = (target.clone(), self.timeout, records.clone());
+            let transport = self.transport;
             dials.spawn(async move {
                 let record = match permit {
-                    Ok(_held) => attempt(&target, patience).await,
+                    Ok(_held) => attempt(&target, transport, patience).await,
                     Err(_) => overload(),
                 };
                 // Nobody reads any more: the run is over.
@@ -91,9 +108,9 @@ fn overload() -> Record {
     Record { start_unix_us: unix_us(), latency_us: 0, outcome: Outcome::Error(Failure::Overload) }
 }
 
-async fn attempt(target: &str, patience: Duration) -> Record {
+async fn attempt(target: &str, transport: Transport, patience: Duration) -> Record {
     let (start_unix_us, start) = (unix_us(), Instant::now());
-    let outcome = match timeout(patience, resolve_and_request(target)).await {
+    let outcome = match timeout(patience, resolve_and_request(target, transport)).await {
         Ok(Ok(answer)) => Outcome::Answer(answer),
         Ok(Err(failure)) => Outcome::Error(failure),
         Err(_) => Outcome::Error(Failure::Timeout),
@@ -103,10 +120,15 @@ async fn attempt(target: &str, patience: Duration) -> Record {
 }
 
 /// A name is looked up anew each time, as by a client that keeps nothing; an address costs nothing here.
-async fn resolve_and_request(target: &str) -> Result<String, Failure> {
+async fn resolve_and_request(target: &str, transport: Transport) -> Result<String, Failure> {
     let mut found = lookup_host(target).await.map_err(|_| Failure::Unresolved)?;
     let address = found.next().ok_or(Failure::Unresolved)?;
-    request(address).await.map_err(|error| Failure::of(&error))
+    let answer = match transport {
+        Transport::Tcp => request(address).await,
+        Transport::Udp => ask(address, false).await,
+        Transport::ConnectedUdp => ask(address, true).await,
+    };
+    answer.map_err(|error| Failure::of(&error))
 }
 
 async fn request(target: SocketAddr) -> std::io::Result<String> {
@@ -124,6 +146,22 @@ async fn request(target: SocketAddr) -> std::io::Result<String> {
             return Ok(String::from_utf8_lossy(body).into_owned());
         }
     }
+}
+
+/// Asks one question; what comes from elsewhere is no answer.
+async fn ask(target: SocketAddr, connected: bool) -> std::io::Result<String> {
+    let any = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    if connected {
+        socket.connect(target).await?;
+        socket.send(dns::QUESTION).await?;
+    } else {
+        socket.send_to(dns::QUESTION, target).await?;
+    }
+    let mut response = [0; 512];
+    let (length, sender) = socket.recv_from(&mut response).await?;
+    let text = response.get(..length).and_then(dns::text).filter(|_| sender == target);
+    text.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 async fn write(mut lines: mpsc::Receiver<Record>) -> Result<()> {

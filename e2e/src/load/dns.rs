@@ -1,4 +1,5 @@
-//! As much of DNS (RFC 1035) as a pod needs to say its name: every question is answered by one TXT record.
+//! As much of DNS (RFC 1035) as a pod needs to say its name, and a client to ask for it: every question is answered by one
+//! TXT record.
 
 /// Length of a message's header.
 const HEADER: usize = 12;
@@ -27,6 +28,18 @@ pub(super) fn answer(message: &[u8], text: &str) -> Option<Vec<u8>> {
     Some(response)
 }
 
+/// "Who?", of type TXT.
+pub(super) const QUESTION: &[u8] = b"\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0\x03who\0\0\x10\0\x01";
+
+/// The text in an [`answer`] to [`QUESTION`]; none where it is something else.
+pub(super) fn text(response: &[u8]) -> Option<String> {
+    let is_answer = response.get(..2)? == &QUESTION[..2] && response.get(6..8)? == [0, 1];
+    let record = response.get(QUESTION.len()..).filter(|_| is_answer)?;
+    // Name, type, class, time to live and the length of the data come before the text's own length.
+    let (length, text) = record.get(12..)?.split_first()?;
+    String::from_utf8(text.get(..usize::from(*length))?.to_vec()).ok()
+}
+
 /// Where the first question ends: labels up to an empty one, then type and class.
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
@@ -53,6 +66,16 @@ mod tests {
         assert_eq!(response[..12], *b"\x12\x34\x85\0\0\x01\0\x01\0\0\0\0");
         assert_eq!(response[12..QUESTION.len()], QUESTION[12..]);
         assert_eq!(response[QUESTION.len()..], *b"\xc0\x0c\0\x10\0\x01\0\0\0\0\0\x07\x06hoth/1");
+    }
+
+    #[test]
+    fn the_text_of_an_answer_is_found() {
+        let response = answer(super::QUESTION, "hoth/1").unwrap();
+        assert_eq!(text(&response).as_deref(), Some("hoth/1"));
+        for length in 0..response.len() {
+            assert_eq!(text(&response[..length]), None, "{length} bytes");
+        }
+        assert_eq!(text(super::QUESTION), None, "a question");
     }
 
     #[test]
