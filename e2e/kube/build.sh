@@ -33,6 +33,10 @@ full_version() {
 other_kubernetes_module() { # folder version
     local staging=v0.${2#v*.} list
     cp "$modules/kubernetes/main.go" "$1/"
+    # Before 1.34 the kubelet made its context itself.
+    if [[ $2 == v1.33.* ]]; then
+        sed -i -e '/"context"/d' -e 's/context\.Background()//' "$1/main.go"
+    fi
     list=$(go mod download -json "k8s.io/kubernetes@$2" | sed -n 's/.*"GoMod": "\(.*\)".*/\1/p')
     {
         echo "module example.org/kubernetes"
