@@ -90,12 +90,17 @@ ci: ## What a change must pass: lint, test and one run of the demo
 	+@setup/stage.sh test $(MAKE) --no-print-directory test
 	+@setup/stage.sh demo $(MAKE) --no-print-directory demo JSON='$(JSON)' KEEP=
 
-.PHONY: images kind-up kind-clean
+.PHONY: images kind-up kind-demo kind-clean
 images: ## Build the images with docker, podman or buildah; REGISTRY=, TAG=, PLATFORMS=linux/amd64,linux/arm64 PUSH=1
 	@deploy/images/build.sh
 
 kind-up: ## Two kind clusters with routes, images and the chart installed (Docker, Go, kubectl)
 	@e2e/kind/up.sh
+
+kind-demo: ## The story of demo-kube on two kind clusters (Docker, Go, kubectl; as root); JSON=FILE for results
+	@setup/deps.sh build
+	@cargo build --locked -p mesh-e2e --bin demo-kube
+	@target/debug/demo-kube --kind $(if $(JSON),--json '$(JSON)')
 
 kind-clean: ## Remove the kind clusters
 	@e2e/kind/down.sh

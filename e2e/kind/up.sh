@@ -33,15 +33,11 @@ control_address() {
 }
 
 create() {
-    local cluster=$1 node
+    local cluster=$1
     if ! "$kind" get clusters 2>/dev/null | grep -qx "$cluster"; then
         "$kind" create cluster --config "e2e/kind/$cluster.yaml" ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"} \
             --kubeconfig "$KUBECONFIG" --wait 3m >&2
     fi
-    # kind's nodes don't mount it by themselves.
-    for node in $("$kind" get nodes --name "$cluster"); do
-        docker exec "$node" sh -c 'mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf'
-    done
 }
 
 load() {
@@ -94,7 +90,7 @@ for cluster in "${CLUSTERS[@]}"; do
     create "$cluster"
     load "$cluster"
 done
-e2e/kind/routes.sh "${CLUSTERS[@]}" >&2
+e2e/kind/nodes.sh "${CLUSTERS[@]}" >&2
 for cluster in "${CLUSTERS[@]}"; do
     deploy/certificates.sh "$cluster" "$STATE/$cluster" "$(control_address "$cluster")" >&2
 done

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod bench_kube;
 pub mod failure;
+pub mod kind;
 pub mod kube;
 pub mod lab;
 pub mod load;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use mesh_e2e::kind::KindClusters;
 use mesh_e2e::kube::chart::Chart;
 use mesh_e2e::kube::{KubeFlags, KubeLab};
 use mesh_e2e::prerequisite;
@@ -25,6 +26,9 @@ struct Cli {
     /// Tell it in a lab that is up already, with the mesh installed or not, and leave it.
     #[arg(long, value_name = "ID")]
     lab: Option<String>,
+    /// Tell it on two kind clusters, which are made where they are missing and left (needs Docker).
+    #[arg(long, conflicts_with_all = ["lab", "version", "proxy", "dual_stack"])]
+    kind: bool,
     #[command(flatten)]
     flags: KubeFlags,
 }
@@ -42,13 +46,21 @@ fn main() -> ExitCode {
 
 /// Whether all went as expected.
 fn run(cli: &Cli) -> Result<bool> {
+    if cli.kind {
+        return show(cli, &mut KindClusters::up()?);
+    }
     prerequisite::check_kube()?;
     let mut lab = bring_up(cli)?;
     Chart::of_lab(&lab)?.install().context("installing the chart")?;
     eprintln!("kube: the mesh is installed");
-    let clusters = lab.sites().into_iter().map(|site| site.name).collect();
+    show(cli, &mut lab)
+}
+
+/// Tells the story and judges it.
+fn show(cli: &Cli, provider: &mut dyn Provider) -> Result<bool> {
+    let clusters = provider.sites().into_iter().map(|site| site.name).collect();
     let board = Board::new(clusters, plot::STEPS);
-    let steps = perform(&mut lab, &board)?;
+    let steps = perform(provider, &board)?;
     let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
     print!("{}", table::render(&outcomes, &board.clusters, table::KUBERNETES));
     for step in &steps {
@@ -67,9 +79,9 @@ fn bring_up(cli: &Cli) -> Result<KubeLab> {
     }
 }
 
-fn perform(lab: &mut KubeLab, board: &Board) -> Result<Vec<Step>> {
+fn perform(provider: &mut dyn Provider, board: &Board) -> Result<Vec<Step>> {
     let screen = view::watch(board).context("starting the view")?;
-    let told = plot::tell(lab, board);
+    let told = plot::tell(provider, board);
     board.end();
     // The view has nothing to say that its screen has not said.
     let _ = screen.join();

@@ -25,9 +25,9 @@ const REPLICAS: usize = 2;
 /// How many steps there are.
 pub const STEPS: usize = 8;
 const POWER_CUT: &str = "power cut";
-/// How long Kubernetes may take to notice that a node is gone: its grace period of 40 s at most (the lab's is 20 s), and
+/// How long Kubernetes may take to notice that a node is gone: its grace period of 50 s at most (the lab's is 20 s), and
 /// what its controllers take.
-const NOTICE: Duration = Duration::from_secs(60);
+const NOTICE: Duration = Duration::from_secs(75);
 /// How long calls may go on failing after that: one that began before may have that long to fail.
 const GRACE: Duration = Duration::from_secs(1);
 
