@@ -85,6 +85,8 @@ kind=$(setup/tool.sh kind)
 helm=$(setup/tool.sh helm)
 say "building images"
 deploy/images/build.sh clustermesh-apiserver node-agent lab >&2
+# The story calls it by the name that it has in the Kubernetes lab.
+docker tag "$REGISTRY/clustermesh/lab:$TAG" "$REGISTRY/lab:$TAG"
 for cluster in "${CLUSTERS[@]}"; do
     say "creating cluster $cluster"
     create "$cluster"
