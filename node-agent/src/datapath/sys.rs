@@ -380,6 +380,15 @@ pub fn trim_heap() {
     }
 }
 
+/// One heap for all threads: what one of them needed for a moment is of use to the others then.
+pub fn share_heap() {
+    // SAFETY: it takes no address; called before there are other threads.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Number of possible CPUs: how many values a per-CPU map gives.
 pub(super) fn possible_cpus() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
