@@ -135,17 +135,16 @@ fn judge<T: Tables>(
     if flags & FLAG_PLAIN_OK != 0 && tables.heartbeat_is_old() {
         return Some(Verdict::Yield);
     }
-    let pick = quick(tables, entry, service)?;
-    if pick.backend != Pick::NOTHING.backend {
-        return choice.resolve(tables, pick);
+    if quick(tables, entry, service, choice)? {
+        return Some(Verdict::Translate);
     }
     let pick = Pick::unpack(thorough(tables, entry, service));
     if pick.backend == Pick::NOTHING.backend {
         return Some(Verdict::NoBackend);
     }
-    let verdict = choice.resolve(tables, pick)?;
+    choice.take(tables.backend(pick.backend)?, pick);
     choice.last_resort = is_last_resort(tables, pick.backend)?;
-    Some(verdict)
+    Some(Verdict::Translate)
 }
 
 impl Choice {
@@ -153,16 +152,14 @@ impl Choice {
     pub const NONE: Self =
         Self { address: [0; 4], port: 0, last_resort: false, backend: 0, epoch: 0, counter: 0 };
 
-    /// Reads what the connection needs of the backend; nothing if the pick is out of date.
+    /// Reads what the connection needs of the backend that was picked.
     #[inline(always)]
-    fn resolve<T: Tables>(&mut self, tables: &mut T, pick: Pick) -> Option<Verdict> {
-        let backend = tables.backend(pick.backend)?;
+    fn take(&mut self, backend: NonNull<BackendEntry>, pick: Pick) {
         self.address = read::address(backend);
         self.port = read::port(backend);
         self.epoch = read::epoch(backend);
         self.backend = pick.backend;
         self.counter = pick.counter;
-        Some(Verdict::Translate)
     }
 }
 
@@ -206,26 +203,33 @@ impl Pick {
 /// then see whether the chosen one is. Falling back only then leaves the shares of the others as they should
 /// be, and costs the state of one cluster instead of all.
 ///
-/// Gives [`Pick::NOTHING`] where the thorough way has to look, and nothing if a slot has another owner.
+/// False where the thorough way has to look; nothing if a slot has another owner.
 #[inline(always)]
-fn quick<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> Option<Pick> {
+fn quick<T: Tables>(
+    tables: &mut T,
+    entry: NonNull<ServiceEntry>,
+    service: u32,
+    choice: &mut Choice,
+) -> Option<bool> {
     let mut random = tables.random();
     let cell = read::cell(entry, alias::column(random));
     let group = GroupView::read(entry, alias::chosen(cell, random));
     if group.count == 0 || group.weight == 0 {
-        return Some(Pick::NOTHING);
+        return Some(false);
     }
     if read::cluster_state(tables.clusters()?, group.cluster) != CLUSTER_USABLE {
-        return Some(Pick::NOTHING);
+        return Some(false);
     }
     for _ in 0..QUICK_SLOTS {
         random = next_random(random);
         let slot = read::owned_slot(tables.slot(group.slot(below(random, group.count)))?, service)?;
-        if read::state(tables.backend(slot.backend)?) == STATE_ACTIVE {
-            return Some(Pick { backend: slot.backend, counter: group.counter });
+        let backend = tables.backend(slot.backend)?;
+        if read::state(backend) == STATE_ACTIVE {
+            choice.take(backend, Pick { backend: slot.backend, counter: group.counter });
+            return Some(true);
         }
     }
-    Some(Pick::NOTHING)
+    Some(false)
 }
 
 /// The thorough way: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,

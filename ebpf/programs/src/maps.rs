@@ -27,8 +27,10 @@ static CLUSTERS: Array<ClusterStates, 1> = Array::new();
 static CONTROL: Array<Control, 1> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, 1024> = PerCpuArray::new();
+/// By outcome; the element after the last is the state of the random numbers, 0 until the first is drawn: it is wanted
+/// whenever an outcome is counted, and so costs no cache line of its own.
 #[btf_map]
-static OUTCOMES: PerCpuArray<u64, { OUTCOME_COUNT as usize }> = PerCpuArray::new();
+static OUTCOMES: PerCpuArray<u64, { OUTCOME_COUNT as usize + 1 }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
 #[btf_map]
@@ -38,9 +40,6 @@ pub(crate) static CELLS: Array<Origin, { CELL_COUNT as usize }> = Array::new();
 /// Of its own: whatever else is remembered by the thousand must not push out what a reply will ask for.
 #[btf_map]
 pub(crate) static REPLIES: LruHashMap<ReplyKey, ReplyEntry, 1024> = LruHashMap::new();
-/// State of the random numbers, the programs' own and so without a pin: 0 until the first is drawn.
-#[btf_map]
-static RANDOM: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The maps as [`mesh_abi::decide`] sees them.
 pub(crate) struct Maps;
@@ -102,7 +101,7 @@ unsafe impl Tables for Maps {
 fn random() -> u32 {
     // SAFETY: the helper takes nothing and returns a word.
     let kernels = || unsafe { bpf_get_prandom_u32() };
-    let Some(cell) = RANDOM.get_ptr_mut(0) else { return kernels() };
+    let Some(cell) = OUTCOMES.get_ptr_mut(OUTCOME_COUNT) else { return kernels() };
     // SAFETY: the cell is this CPU's.
     unsafe {
         let mut state = *cell;
