@@ -55,6 +55,10 @@ images: {registry: $REGISTRY, tag: $TAG}
 exposure: {type: NodePort, nodePort: $NODE_PORT}
 # A node is a container, which sees its own cgroup as the root.
 agent: {cgroupRoot: /sys/fs/cgroup}
+# Beside Kubernetes' own, so that the workers have nothing that there is only once.
+etcd:
+  nodeSelector: {node-role.kubernetes.io/control-plane: ""}
+  tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}]
 tls:
   clientTrust: |
 $(cat "$STATE"/{hoth,yavin}/ca.crt | sed 's/^/    /')
@@ -84,6 +88,8 @@ mkdir -p "$STATE"
 kind=$(setup/tool.sh kind)
 helm=$(setup/tool.sh helm)
 say "building images"
+# kind cannot load an image that comes with attestations.
+export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 deploy/images/build.sh clustermesh-apiserver node-agent lab >&2
 # The story calls it by the name that it has in the Kubernetes lab.
 docker tag "$REGISTRY/clustermesh/lab:$TAG" "$REGISTRY/lab:$TAG"
