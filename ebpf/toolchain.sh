@@ -87,7 +87,8 @@ build_object() {
 }
 
 # The symbols of the object $1 whose names hold a crate's hash, each with a name without: cargo makes the hash from
-# the folder in which the tree lies.
+# the folder in which the tree lies. Nor are there places in the name (B…_), which move with the hash's length.
 plain_symbols() {
-    LC_ALL=C grep -aoE '_R[0-9A-Za-z_]+' "$1" | LC_ALL=C sort -u | sed -E 'h; s/Cs[0-9A-Za-z]+_/C/g; G; s/(.*)\n(.*)/\2 \1/'
+    LC_ALL=C grep -aoE '_R[0-9A-Za-z_]+' "$1" | LC_ALL=C sort -u \
+        | sed -E 'h; s/Cs[0-9A-Za-z]+_/C/g; s/B[0-9A-Za-z]{0,2}_/B_/g; G; s/(.*)\n(.*)/\2 \1/'
 }
