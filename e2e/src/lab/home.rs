@@ -218,7 +218,11 @@ pub fn clean_those(wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
     let mut cleaned = Vec::new();
     for (id, folder) in labs_on_disk()?.into_iter().filter(|(_, folder)| wanted(folder)) {
         let lock = File::options().create(true).truncate(false).write(true).open(folder.join("owner"));
-        let lock = lock.with_context(|| format!("opening the lock of lab {id}"))?;
+        let lock = match lock {
+            // Its owner took it away just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            lock => lock.with_context(|| format!("opening the lock of lab {id}"))?,
+        };
         if lock.try_lock().is_ok() {
             sweep(&id, &folder);
             cleaned.push(id);
