@@ -6,6 +6,7 @@ pub mod agent;
 pub mod config;
 pub mod datapath;
 pub mod dry_run;
+pub mod heap;
 pub mod install;
 pub mod merge;
 pub mod metrics;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use node_agent::config::{Command, Invocation, RunArgs};
-use node_agent::datapath::{canary, sys};
-use node_agent::{agent, dry_run, uninstall};
+use node_agent::datapath::canary;
+use node_agent::{agent, dry_run, heap, uninstall};
 
 fn main() -> ExitCode {
     let done = match Invocation::parse_from(std::env::args_os()) {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
-    sys::share_heap();
+    heap::share();
     mesh_runtime::logs::init(&args.log).unwrap_or_else(|error| Invocation::refusal(&error).exit());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -3,30 +3,13 @@
 
 mod support;
 
-use clap::Parser;
 use mesh_abi::FLAG_PLAIN_OK;
-use node_agent::admin::events::Events;
-use node_agent::config::DatapathArgs;
-use node_agent::install::{Installed, install_with};
+use node_agent::install::Installed;
 use node_agent::merge::comeback::Comeback;
 
-use support::{CAPACITY, Service, World, beat, dial, server};
+use support::{Service, World, beat, dial, server};
 
 const FRONTEND: &str = "10.96.0.1:80";
-
-fn install(world: &World) -> Installed {
-    #[derive(Parser)]
-    struct Args {
-        #[command(flatten)]
-        datapath: DatapathArgs,
-    }
-    let args = format!(
-        "test --node-name n --yield-after 10m --max-services {} --max-slots {} --max-backends {} --max-counters {}",
-        CAPACITY.services, CAPACITY.slots, CAPACITY.backends, CAPACITY.counters
-    );
-    install_with(world.installation(), &Args::parse_from(args.split(' ')).datapath, &Events::default())
-        .unwrap()
-}
 
 #[test]
 fn adopted_maps_that_have_yielded_go_on_yielding_until_they_are_right() {
@@ -35,7 +18,7 @@ fn adopted_maps_that_have_yielded_go_on_yielding_until_they_are_right() {
     let old = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
     beat(&mut maps, 11_000_000_000);
-    let Installed { mut maps, control, comeback, .. } = install(&world);
+    let Installed { mut maps, control, comeback, .. } = world.installed("--yield-after 10m");
     assert_eq!(comeback, Comeback::new(true));
     let untranslated = dial(FRONTEND, &[&old]).unwrap_err();
     assert_ne!(untranslated.kind(), std::io::ErrorKind::PermissionDenied);
@@ -53,7 +36,7 @@ fn adopted_maps_of_a_live_agent_go_on_serving() {
     let old = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
     beat(&mut maps, 9_000_000_000);
-    let installed = install(&world);
+    let installed = world.installed("--yield-after 10m");
     assert_eq!(installed.comeback, Comeback::Over);
     assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
     assert_eq!(installed.maps.read_control().unwrap().yield_after_ns, 600_000_000_000);

@@ -19,7 +19,6 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader, Pod};
-use clap::Parser;
 use mesh_abi::{
     BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceEntry, ServiceKey,
     SlotEntry,
@@ -27,14 +26,12 @@ use mesh_abi::{
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::Protocol;
-use node_agent::admin::events::Events;
-use node_agent::config::DatapathArgs;
 use node_agent::datapath::actual::{Actual, unmapped};
 use node_agent::datapath::apply::apply;
 use node_agent::datapath::maps::{Maps, NAMES, instance_dir};
 use node_agent::datapath::plan::Plan;
 use node_agent::datapath::programs::{Found, HOOKS};
-use node_agent::install::{Installed, install_with};
+use node_agent::install::Installed;
 use socket2::SockRef;
 
 use support::{CAPACITY, INSTANCE, World, outcome, server, wait_until};
@@ -133,20 +130,6 @@ fn plan(actual: &mut Actual, backend: &TcpListener) -> Plan {
     actual.plan(&[(frontend(), Some(service))])
 }
 
-fn install(world: &World) -> Installed {
-    #[derive(Parser)]
-    struct Args {
-        #[command(flatten)]
-        datapath: DatapathArgs,
-    }
-    let sizes = format!(
-        "test --node-name n --max-services {} --max-slots {} --max-backends {} --max-counters {}",
-        CAPACITY.services, CAPACITY.slots, CAPACITY.backends, CAPACITY.counters
-    );
-    let args = Args::parse_from(sizes.split(' ')).datapath;
-    install_with(world.installation(), &args, &Events::default()).unwrap()
-}
-
 fn layouts(world: &World) -> Vec<String> {
     let entries = fs::read_dir(instance_dir(&world.bpffs, INSTANCE)).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -192,7 +175,7 @@ fn an_upgrade_from_layout_1_moves_its_content_and_removes_its_pins() {
     let earlier = LayoutOne::start(&world, &backend);
     let load = Load::start(&backend);
     load.go_on();
-    let installed = install(&world);
+    let installed = world.installed("");
     assert!(installed.beside.is_empty());
     assert_eq!(layouts(&world), [format!("v{LAYOUT}")], "the old pins are gone");
     load.go_on();
@@ -216,7 +199,7 @@ fn an_upgrade_from_layout_1_moves_its_content_and_removes_its_pins() {
 fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full() {
     let world = World::new();
     let backend = server("127.0.1.1:8080");
-    let Installed { mut maps, mut actual, .. } = install(&world);
+    let Installed { mut maps, mut actual, .. } = world.installed("");
     apply(maps.as_mut(), &plan(&mut actual, &backend)).unwrap();
     // From here on it is a layout that nobody here knows.
     let instance = instance_dir(&world.bpffs, INSTANCE);
@@ -224,7 +207,7 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
 
     let load = Load::start(&backend);
     load.go_on();
-    let mut installed = install(&world);
+    let mut installed = world.installed("");
     assert_eq!(installed.actual.frontend_count(), 0, "nothing could be read");
     load.go_on();
     let now = Instant::now();

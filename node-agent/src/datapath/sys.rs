@@ -371,24 +371,6 @@ pub fn monotonic_ns() -> u64 {
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
-/// Gives free memory back to the kernel. glibc keeps what a large list or plan needed for a moment.
-pub fn trim_heap() {
-    // SAFETY: it takes no address and locks what it touches.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// One heap for all threads: what one of them needed for a moment is of use to the others then.
-pub fn share_heap() {
-    // SAFETY: it takes no address; called before there are other threads.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
 /// Number of possible CPUs: how many values a per-CPU map gives.
 pub(super) fn possible_cpus() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;

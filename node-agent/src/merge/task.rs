@@ -30,6 +30,7 @@ use crate::datapath::maps::{self, MapError, Maps};
 use crate::datapath::plan::{Freed, Plan};
 use crate::datapath::restore::restore;
 use crate::datapath::{sys, text};
+use crate::heap;
 use crate::peers::PeerSet;
 
 /// How often the heartbeat is written and the kernel's counts are read.
@@ -261,7 +262,7 @@ impl MergeTask {
         }
         if self.untrimmed >= TRIM_WRITES {
             self.untrimmed = 0;
-            tokio::task::block_in_place(sys::trim_heap);
+            tokio::task::block_in_place(heap::trim);
         }
         let naming = (self.merger.actual().namings(), self.names());
         if self.names_written.as_ref() != Some(&naming) {

@@ -14,15 +14,19 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use clap::Parser;
 use mesh_abi::{
     BackendEntry, Control, Group, LAYOUT, MAX_GROUPS, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, STATE_ACTIVE,
     ServiceEntry, ServiceKey, SlotEntry, Stamp, alias_cells,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use node_agent::admin::events::Events;
+use node_agent::config::DatapathArgs;
 use node_agent::datapath::actual::Capacity;
 use node_agent::datapath::maps::{Datapath, Maps};
 use node_agent::datapath::programs::{Found, Installation};
+use node_agent::install::{Installed, install_with};
 
 /// The instance whose pins the tests make.
 pub(crate) const INSTANCE: &str = "hooks";
@@ -77,6 +81,22 @@ impl World {
         };
         assert!(installation.attach(&mut maps).unwrap());
         Maps::open_pinned(&self.bpffs, INSTANCE).map(Box::new).unwrap()
+    }
+
+    /// As an agent with these flags beside the usual ones installs it.
+    pub(crate) fn installed(&self, flags: &str) -> Installed {
+        #[derive(Parser)]
+        struct Args {
+            #[command(flatten)]
+            datapath: DatapathArgs,
+        }
+        let Capacity { services, slots, backends, counters } = CAPACITY;
+        let args = format!(
+            "test --node-name n --max-services {services} --max-slots {slots} --max-backends {backends} \
+             --max-counters {counters} {flags}"
+        );
+        let args = Args::parse_from(args.split_whitespace()).datapath;
+        install_with(self.installation(), &args, &Events::default()).unwrap()
     }
 
     pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
