@@ -83,11 +83,7 @@ impl Agent {
 
     /// Bytes of memory that are its own: heap and stacks, neither files nor maps.
     pub(crate) fn heap_bytes(&self) -> Result<f64> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.pid)).context("the agent's memory")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no RssAnon")?;
-        Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
+        process_bytes(&self.pid, "RssAnon:")
     }
 
     /// Waits until its periodic work has run twice, so that what is needed for a moment only is gone.
@@ -108,6 +104,16 @@ impl Agent {
     pub(crate) fn map_bytes(&self) -> Result<f64> {
         map_bytes(&pin_dir(&self.home.bpffs(), &self.instance).join("maps"))
     }
+}
+
+/// Bytes of a field of `/proc/PID/status`, which the kernel gives in units of 1,024.
+pub(crate) fn process_bytes(pid: &str, field: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("{path}: has it restarted?"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes = kilobytes.with_context(|| format!("no {field} in {path}"))?;
+    Ok(kilobytes.trim().parse::<f64>()? * 1024.0)
 }
 
 /// Bytes of kernel memory of all maps of an agent, which are pinned in a folder.

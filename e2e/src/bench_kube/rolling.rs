@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Course;
-use super::calls::{self, Caller};
+use super::calls;
 use super::mesh::{self, READER, WRITER};
 use crate::bench::row::{Goal, Row};
 use crate::bench::stats::median;
+use crate::kube::pod_log::PodLog;
 use crate::kube::{KubeCluster, KubeLab};
 use crate::lab::client::Summary;
 use crate::load::record::Record;
@@ -26,8 +27,8 @@ pub(crate) fn measure(course: &Course) -> Result<Vec<Row>> {
     ensure!(course.runs > 0, "no runs");
     let mut lab = mesh::bring_up(course)?;
     deploy(&lab)?;
-    let mut callers = Caller::start_all(mesh::cluster(&lab, WRITER)?, TARGET)?;
-    callers.extend(Caller::start_all(mesh::cluster(&lab, READER)?, TARGET)?);
+    let mut callers = calls::start_all(mesh::cluster(&lab, WRITER)?, TARGET)?;
+    callers.extend(calls::start_all(mesh::cluster(&lab, READER)?, TARGET)?);
     let (mut seconds, begun_unix_us) = (Vec::new(), unix_us());
     for run in 1..=course.runs {
         let (took, records) = update(mesh::cluster(&lab, WRITER)?, &callers)?;
@@ -89,7 +90,7 @@ fn roll_out(cluster: &KubeCluster) -> Result<()> {
 }
 
 /// One update, until the last old pod is gone: how long it took, and the calls that began and were told meanwhile.
-fn update(cluster: &KubeCluster, callers: &[Caller]) -> Result<(Duration, Vec<Record>)> {
+fn update(cluster: &KubeCluster, callers: &[PodLog]) -> Result<(Duration, Vec<Record>)> {
     let (begun_unix_us, started) = (unix_us(), Instant::now());
     cluster.context().kubectl(&["rollout", "restart", &format!("deployment/{SERVICE}")])?;
     roll_out(cluster)?;
@@ -100,7 +101,7 @@ fn update(cluster: &KubeCluster, callers: &[Caller]) -> Result<(Duration, Vec<Re
 }
 
 /// All calls that began between two times, and were told within `patience`.
-fn calls_of(callers: &[Caller], (from, to): (u64, u64), patience: Duration) -> Result<Vec<Record>> {
+fn calls_of(callers: &[PodLog], (from, to): (u64, u64), patience: Duration) -> Result<Vec<Record>> {
     let later = to + u64::try_from(patience.as_micros())?;
     let mut records = Vec::new();
     for caller in callers {

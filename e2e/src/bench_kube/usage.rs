@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use node_agent::datapath::maps::pin_dir;
 
-use crate::bench::agent::map_bytes;
+use crate::bench::agent::{map_bytes, process_bytes};
 use crate::kube::KubeCluster;
 
 /// Processes of one kind, all over a cluster.
@@ -37,8 +37,12 @@ impl Kind {
     /// Resident memory of the largest in megabytes: now, and at its most.
     pub(crate) fn rss_mb(&self) -> Result<[f64; 2]> {
         let largest = |field| -> Result<f64> {
-            let all = self.pids.iter().map(|pid| status_mb(*pid, field)).collect::<Result<Vec<_>>>()?;
-            Ok(all.into_iter().fold(0.0, f64::max))
+            let all = self
+                .pids
+                .iter()
+                .map(|pid| process_bytes(&pid.to_string(), field))
+                .collect::<Result<Vec<_>>>()?;
+            Ok(all.into_iter().fold(0.0, f64::max) / 1e6)
         };
         Ok([largest("VmRSS:")?, largest("VmHWM:")?])
     }
@@ -103,15 +107,6 @@ fn parse_cpu_seconds(stat: &str) -> Option<f64> {
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11..15)?.iter().map(|field| field.parse::<f64>().ok());
     Some(ticks.sum::<Option<f64>>()? / 100.0)
-}
-
-fn status_mb(pid: u32, field: &str) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("{path}: has it restarted?"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kilobytes = kilobytes.with_context(|| format!("no {field} in {path}"))?;
-    Ok(kilobytes.trim().parse::<f64>()? * 1024.0 / 1e6)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod kubectl;
 mod node;
 mod node_files;
 mod pki;
+pub(crate) mod pod_log;
 mod provider;
 mod spec;
 pub mod testing;
