@@ -20,6 +20,8 @@ use crate::kube::KubeFlags;
 
 /// What to measure, and on which Kubernetes.
 #[derive(Debug, clap::Args)]
+// Each set of flags is a group of its own, named by its type: two of one name are refused by debug builds.
+#[group(id = "bench_kube")]
 pub struct Args {
     #[command(flatten)]
     bench: bench::Args,
