@@ -83,7 +83,7 @@ impl Bytes<'_> {
                 let mut bytes = [0; 16];
                 words
                     .iter()
-                    .zip(bytes.chunks_mut(4))
+                    .zip(bytes.chunks_mut(8))
                     .for_each(|(word, to)| to.copy_from_slice(&word.to_ne_bytes()));
                 bytes
             }

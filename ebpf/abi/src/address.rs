@@ -1,30 +1,47 @@
-//! Addresses as the programs handle them: sixteen bytes in network order, as four words in memory order.
+//! Addresses as the programs handle them: sixteen bytes in network order, as two words in memory order.
 
-/// The third word of every v4-mapped address (RFC 4291 §2.5.5.2), as it lies in memory.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+/// The third quarter of every v4-mapped address (RFC 4291 §2.5.5.2).
+const MAPPED: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// Whether the words are a v4-mapped address.
 #[inline(always)]
-pub const fn is_mapped(words: [u32; 4]) -> bool {
-    words[0] == 0 && words[1] == 0 && words[2] == MAPPED
+pub const fn is_mapped(words: [u64; 2]) -> bool {
+    let [a, b, c, d, ..] = words[1].to_ne_bytes();
+    words[0] == 0 && u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes(MAPPED)
 }
 
-/// The v4-mapped form of an IPv4 address, both as words in memory order.
+/// The v4-mapped form, as words, of an IPv4 address as a word.
 #[inline(always)]
-pub const fn mapped(address: u32) -> [u32; 4] {
-    [0, 0, MAPPED, address]
+pub const fn mapped(address: u32) -> [u64; 2] {
+    let [a, b, c, d] = MAPPED;
+    let [e, f, g, h] = address.to_ne_bytes();
+    [0, u64::from_ne_bytes([a, b, c, d, e, f, g, h])]
 }
 
-/// Four words in memory order as the sixteen bytes that they are.
+/// The four quarters of an address; the last is the IPv4 address where it is a v4-mapped one.
 #[inline(always)]
-pub(crate) const fn bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: four words are sixteen bytes, and every bit pattern is valid in both.
+pub const fn quarters(words: [u64; 2]) -> [u32; 4] {
+    // SAFETY: sixteen bytes each, and every bit pattern is valid in both.
     unsafe { core::mem::transmute(words) }
 }
 
-/// Sixteen bytes as words in memory order.
+/// An address of four quarters.
 #[inline(always)]
-pub(crate) const fn words(bytes: [u8; 16]) -> [u32; 4] {
+pub const fn from_quarters(quarters: [u32; 4]) -> [u64; 2] {
+    // SAFETY: as above.
+    unsafe { core::mem::transmute(quarters) }
+}
+
+/// Two words as the sixteen bytes that they are.
+#[inline(always)]
+pub(crate) const fn bytes(words: [u64; 2]) -> [u8; 16] {
+    // SAFETY: as above.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// Sixteen bytes as words.
+#[inline(always)]
+pub(crate) const fn words(bytes: [u8; 16]) -> [u64; 2] {
     // SAFETY: as above.
     unsafe { core::mem::transmute(bytes) }
 }

@@ -28,19 +28,34 @@ impl ServiceKey {
         Self { address, port: port.to_be_bytes(), protocol, zero: 0 }
     }
 
-    /// As [`Self::new`], from an address as words in memory order and a port in network order.
+    /// The key by words.
+    pub const fn words(&self) -> KeyWords {
+        KeyWords::new(words(self.address), self.port, self.protocol)
+    }
+}
+
+/// A key as the programs carry it, in registers: what a helper is given the address of is written to memory, and a
+/// processor waits where a word is read from there that was just written in pieces.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyWords {
+    /// The address as words in memory order.
+    pub address: [u64; 2],
+    /// Port, protocol and padding in memory order.
+    pub rest: u32,
+}
+
+impl KeyWords {
+    /// From an address as words in memory order and a port in network order.
     #[inline(always)]
-    pub const fn from_words(address: [u32; 4], port: [u8; 2], protocol: u8) -> Self {
-        let [a, b, c, d] = address;
-        // Written and read by words: a processor waits where a word is read that was just written in pieces.
-        let last = u32::from_ne_bytes([port[0], port[1], protocol, 0]);
-        // SAFETY: a key is five aligned words without padding.
-        unsafe { core::mem::transmute::<[u32; 5], Self>([a, b, c, d, last]) }
+    pub const fn new(address: [u64; 2], port: [u8; 2], protocol: u8) -> Self {
+        Self { address, rest: u32::from_ne_bytes([port[0], port[1], protocol, 0]) }
     }
 
-    /// The address as words in memory order.
+    /// The key that they are the words of.
     #[inline(always)]
-    pub const fn words(&self) -> [u32; 4] {
-        words(self.address)
+    pub const fn key(&self) -> &ServiceKey {
+        // SAFETY: both begin with the same twenty bytes, of which any make a key; a word is aligned as a key is.
+        unsafe { &*core::ptr::from_ref(self).cast::<ServiceKey>() }
     }
 }

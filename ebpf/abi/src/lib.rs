@@ -24,14 +24,14 @@ mod reply;
 mod service;
 mod slot;
 
-pub use address::{is_mapped, mapped};
+pub use address::{from_quarters, is_mapped, mapped, quarters};
 pub use alias::alias_cells;
 pub use backend::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING};
 pub use cluster::{CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, MAX_CLUSTERS};
 pub use control::{Control, LAYOUT};
 pub use counter::{Counter, OUTCOMES, Outcome};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
-pub use key::{PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
+pub use key::{KeyWords, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::{CELLS, Origin, cell_index};
 pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use read::current;

@@ -1,5 +1,7 @@
 //! The value of the socket storage `ORIGINS` and of the array `CELLS`: what a translated socket had dialled.
 
+use core::ptr::addr_of_mut;
+
 use crate::address::{bytes, words};
 use crate::plain;
 
@@ -27,7 +29,7 @@ plain!(Origin, size 44, align 4);
 impl Origin {
     /// From addresses as words in memory order with ports as they lie in memory, and a backend's (id, epoch).
     #[inline(always)]
-    pub const fn from_words(frontend: ([u32; 4], u16), backend: ([u32; 4], u16), id: (u32, u32)) -> Self {
+    pub const fn from_words(frontend: ([u64; 2], u16), backend: ([u64; 2], u16), id: (u32, u32)) -> Self {
         Self {
             frontend_address: bytes(frontend.0),
             backend_address: bytes(backend.0),
@@ -41,29 +43,34 @@ impl Origin {
     /// Writes it to `to` by words: as one assignment it would be a call that moves byte by byte.
     ///
     /// # Safety
-    /// `to` is aligned and valid for writes, and nobody else writes it meanwhile.
+    /// `to` is aligned to eight bytes, as the kernel aligns values, and valid for writes; nobody else writes it
+    /// meanwhile.
     #[inline(always)]
     pub unsafe fn store(&self, to: *mut Self) {
-        // SAFETY: an `Origin` is eleven aligned words without padding; `to` is as the caller promises.
+        let (frontend, backend) = (words(self.frontend_address), words(self.backend_address));
+        let ([a, b], [c, d]) = (self.frontend_port, self.backend_port);
+        // SAFETY: the offsets lie inside an `Origin` and are those of its fields; `to` is as the caller promises.
         unsafe {
-            let words = core::mem::transmute::<Self, [u32; 11]>(*self);
-            let mut word = 0;
-            while word < words.len() {
-                to.cast::<u32>().add(word).write_volatile(words[word]);
-                word += 1;
-            }
+            let addresses = to.cast::<u64>();
+            addresses.write_volatile(frontend[0]);
+            addresses.add(1).write_volatile(frontend[1]);
+            addresses.add(2).write_volatile(backend[0]);
+            addresses.add(3).write_volatile(backend[1]);
+            addr_of_mut!((*to).frontend_port).cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d]));
+            addr_of_mut!((*to).backend).write_volatile(self.backend);
+            addr_of_mut!((*to).epoch).write_volatile(self.epoch);
         }
     }
 
     /// The frontend, in the form that [`Self::from_words`] takes.
     #[inline(always)]
-    pub const fn frontend_words(&self) -> ([u32; 4], u16) {
+    pub const fn frontend_words(&self) -> ([u64; 2], u16) {
         (words(self.frontend_address), u16::from_ne_bytes(self.frontend_port))
     }
 
     /// The backend, likewise.
     #[inline(always)]
-    pub const fn backend_words(&self) -> ([u32; 4], u16) {
+    pub const fn backend_words(&self) -> ([u64; 2], u16) {
         (words(self.backend_address), u16::from_ne_bytes(self.backend_port))
     }
 }

@@ -11,8 +11,8 @@ use crate::address::is_mapped;
 use crate::alias;
 use crate::read;
 use crate::{
-    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_GROUPS, STATE_ACTIVE,
-    STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey, SlotEntry,
+    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, KeyWords, MAX_GROUPS,
+    STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey, SlotEntry,
 };
 
 /// How often a changing entry is looked up before the program gives up.
@@ -49,7 +49,7 @@ pub unsafe trait Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The backend's address as words in memory order: 16 bytes in network order, IPv4 v4-mapped.
-    pub address: [u32; 4],
+    pub address: [u64; 2],
     /// The backend's port as it lies in memory: network order.
     pub port: u16,
     /// Whether the backend isn't active, or its cluster is demoted.
@@ -87,9 +87,10 @@ pub enum Verdict {
 /// The choice is no payload of the verdict, because the compiler would move the payload of the other verdicts
 /// around too, and the verifier refuses to read what nobody has written.
 #[inline(always)]
-pub fn decide<T: Tables>(tables: &mut T, key: &ServiceKey, choice: &mut Choice) -> Verdict {
+pub fn decide<T: Tables>(tables: &mut T, key: KeyWords, choice: &mut Choice) -> Verdict {
+    let looked_up = key;
     for _ in 0..ATTEMPTS {
-        let Some(entry) = tables.service(key) else { return Verdict::NotAService };
+        let Some(entry) = tables.service(looked_up.key()) else { return Verdict::NotAService };
         if let Some(verdict) = attempt(tables, key, entry, choice) {
             return verdict;
         }
@@ -102,7 +103,7 @@ pub fn decide<T: Tables>(tables: &mut T, key: &ServiceKey, choice: &mut Choice) 
 #[inline(always)]
 fn attempt<T: Tables>(
     tables: &mut T,
-    key: &ServiceKey,
+    key: KeyWords,
     entry: NonNull<ServiceEntry>,
     choice: &mut Choice,
 ) -> Option<Verdict> {
@@ -110,12 +111,12 @@ fn attempt<T: Tables>(
     if head != read::tail(entry) || !read::stands_under(entry, key) {
         return None;
     }
-    let verdict = judge(tables, entry, head.id, choice)?;
+    let verdict = judge(tables, entry, read::service_id(head), choice)?;
     if !read::is_whole(entry, head) {
         return None;
     }
     // User space puts backends of the frontend's family into a group; a socket is never given another's.
-    if matches!(verdict, Verdict::Translate) && is_mapped(choice.address) != is_mapped(key.words()) {
+    if matches!(verdict, Verdict::Translate) && is_mapped(choice.address) != is_mapped(key.address) {
         return Some(Verdict::NoBackend);
     }
     Some(verdict)
@@ -150,7 +151,7 @@ fn judge<T: Tables>(
 impl Choice {
     /// No choice yet.
     pub const NONE: Self =
-        Self { address: [0; 4], port: 0, last_resort: false, backend: 0, epoch: 0, counter: 0 };
+        Self { address: [0; 2], port: 0, last_resort: false, backend: 0, epoch: 0, counter: 0 };
 
     /// Reads what the connection needs of the backend that was picked.
     #[inline(always)]

@@ -6,7 +6,7 @@
 use core::ptr::{NonNull, addr_of};
 
 use crate::{
-    BackendEntry, ClusterStates, Group, MAX_CLUSTERS, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Stamp,
+    BackendEntry, ClusterStates, Group, KeyWords, MAX_CLUSTERS, ServiceCell, ServiceEntry, SlotEntry,
 };
 
 /// Reads a field through a pointer to its struct.
@@ -20,6 +20,13 @@ macro_rules! field {
             unsafe { addr_of!((*of.as_ptr()).$field).cast::<$type>().read_volatile() }
         }
     };
+}
+
+/// Port and protocol of the entry's key, and its padding.
+#[inline(always)]
+fn key_rest(entry: NonNull<ServiceEntry>) -> u32 {
+    // SAFETY: the three fields lie side by side inside the entry, from an aligned one on.
+    unsafe { addr_of!((*entry.as_ptr()).key.port).cast::<u32>().read_volatile() }
 }
 
 /// Reads a field of the group at an index, which must be below [`MAX_GROUPS`](crate::MAX_GROUPS).
@@ -49,10 +56,10 @@ field!(
     owner: BackendEntry => cluster as u16
 );
 field!(state: BackendEntry => state as u32);
-field!(address: BackendEntry => address as [u32; 4]);
-field!(head_word: ServiceEntry => head as u64);
-field!(tail_word: ServiceEntry => tail as u64);
-field!(key_words: ServiceEntry => key as [u32; 5]);
+field!(address: BackendEntry => address as [u64; 2]);
+field!(head: ServiceEntry => head as u64);
+field!(tail: ServiceEntry => tail as u64);
+field!(key_address: ServiceEntry => key as [u64; 2]);
 group_field!(cluster: u16);
 group_field!(tier: u8);
 group_field!(weight: u32);
@@ -104,40 +111,22 @@ pub fn current(cell: NonNull<ServiceCell>) -> NonNull<ServiceEntry> {
     }
 }
 
+/// The service's id out of the word that a stamp is.
 #[inline(always)]
-pub(crate) fn head(entry: NonNull<ServiceEntry>) -> Stamp {
-    stamp(head_word(entry))
+pub(crate) const fn service_id(stamp: u64) -> u32 {
+    let [a, b, c, d, ..] = stamp.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 #[inline(always)]
-pub(crate) fn tail(entry: NonNull<ServiceEntry>) -> Stamp {
-    stamp(tail_word(entry))
-}
-
-#[inline(always)]
-const fn stamp(word: u64) -> Stamp {
-    // SAFETY: eight bytes, and any bytes make a `Stamp`.
-    unsafe { core::mem::transmute::<u64, Stamp>(word) }
-}
-
-#[inline(always)]
-pub(crate) fn is_whole(entry: NonNull<ServiceEntry>, stamp: Stamp) -> bool {
+pub(crate) fn is_whole(entry: NonNull<ServiceEntry>, stamp: u64) -> bool {
     head(entry) == stamp && tail(entry) == stamp
 }
 
 /// Whether the entry is the one that was looked up: the kernel hands a replaced element to another key at
 /// once.
 #[inline(always)]
-pub(crate) fn stands_under(entry: NonNull<ServiceEntry>, key: &ServiceKey) -> bool {
-    // SAFETY: a key is five aligned words, and any bytes make words.
-    let wanted = unsafe { core::mem::transmute::<ServiceKey, [u32; 5]>(*key) };
-    let found = key_words(entry);
-    let mut word = 0usize;
-    while word < found.len() {
-        if found[word] != wanted[word] {
-            return false;
-        }
-        word += 1;
-    }
-    true
+pub(crate) fn stands_under(entry: NonNull<ServiceEntry>, key: KeyWords) -> bool {
+    let address = key_address(entry);
+    address[0] == key.address[0] && address[1] == key.address[1] && key_rest(entry) == key.rest
 }

@@ -22,8 +22,11 @@ plain!(ReplyKey, size 32, align 8);
 impl ReplyKey {
     /// From a backend's address as words in memory order and its port as it lies in memory.
     #[inline(always)]
-    pub const fn from_words(cookie: u64, address: [u32; 4], port: u16) -> Self {
-        Self { cookie, backend_address: bytes(address), backend_port: port.to_ne_bytes(), zero: [0; 6] }
+    pub const fn from_words(cookie: u64, address: [u64; 2], port: u16) -> Self {
+        let [a, b] = port.to_ne_bytes();
+        let last = u64::from_ne_bytes([a, b, 0, 0, 0, 0, 0, 0]);
+        // SAFETY: a key is four aligned words without padding. Written by words, because the kernel reads it by words.
+        unsafe { core::mem::transmute::<[u64; 4], Self>([cookie, address[0], address[1], last]) }
     }
 }
 
@@ -43,13 +46,13 @@ plain!(ReplyEntry, size 20, align 4);
 impl ReplyEntry {
     /// As [`ReplyKey::from_words`].
     #[inline(always)]
-    pub const fn from_words(address: [u32; 4], port: u16) -> Self {
+    pub const fn from_words(address: [u64; 2], port: u16) -> Self {
         Self { frontend_address: bytes(address), frontend_port: port.to_ne_bytes(), zero: [0; 2] }
     }
 
     /// The frontend, in the form that [`Self::from_words`] takes.
     #[inline(always)]
-    pub const fn words(&self) -> ([u32; 4], u16) {
+    pub const fn words(&self) -> ([u64; 2], u16) {
         (words(self.frontend_address), u16::from_ne_bytes(self.frontend_port))
     }
 }

@@ -116,7 +116,7 @@ impl Reader {
 
     fn decide(&mut self) -> (Verdict, Choice) {
         let mut choice = Choice::NONE;
-        let verdict = decide(self, &key(), &mut choice);
+        let verdict = decide(self, key().words(), &mut choice);
         (verdict, choice)
     }
 }

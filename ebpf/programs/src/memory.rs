@@ -30,14 +30,18 @@ impl Memory for OfSocket {
     /// A socket can be connected again, so what is there is overwritten.
     #[inline(always)]
     fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, protocol: u8) {
-        let mut origin = Origin::from_words(
-            (dialled.address, dialled.port),
-            (choice.address, choice.port),
-            (choice.backend, choice.epoch),
-        );
-        if protocol == PROTOCOL_TCP && take_cell(cookie(ctx), &origin) {
+        // Made anew where it is needed: what the kernel is given the address of is written to memory and read again.
+        let origin = || {
+            Origin::from_words(
+                (dialled.address, dialled.port),
+                (choice.address, choice.port),
+                (choice.backend, choice.epoch),
+            )
+        };
+        if protocol == PROTOCOL_TCP && take_cell(cookie(ctx), &origin()) {
             return;
         }
+        let mut origin = origin();
         // SAFETY: the context's socket is valid while the program runs.
         let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
         if stored.is_null() {
@@ -53,7 +57,12 @@ impl Memory for OfSocket {
     fn forget(ctx: &SockAddrContext) {
         give_cell_back(cookie(ctx));
         // SAFETY: the context's socket is valid while the program runs. That there was nothing is no error.
-        let _nothing_stored = unsafe { ORIGINS.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
+        unsafe {
+            // To look is cheaper than to delete what isn't there, and most sockets have nothing there.
+            if !ORIGINS.get_ptr_mut(ctx).is_null() {
+                let _gone_already = ORIGINS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
+            }
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use core::ptr::{addr_of, addr_of_mut};
 /// network order as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    pub(crate) address: [u32; 4],
+    pub(crate) address: [u64; 2],
     pub(crate) port: u16,
 }
 
 /// Reads and writes the peer's address of one family.
 pub(crate) trait Peer {
-    fn address(ctx: *mut bpf_sock_addr) -> [u32; 4];
-    fn rewrite(ctx: *mut bpf_sock_addr, address: [u32; 4]);
+    fn address(ctx: *mut bpf_sock_addr) -> [u64; 2];
+    fn rewrite(ctx: *mut bpf_sock_addr, address: [u64; 2]);
 
     #[inline(always)]
     fn read(ctx: &SockAddrContext) -> Endpoint {
@@ -37,15 +37,15 @@ pub(crate) struct V4;
 
 impl Peer for V4 {
     #[inline(always)]
-    fn address(ctx: *mut bpf_sock_addr) -> [u32; 4] {
+    fn address(ctx: *mut bpf_sock_addr) -> [u64; 2] {
         // SAFETY: the kernel passes a valid context.
         mesh_abi::mapped(unsafe { addr_of!((*ctx).user_ip4).read_volatile() })
     }
 
     #[inline(always)]
-    fn rewrite(ctx: *mut bpf_sock_addr, address: [u32; 4]) {
+    fn rewrite(ctx: *mut bpf_sock_addr, address: [u64; 2]) {
         // SAFETY: the kernel passes a valid context.
-        unsafe { addr_of_mut!((*ctx).user_ip4).write_volatile(address[3]) };
+        unsafe { addr_of_mut!((*ctx).user_ip4).write_volatile(mesh_abi::quarters(address)[3]) };
     }
 }
 
@@ -54,20 +54,21 @@ pub(crate) struct V6;
 
 impl Peer for V6 {
     #[inline(always)]
-    fn address(ctx: *mut bpf_sock_addr) -> [u32; 4] {
+    fn address(ctx: *mut bpf_sock_addr) -> [u64; 2] {
         // SAFETY: the kernel passes a valid context; one word at a time, at constant offsets.
         unsafe {
-            [
+            mesh_abi::from_quarters([
                 addr_of!((*ctx).user_ip6[0]).read_volatile(),
                 addr_of!((*ctx).user_ip6[1]).read_volatile(),
                 addr_of!((*ctx).user_ip6[2]).read_volatile(),
                 addr_of!((*ctx).user_ip6[3]).read_volatile(),
-            ]
+            ])
         }
     }
 
     #[inline(always)]
-    fn rewrite(ctx: *mut bpf_sock_addr, address: [u32; 4]) {
+    fn rewrite(ctx: *mut bpf_sock_addr, address: [u64; 2]) {
+        let address = mesh_abi::quarters(address);
         // SAFETY: as above.
         unsafe {
             addr_of_mut!((*ctx).user_ip6[0]).write_volatile(address[0]);

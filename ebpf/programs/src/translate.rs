@@ -1,7 +1,7 @@
 //! The way out: what a socket dials, or a datagram is sent to, is replaced by a backend and remembered.
 
 use aya_ebpf::programs::SockAddrContext;
-use mesh_abi::{Choice, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey, Verdict, decide};
+use mesh_abi::{Choice, KeyWords, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, Verdict, decide};
 
 use crate::maps::{Maps, count, count_connection};
 use crate::memory::{Memory, OfDatagram, OfSocket};
@@ -25,9 +25,9 @@ pub(crate) fn send<P: Peer>(ctx: &SockAddrContext) -> i32 {
 fn balance<P: Peer, M: Memory>(ctx: &SockAddrContext) -> i32 {
     let Some(protocol) = balanced_protocol(ctx) else { return PROCEED };
     let dialled = P::read(ctx);
-    let key = ServiceKey::from_words(dialled.address, dialled.port.to_ne_bytes(), protocol);
+    let key = KeyWords::new(dialled.address, dialled.port.to_ne_bytes(), protocol);
     let mut choice = Choice::NONE;
-    match decide(&mut Maps, &key, &mut choice) {
+    match decide(&mut Maps, key, &mut choice) {
         Verdict::Translate => {
             P::write(ctx, Endpoint { address: choice.address, port: choice.port });
             M::remember(ctx, dialled, &choice, protocol);
