@@ -16,7 +16,7 @@ use crate::datapath::plan::Freed;
 use crate::datapath::programs::{Found, Installation, ProgramsError};
 use crate::datapath::restore::{Restored, restore};
 use crate::datapath::sys;
-use crate::merge::comeback::Comeback;
+use crate::merge::comeback::{Comeback, has_yielded};
 
 /// A datapath that runs.
 #[derive(Debug)]
@@ -80,12 +80,6 @@ pub fn install_with(
     let control = Control { layout: LAYOUT, yield_after_ns, ..maps.read_control()? };
     let comeback = Comeback::new(has_yielded);
     Ok(Installed { installation, maps, control, comeback, actual, leftover, beside })
-}
-
-/// What the programs ask: whether the last sign of life is too old.
-fn has_yielded(control: &Control, now_ns: u64) -> bool {
-    let age_ns = now_ns.saturating_sub(control.heartbeat_ns);
-    control.yield_after_ns != 0 && age_ns > control.yield_after_ns
 }
 
 /// The other layouts that are pinned.
@@ -160,6 +154,9 @@ fn fill(maps: &mut Maps, old: Option<Content>, capacity: Capacity) -> Result<Act
     }
     apply(maps, &plan)?;
     maps.write_clusters(&old.clusters)?;
+    // What has passed to kube-proxy must not come back before it is right again.
+    let Control { heartbeat_ns, yield_after_ns, .. } = old.control;
+    maps.write_control(&Control { heartbeat_ns, yield_after_ns, ..maps.read_control()? })?;
     tracing::info!(services = actual.frontend_count(), "filled new maps");
     Ok(actual)
 }

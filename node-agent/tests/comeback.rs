@@ -4,17 +4,28 @@
 mod support;
 
 use mesh_abi::FLAG_PLAIN_OK;
+use node_agent::datapath::actual::Capacity;
 use node_agent::install::Installed;
 use node_agent::merge::comeback::Comeback;
 
-use support::{Service, World, beat, dial, server};
+use support::{CAPACITY, Service, World, beat, dial, server};
 
 const FRONTEND: &str = "10.96.0.1:80";
 
 #[test]
 fn adopted_maps_that_have_yielded_go_on_yielding_until_they_are_right() {
+    goes_on_yielding(CAPACITY);
+}
+
+#[test]
+fn rebuilt_maps_of_another_size_go_on_yielding_too() {
+    goes_on_yielding(Capacity { services: CAPACITY.services * 2, ..CAPACITY });
+}
+
+/// An agent comes back to maps of this size.
+fn goes_on_yielding(capacity: Capacity) {
     let world = World::new();
-    let mut maps = world.attached();
+    let mut maps = world.attached_with(capacity);
     let old = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
     beat(&mut maps, 11_000_000_000);

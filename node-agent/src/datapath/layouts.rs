@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Counter, LAYOUT, MAX_CLUSTERS, Plain, STATE_FREE, ServiceCell, ServiceEntry,
-    ServiceKey, SlotEntry,
+    BackendEntry, ClusterStates, Control, Counter, LAYOUT, MAX_CLUSTERS, Plain, STATE_FREE, ServiceCell,
+    ServiceEntry, ServiceKey, SlotEntry,
 };
 
 use super::actual::Capacity;
@@ -50,12 +50,19 @@ pub struct Content {
     pub contents: Contents,
     pub capacity: Capacity,
     pub clusters: Box<ClusterStates>,
+    /// With the last sign of life.
+    pub control: Control,
 }
 
 impl Content {
     /// Reads maps of the own layout.
     pub fn of(maps: &Maps) -> Result<Self, MapError> {
-        Ok(Self { contents: maps.contents()?, capacity: maps.capacity(), clusters: maps.read_clusters()? })
+        Ok(Self {
+            contents: maps.contents()?,
+            capacity: maps.capacity(),
+            clusters: maps.read_clusters()?,
+            control: maps.read_control()?,
+        })
     }
 }
 
@@ -123,6 +130,7 @@ impl OtherLayout {
         let backends = self.open::<u32, BackendEntry>("BACKENDS")?;
         let clusters = self.open::<u32, ClusterStates>("CLUSTERS")?.dump::<u32, ClusterStates>(How::Plain)?;
         let clusters = clusters.into_iter().next().map(|(_, states)| states);
+        let control = self.open::<u32, Control>("CONTROL")?.dump::<u32, Control>(How::Plain)?;
         let counters = self.open::<u32, Counter>("COUNTERS")?;
         let in_use = |(_, entry): &(u32, BackendEntry)| entry.state != STATE_FREE;
         Ok(Content {
@@ -138,6 +146,7 @@ impl OtherLayout {
                 counters: counters.max_entries,
             },
             clusters: Box::new(clusters.unwrap_or(ClusterStates { state: [0; MAX_CLUSTERS] })),
+            control: control.into_iter().next().map(|(_, control)| control).unwrap_or_default(),
         })
     }
 

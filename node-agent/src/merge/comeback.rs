@@ -5,8 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use mesh_abi::Control;
+
 /// How long a silent peer holds up the return, once everything that is known is in the maps. Until then services with
-/// local backends are served by those alone; afterwards the silent peer's are taken for what they were.
+/// local backends are served by those alone; afterwards the silent peer's are taken for what they were. Also how long
+/// watches have to catch up after the agent itself was stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether signs of life must wait.
@@ -15,6 +18,10 @@ pub enum Comeback {
     /// The maps hold what is known since this moment, if they do.
     Waiting {
         settled_at: Option<Instant>,
+    },
+    /// The agent was stopped until this moment: what it knows is of the time before, and it can't know of what.
+    Thawed {
+        at: Instant,
     },
     Over,
 }
@@ -25,17 +32,37 @@ impl Comeback {
         if has_yielded { Self::Waiting { settled_at: None } } else { Self::Over }
     }
 
+    /// An agent that ran all along finds its last sign of life too old: it was stopped, and so were its watches.
+    pub fn thaw(&mut self, has_yielded: bool, now: Instant) {
+        if has_yielded && *self == Self::Over {
+            *self = Self::Thawed { at: now };
+        }
+    }
+
     /// Whether a sign of life may be given now, when the maps hold everything that is known or don't (`settled`), and
     /// everything is known or not (`all_spoke`).
     pub fn may_beat(&mut self, settled: bool, all_spoke: bool, now: Instant) -> bool {
-        if let (Self::Waiting { settled_at }, true) = (&mut *self, settled) {
-            let since = *settled_at.get_or_insert(now);
-            if all_spoke || now.duration_since(since) >= PATIENCE {
-                *self = Self::Over;
+        let over = match self {
+            Self::Over => true,
+            Self::Waiting { settled_at } => {
+                settled && {
+                    let since = *settled_at.get_or_insert(now);
+                    all_spoke || now.duration_since(since) >= PATIENCE
+                }
             }
+            Self::Thawed { at } => settled && now.duration_since(*at) >= PATIENCE,
+        };
+        if over {
+            *self = Self::Over;
         }
-        *self == Self::Over
+        over
     }
+}
+
+/// What the programs ask: whether the last sign of life is too old at `now_ns` (`CLOCK_MONOTONIC`, nanoseconds).
+pub fn has_yielded(control: &Control, now_ns: u64) -> bool {
+    let age_ns = now_ns.saturating_sub(control.heartbeat_ns);
+    control.yield_after_ns != 0 && age_ns > control.yield_after_ns
 }
 
 #[cfg(test)]
@@ -63,5 +90,17 @@ mod tests {
         assert!(!comeback.may_beat(true, false, now));
         assert!(!comeback.may_beat(true, false, now + PATIENCE / 2));
         assert!(comeback.may_beat(true, false, now + PATIENCE));
+    }
+
+    #[test]
+    fn an_agent_that_was_stopped_gives_its_watches_time_although_all_had_spoken() {
+        let (mut comeback, now) = (Comeback::Over, Instant::now());
+        comeback.thaw(false, now);
+        assert!(comeback.may_beat(true, true, now));
+        comeback.thaw(true, now);
+        assert!(!comeback.may_beat(true, true, now));
+        comeback.thaw(true, now + PATIENCE / 2);
+        assert!(!comeback.may_beat(false, true, now + PATIENCE));
+        assert!(comeback.may_beat(true, true, now + PATIENCE));
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::comeback::Comeback;
+use super::comeback::{Comeback, has_yielded};
 use super::merger::{Merger, Planned};
 use super::metrics::Metrics;
 use super::query::{self, ClusterNames, Kernel, Query};
@@ -248,9 +248,11 @@ impl MergeTask {
     fn beat(&mut self) {
         let settled = self.retry_at.is_none() && self.merger.is_settled();
         let all_spoke = self.merger.peers().have_all_spoken();
+        let (now, now_ns) = (Instant::now(), sys::monotonic_ns());
+        self.comeback.thaw(has_yielded(&self.control, now_ns), now);
         let mut written = Ok(());
-        if self.comeback.may_beat(settled, all_spoke, Instant::now()) {
-            self.control.heartbeat_ns = sys::monotonic_ns();
+        if self.comeback.may_beat(settled, all_spoke, now) {
+            self.control.heartbeat_ns = now_ns;
             written = self.maps.write_control(&self.control);
         }
         let outcome = written.and_then(|()| self.maps.read_outcomes());
