@@ -125,7 +125,15 @@ fn partition_keeps_what_was_known_and_heals() -> Result<()> {
 #[test]
 fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
     with_load(&["record", "changed by somebody else"], |lab, records| {
-        let before = lab.cluster("hoth")?.nodes()[0].dump()?;
+        let node = &lab.cluster("hoth")?.nodes()[0];
+        wait::until("what is in the maps to have names", PATIENCE, || {
+            ensure!(
+                node.dump()?.contains(&format!("service default/{SERVICE}")),
+                "the names file comes with a beat"
+            );
+            Ok(())
+        })?;
+        let before = node.dump()?;
         let rejected = |peer: &Value| peer["rejected"].as_u64().unwrap_or_default();
         let until_now = rejected(&yavin_in_hoth(lab)?);
         let key = format!("clustermesh/v1/endpoints/yavin/default/{SERVICE}/by-hand");
@@ -135,7 +143,7 @@ fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
             ensure!(now > until_now, "rejected {now}");
             Ok(())
         })?;
-        let after = lab.cluster("hoth")?.nodes()[0].dump()?;
+        let after = node.dump()?;
         ensure!(before == after, "before:\n{before}\nafter:\n{after}");
         answered_by(records, &["hoth", "yavin"])?;
         no_failures(records)
