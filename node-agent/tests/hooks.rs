@@ -507,11 +507,14 @@ fn a_socket_gives_its_cell_back_when_it_is_closed() {
     let mut maps = world.attached();
     let a = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
-    let held: Vec<_> = (0..20).map(|_| dial_and_hold(&a)).collect();
-    assert_eq!(cells_in_use(&world), 20);
+    let held = dial_and_hold(&a);
+    assert_eq!(cells_in_use(&world), 1);
     // A socket that now dials what is no service has nothing to remember.
-    support::reconnect(&held[0], "127.0.1.1:80");
-    assert_eq!(cells_in_use(&world), 19);
+    support::reconnect(&held, "127.0.1.1:80");
+    assert_eq!(cells_in_use(&world), 0);
+    let held: Vec<_> = (0..100).map(|_| dial_and_hold(&a)).collect();
+    // Of two that want the same cell, one has none: of a hundred in 65,536, one pair in thirteen runs.
+    assert!((95..=100).contains(&cells_in_use(&world)), "{}", cells_in_use(&world));
     drop(held);
     assert_eq!(cells_in_use(&world), 0);
 }

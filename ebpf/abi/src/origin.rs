@@ -78,14 +78,14 @@ impl Origin {
 /// Elements of `CELLS` (48 bytes each) and of `OWNERS` (8 bytes each): as many translated TCP sockets remember what
 /// they had dialled without an allocation.
 ///
-/// An element of `OWNERS` is the `bpf_get_socket_cookie` of the socket to which the cell of the same index belongs, 0
-/// where it is free. The owners lie apart from the origins, because every connect reads one: close together they
-/// stay in the cache.
+/// An element of `OWNERS` is what the programs tell the socket by to which the cell of the same index belongs, 0 where
+/// it is free: where the kernel has put it, counted from where it has put the map, for as long as it lives. The owners
+/// lie apart from the origins, because every connect reads one: close together they stay in the cache.
 pub const CELLS: u32 = 1 << 16;
 
-/// Index of the cell that a socket may have; where that is another socket's, `ORIGINS` has room. Cookies are counted
-/// up, so sockets of one time have different cells.
+/// Index of the cell that a socket may have; where that is another socket's, `ORIGINS` has room. Sockets lie side by
+/// side: a multiplication by the golden ratio (Knuth's, for 64 bits) spreads them.
 #[inline(always)]
-pub const fn cell_index(cookie: u64) -> u32 {
-    cookie as u32 & (CELLS - 1)
+pub const fn cell_index(socket: u64) -> u32 {
+    (socket.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CELLS.trailing_zeros())) as u32
 }
