@@ -125,15 +125,13 @@ fn partition_keeps_what_was_known_and_heals() -> Result<()> {
 #[test]
 fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
     with_load(&["record", "changed by somebody else"], |lab, records| {
-        let node = &lab.cluster("hoth")?.nodes()[0];
+        let dump = |lab: &mut Lab| lab.cluster("hoth")?.nodes()[0].dump();
         wait::until("what is in the maps to have names", PATIENCE, || {
-            ensure!(
-                node.dump()?.contains(&format!("service default/{SERVICE}")),
-                "the names file comes with a beat"
-            );
+            let named = dump(lab)?.contains(&format!("service default/{SERVICE}"));
+            ensure!(named, "the names file comes with a beat");
             Ok(())
         })?;
-        let before = node.dump()?;
+        let before = dump(lab)?;
         let rejected = |peer: &Value| peer["rejected"].as_u64().unwrap_or_default();
         let until_now = rejected(&yavin_in_hoth(lab)?);
         let key = format!("clustermesh/v1/endpoints/yavin/default/{SERVICE}/by-hand");
@@ -143,7 +141,7 @@ fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
             ensure!(now > until_now, "rejected {now}");
             Ok(())
         })?;
-        let after = node.dump()?;
+        let after = dump(lab)?;
         ensure!(before == after, "before:\n{before}\nafter:\n{after}");
         answered_by(records, &["hoth", "yavin"])?;
         no_failures(records)
