@@ -37,7 +37,7 @@ demo: setup ## Two clusters fail over, live, in a minute; JSON=FILE for results,
 test: setup ## All tests but those of the Kubernetes lab (needs root: namespaces and eBPF)
 	@setup/test.sh
 
-kube-up: ## Two real Kubernetes clusters of two nodes, left up; VERSION=1.34, PROXY=nftables|iptables|none, DUAL=1
+kube-up: ## Two real Kubernetes clusters of two nodes, left up; VERSION=1.34, PROXY=nftables|iptables, DUAL=1
 	@setup/deps.sh build kube
 	@cargo build --locked --workspace --bins
 	@target/debug/kube up $(KUBE_FLAGS)

@@ -57,9 +57,7 @@ done
 until_true test -e "$folder/go"
 "$PROGRAMS/kubelet" --config "$folder/kubelet.json" --kubeconfig "$KUBECONFIG" --hostname-override "$NAME" \
     --node-ip "$IP" --root-dir /var/lib/kubelet --cert-dir /var/lib/kubelet/pki -v 2 >>"$folder/kubelet.log" 2>&1 &
-if [ -n "$PROXY" ]; then
-    "$PROGRAMS/kube-proxy" --config "$folder/proxy.json" -v 2 >>"$folder/proxy.log" 2>&1 &
-fi
+"$PROGRAMS/kube-proxy" --config "$folder/proxy.json" -v 2 >>"$folder/proxy.log" 2>&1 &
 echo "node $NAME is up"
 # Orphans of containers become this process' children, and are waited for here.
 while :; do wait -n || sleep 1; done

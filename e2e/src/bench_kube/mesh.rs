@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Course;
 use super::api::Door;
 use crate::kube::chart::Chart;
-use crate::kube::{KubeCluster, KubeLab};
+use crate::kube::{KubeCluster, KubeLab, KubeSpec};
 use crate::lab::http;
 use crate::wait;
 
@@ -19,9 +19,14 @@ pub(crate) const READER: &str = "yavin";
 /// Where an agent listens, below its node's root.
 const SOCKET: &str = "run/clustermesh/default/agent.sock";
 
-/// Brings the lab up, and installs the chart.
-pub(crate) fn bring_up(course: &Course) -> Result<KubeLab> {
-    let lab = KubeLab::start(&course.flags.spec(&[WRITER.into(), READER.into()]))?;
+/// The lab of both, of two nodes each.
+pub(crate) fn spec(course: &Course) -> KubeSpec {
+    course.flags.spec(&[WRITER.into(), READER.into()])
+}
+
+/// Brings a lab up, and installs the chart.
+pub(crate) fn bring_up(spec: &KubeSpec) -> Result<KubeLab> {
+    let lab = KubeLab::start(spec)?;
     Chart::of_lab(&lab)?.install().context("installing the chart")?;
     eprintln!("kube: the mesh is installed");
     Ok(lab)

@@ -12,9 +12,12 @@ use super::usage::{self, Kind};
 use super::{Course, api::Door};
 use crate::bench::row::{Goal, Row};
 use crate::kube::chart::NAMESPACE;
-use crate::kube::{KubeCluster, ProxyMode};
+use crate::kube::{KubeCluster, KubeSpec};
 use crate::wait;
 
+/// In each cluster. What a process costs doesn't depend on it, and each more brings another kube-proxy that takes most of a
+/// CPU under these changes.
+const NODES: u8 = 1;
 /// Of endpoints that are none of ours.
 const CHANGES_PER_SECOND: u32 = 200;
 /// For everybody to have digested what is there.
@@ -30,12 +33,12 @@ struct Extent {
 pub(crate) fn measure(course: &Course) -> Result<Vec<Row>> {
     let quick = course.effort.is_quick();
     let extent = Extent { services: course.effort.times(5000), seconds: if quick { 10 } else { 60 } };
-    let mut lab = mesh::bring_up(course)?;
+    let mut lab = mesh::bring_up(&KubeSpec { nodes_per_cluster: NODES, ..mesh::spec(course) })?;
     let cluster = mesh::cluster(&lab, WRITER)?;
     create(cluster, extent)?;
     restart_ours(cluster)?;
     mesh::wait_backends(cluster, GLOBAL * ENDPOINTS, PATIENCE)?;
-    let kinds = kinds(cluster, course)?;
+    let kinds = kinds(cluster)?;
     eprintln!("bench:   waiting until all is digested");
     usage::settle(&kinds, PATIENCE)?;
     let rows = watch(cluster, &kinds, extent)?;
@@ -55,7 +58,8 @@ fn create(cluster: &KubeCluster, extent: Extent) -> Result<()> {
     })
 }
 
-/// They begin with a full list then, as after an upgrade.
+/// They begin with a full list then, as after an upgrade. Those that were there before are gone afterwards: a process that
+/// ends in the middle could not be measured.
 fn restart_ours(cluster: &KubeCluster) -> Result<()> {
     let context = cluster.context();
     for workload in ["daemonset/clustermesh-node-agent", "deployment/clustermesh-apiserver"] {
@@ -64,18 +68,20 @@ fn restart_ours(cluster: &KubeCluster) -> Result<()> {
     for workload in ["daemonset/clustermesh-node-agent", "deployment/clustermesh-apiserver"] {
         context.kubectl(&["-n", NAMESPACE, "rollout", "status", workload, "--timeout=180s"])?;
     }
-    Ok(())
+    wait::until("the pods from before to be gone", PATIENCE, || {
+        let ends = "jsonpath={.items[*].metadata.deletionTimestamp}";
+        let ends = context.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", ends])?;
+        ensure!(ends.is_empty(), "still ending, since {ends}");
+        Ok(())
+    })
 }
 
-fn kinds(cluster: &KubeCluster, course: &Course) -> Result<Vec<Kind>> {
-    let mut kinds = vec![
+fn kinds(cluster: &KubeCluster) -> Result<Vec<Kind>> {
+    Ok(vec![
         Kind::find(cluster, "agent", "node-agent")?,
         Kind::find(cluster, "apiserver", "clustermesh-apiserver")?,
-    ];
-    if course.flags.proxy() != ProxyMode::None {
-        kinds.push(Kind::find(cluster, "kube_proxy", "kube-proxy")?);
-    }
-    Ok(kinds)
+        Kind::find(cluster, "kube_proxy", "kube-proxy")?,
+    ])
 }
 
 fn watch(cluster: &KubeCluster, kinds: &[Kind], extent: Extent) -> Result<Vec<Row>> {

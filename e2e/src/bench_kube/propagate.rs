@@ -33,7 +33,7 @@ struct Seen {
 }
 
 pub(crate) fn measure(course: &Course) -> Result<Vec<Row>> {
-    let mut lab = mesh::bring_up(course)?;
+    let mut lab = mesh::bring_up(&mesh::spec(course))?;
     let (writer, reader) = (mesh::cluster(&lab, WRITER)?, mesh::cluster(&lab, READER)?);
     let id = writer.address_plan().index();
     for cluster in [reader, writer] {

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) fn measure(course: &Course) -> Result<Vec<Row>> {
     ensure!(course.runs > 0, "no runs");
-    let mut lab = mesh::bring_up(course)?;
+    let mut lab = mesh::bring_up(&mesh::spec(course))?;
     deploy(&lab)?;
     let mut callers = calls::start_all(mesh::cluster(&lab, WRITER)?, TARGET)?;
     callers.extend(calls::start_all(mesh::cluster(&lab, READER)?, TARGET)?);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::hierarchy::Hierarchies;
 use super::node_files;
-use super::spec::{KubeSpec, ProxyMode, workspace};
+use super::spec::{KubeSpec, workspace};
 use crate::lab::address::Plan;
 use crate::lab::cgroup::{self, Cgroup};
 use crate::lab::process::{Launch, Program};
@@ -64,10 +64,9 @@ impl Identity {
     /// Shell variables for the node's first process.
     fn settings(&self) -> String {
         let ip = self.spec.join(&self.plan.node(self.number));
-        let proxy = if self.spec.proxy == ProxyMode::None { "" } else { "yes" };
         let config = super::access::kubeconfig(&self.access, &self.name);
         format!(
-            "NAME={}\nIP={ip}\nPROGRAMS={}\nIMAGES={}\nKUBECONFIG={}\nPROXY={proxy}\n",
+            "NAME={}\nIP={ip}\nPROGRAMS={}\nIMAGES={}\nKUBECONFIG={}\n",
             self.name,
             self.programs.display(),
             self.images.display(),

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::image::PAUSE;
 use super::node::Identity;
-use super::spec::ProxyMode;
 use crate::lab::address::Plan;
 
 /// Writes all of them. The JSON ones are read as YAML.
@@ -122,7 +121,7 @@ fn proxy(node: &Identity) -> Value {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": super::access::kubeconfig(&node.access, "proxy")},
-        "mode": if node.spec.proxy == ProxyMode::None { "nftables" } else { node.spec.proxy.as_str() },
+        "mode": node.spec.proxy.as_str(),
         "clusterCIDR": node.spec.join(&node.plan.pods()),
         "hostnameOverride": node.name,
         "healthzBindAddress": "127.0.0.1:10256",

@@ -13,8 +13,6 @@ pub enum ProxyMode {
     #[default]
     Nftables,
     Iptables,
-    /// No kube-proxy.
-    None,
 }
 
 impl ProxyMode {
@@ -22,7 +20,6 @@ impl ProxyMode {
         match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
-            Self::None => "none",
         }
     }
 }
@@ -41,10 +38,6 @@ pub struct KubeFlags {
 }
 
 impl KubeFlags {
-    pub fn proxy(&self) -> ProxyMode {
-        self.proxy
-    }
-
     /// The lab of the given clusters, as chosen; of two nodes each.
     pub fn spec(&self, clusters: &[String]) -> KubeSpec {
         let Self { version, proxy, dual_stack } = self.clone();
