@@ -13,7 +13,7 @@ use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_abi::{
     CELLS, CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, MAX_CLUSTERS, Outcome,
-    STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING,
+    STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, Sockets,
 };
 use node_agent::datapath::actual::Capacity;
 use node_agent::datapath::canary;
@@ -492,13 +492,38 @@ fn entries_rewritten_all_the_while_never_lead_astray() {
     assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
 }
 
-fn owners(world: &World) -> aya::maps::Array<MapData, u64> {
-    aya::maps::Map::Array(MapData::from_pin(world.pin("maps", "OWNERS")).unwrap()).try_into().unwrap()
+/// Lets aya read and write what is plain bytes anyway.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes<T>(T);
+
+#[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
+// SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
+unsafe impl<T: mesh_abi::Plain> aya::Pod for Bytes<T> {}
+
+/// Looks at the owners of all cells, and may change them. On a thread whose stack has room for some copies of them.
+fn with_owners<T: Send>(world: &World, work: impl FnOnce(&mut [u64; CELLS]) -> T + Send) -> T {
+    let pin = world.pin("maps", "SOCKETS");
+    let look = || {
+        let map = aya::maps::Map::Array(MapData::from_pin(pin).unwrap());
+        let mut sockets: aya::maps::Array<MapData, Bytes<Sockets>> = map.try_into().unwrap();
+        let mut all = sockets.get(&0, 0).unwrap();
+        let before = all.0.owners;
+        let result = work(&mut all.0.owners);
+        if all.0.owners != before {
+            sockets.set(0, all, 0).unwrap();
+        }
+        result
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, look);
+        thread.unwrap().join().unwrap()
+    })
 }
 
 /// Cells that belong to a socket.
 fn cells_in_use(world: &World) -> usize {
-    owners(world).iter().filter(|owner| *owner.as_ref().unwrap() != 0).count()
+    with_owners(world, |owners| owners.iter().filter(|owner| **owner != 0).count())
 }
 
 #[test]
@@ -525,12 +550,11 @@ fn a_socket_whose_cell_is_taken_remembers_all_the_same() {
     let mut maps = world.attached();
     let a = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
-    let mut owners = owners(&world);
-    (0..CELLS).for_each(|index| owners.set(index, u64::MAX, 0).unwrap());
+    with_owners(&world, |owners| owners.fill(u64::MAX));
     let held = dial_and_hold(&a);
     assert_eq!(held.peer_addr().unwrap(), FRONTEND.parse().unwrap());
     // The cells are free again, and this socket takes one: what it remembers there is what counts.
-    (0..CELLS).for_each(|index| owners.set(index, 0, 0).unwrap());
+    with_owners(&world, |owners| owners.fill(0));
     Service::new(2, "10.96.0.2:80").group(1, 0, 1, &[&a]).write(&mut maps);
     support::reconnect(&held, "10.96.0.2:80");
     assert_eq!(cells_in_use(&world), 1);

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader, Pod};
 use mesh_abi::{
-    BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceEntry, ServiceKey,
+    BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceCell, ServiceKey,
     SlotEntry,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
@@ -170,9 +170,18 @@ fn programs_of_one_layout_are_swapped_and_swapped_back_without_a_gap() {
 
 #[test]
 fn an_upgrade_from_layout_1_moves_its_content_and_removes_its_pins() {
+    upgrade_from(1);
+}
+
+#[test]
+fn an_upgrade_from_the_layout_before_moves_its_content_and_removes_its_pins() {
+    upgrade_from(LAYOUT - 1);
+}
+
+fn upgrade_from(layout: u32) {
     let world = World::new();
     let backend = server("127.0.1.1:8080");
-    let earlier = LayoutOne::start(&world, &backend);
+    let earlier = Earlier::start(&world, layout, &backend);
     let load = Load::start(&backend);
     load.go_on();
     let installed = world.installed("");
@@ -227,8 +236,8 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     assert!(installed.maps.read_counters(&[group.counter]).unwrap()[0].connections >= BETWEEN);
 }
 
-/// An agent of layout 1, as far as its programs can tell.
-struct LayoutOne {
+/// An agent of an earlier layout, as far as its programs can tell.
+struct Earlier {
     _programs: Ebpf,
 }
 
@@ -241,13 +250,13 @@ struct Bytes<T>(T);
 // SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
 unsafe impl<T: mesh_abi::Plain> Pod for Bytes<T> {}
 
-impl LayoutOne {
-    fn start(world: &World, backend: &TcpListener) -> Self {
-        let folder = instance_dir(&world.bpffs, INSTANCE).join("v1");
+impl Earlier {
+    fn start(world: &World, layout: u32, backend: &TcpListener) -> Self {
+        let folder = instance_dir(&world.bpffs, INSTANCE).join(format!("v{layout}"));
         for part in ["maps", "links"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
-        let object = fs::read(manifest("tests/fixtures/mesh-v1.bpf.o")).unwrap();
+        let object = fs::read(manifest(&format!("tests/fixtures/mesh-v{layout}.bpf.o"))).unwrap();
         let mut programs = load(&object, &folder.join("maps"));
         let cgroup = File::open(&world.cgroup).unwrap();
         for name in ["mesh_connect4", "mesh_connect6", "mesh_peername4", "mesh_peername6"] {
@@ -257,7 +266,7 @@ impl LayoutOne {
             let link: FdLink = program.take_link(id).unwrap().try_into().unwrap();
             link.pin(folder.join("links").join(name)).unwrap();
         }
-        fill(&mut programs, backend);
+        fill(&mut programs, layout, backend);
         Self { _programs: programs }
     }
 }
@@ -274,8 +283,13 @@ fn load(object: &[u8], pins: &Path) -> Ebpf {
     loader.load(object).unwrap()
 }
 
-/// Writes what that version's agent would: the entries themselves were what they are in layout 2.
-fn fill(programs: &mut Ebpf, backend: &TcpListener) {
+fn insert<V: mesh_abi::Plain>(map: Map, entries: impl Iterator<Item = (ServiceKey, V)>) {
+    let mut services: HashMap<MapData, Bytes<ServiceKey>, Bytes<V>> = map.try_into().unwrap();
+    entries.for_each(|(key, value)| services.insert(Bytes(key), Bytes(value), 0).unwrap());
+}
+
+/// Writes what that version's agent would: entries were what they are, and in layout 1 nothing was around them.
+fn fill(programs: &mut Ebpf, layout: u32, backend: &TcpListener) {
     let mut actual = Actual::new(CAPACITY);
     let plan = plan(&mut actual, backend);
     let map = |programs: &mut Ebpf, name| programs.take_map(name).unwrap();
@@ -284,9 +298,13 @@ fn fill(programs: &mut Ebpf, backend: &TcpListener) {
     assert!(plan.backends.iter().all(|(_, entry)| entry.protocol == PROTOCOL_TCP));
     let mut slots: Array<MapData, Bytes<SlotEntry>> = map(programs, "SLOTS").try_into().unwrap();
     plan.slots.iter().for_each(|(index, entry)| slots.set(*index, Bytes(*entry), 0).unwrap());
-    let mut services: HashMap<MapData, Bytes<ServiceKey>, Bytes<ServiceEntry>> =
-        map(programs, "SERVICES").try_into().unwrap();
-    plan.services.iter().for_each(|(key, entry)| services.insert(Bytes(*key), Bytes(*entry), 0).unwrap());
+    match layout {
+        1 => insert(map(programs, "SERVICES"), plan.services.iter().copied()),
+        _ => {
+            let cells = plan.services.iter().map(|(key, entry)| (*key, ServiceCell::new(*entry)));
+            insert(map(programs, "SERVICES"), cells);
+        }
+    }
     let mut clusters: Array<MapData, [u32; mesh_abi::MAX_CLUSTERS]> =
         map(programs, "CLUSTERS").try_into().unwrap();
     let mut states = [0; mesh_abi::MAX_CLUSTERS];

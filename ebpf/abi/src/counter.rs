@@ -1,4 +1,4 @@
-//! Values of the per-CPU arrays `COUNTERS` and `OUTCOMES`.
+//! Values of the per-CPU arrays `COUNTERS` and `CPUS`.
 
 use crate::plain;
 
@@ -13,7 +13,7 @@ pub struct Counter {
 }
 plain!(Counter, size 16, align 8);
 
-/// What became of a dialled address; the index into `OUTCOMES`.
+/// What became of a dialled address; the index into [`Cpu::outcomes`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -37,4 +37,15 @@ pub enum Outcome {
 }
 
 /// Number of [`Outcome`]s.
-pub const OUTCOMES: u32 = 8;
+pub const OUTCOMES: usize = 8;
+
+/// What one CPU keeps for every connect, side by side: the single element of `CPUS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// The state of the programs' random numbers; 0 until the first is drawn.
+    pub random: u64,
+    /// Counts by [`Outcome`].
+    pub outcomes: [u64; OUTCOMES],
+}
+plain!(Cpu, size 72, align 8);

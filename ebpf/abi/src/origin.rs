@@ -1,4 +1,4 @@
-//! The value of the socket storage `ORIGINS` and of the array `CELLS`: what a translated socket had dialled.
+//! The values of the socket storage `ORIGINS` and of `SOCKETS`: what a translated socket had dialled.
 
 use core::ptr::addr_of_mut;
 
@@ -8,7 +8,7 @@ use crate::plain;
 /// The frontend that a socket dialled and the backend that it got. `getpeername` shows the frontend only
 /// while the peer is still that backend: a socket can be connected again. Aligned, so that a program moves it
 /// by words.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Dialled address, network order, IPv4 v4-mapped.
@@ -23,8 +23,10 @@ pub struct Origin {
     pub backend: u32,
     /// The backend's epoch at the time.
     pub epoch: u32,
+    /// Padding, always 0.
+    pub zero: u32,
 }
-plain!(Origin, size 44, align 4);
+plain!(Origin, size 48, align 8);
 
 impl Origin {
     /// From addresses as words in memory order with ports as they lie in memory, and a backend's (id, epoch).
@@ -37,6 +39,7 @@ impl Origin {
             backend_port: backend.1.to_ne_bytes(),
             backend: id.0,
             epoch: id.1,
+            zero: 0,
         }
     }
 
@@ -75,17 +78,26 @@ impl Origin {
     }
 }
 
-/// Elements of `CELLS` (48 bytes each) and of `OWNERS` (8 bytes each): as many translated TCP sockets remember what
-/// they had dialled without an allocation.
+/// As many translated TCP sockets remember what they had dialled without an allocation.
+pub const CELLS: usize = 1 << 16;
+
+/// The single element of `SOCKETS`, so that a program looks it up once and then indexes it: cells by [`cell_index`].
 ///
-/// An element of `OWNERS` is what the programs tell the socket by to which the cell of the same index belongs, 0 where
-/// it is free: where the kernel has put it, counted from where it has put the map, for as long as it lives. The owners
-/// lie apart from the origins, because every connect reads one: close together they stay in the cache.
-pub const CELLS: u32 = 1 << 16;
+/// The owners lie apart from the origins, because every connect reads one: close together they stay in the cache.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sockets {
+    /// What the programs tell the socket by to which the cell belongs, 0 where it is free: where the kernel has put it,
+    /// counted from where it has put the map, for as long as it lives.
+    pub owners: [u64; CELLS],
+    /// What it had dialled.
+    pub origins: [Origin; CELLS],
+}
+plain!(Sockets, size 56 * CELLS, align 8);
 
 /// Index of the cell that a socket may have; where that is another socket's, `ORIGINS` has room. Sockets lie side by
 /// side: a multiplication by the golden ratio (Knuth's, for 64 bits) spreads them.
 #[inline(always)]
-pub const fn cell_index(socket: u64) -> u32 {
-    (socket.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CELLS.trailing_zeros())) as u32
+pub const fn cell_index(socket: u64) -> usize {
+    (socket.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CELLS.trailing_zeros())) as usize
 }

@@ -4,6 +4,7 @@
 //! Map access, randomness and clocks stand behind [`Tables`], so that the very code that runs in the kernel
 //! runs on the host under proptest. Never writes a map, never counts, never touches a socket.
 
+use core::hint::cold_path;
 use core::mem::MaybeUninit;
 use core::ptr::{NonNull, addr_of};
 
@@ -90,10 +91,12 @@ pub enum Verdict {
 pub fn decide<T: Tables>(tables: &mut T, key: KeyWords, choice: &mut Choice) -> Verdict {
     let looked_up = key;
     for _ in 0..ATTEMPTS {
+        *choice = Choice::NONE;
         let Some(entry) = tables.service(looked_up.key()) else { return Verdict::NotAService };
         if let Some(verdict) = attempt(tables, key, entry, choice) {
             return verdict;
         }
+        cold_path();
         tables.torn();
     }
     Verdict::GiveUp
@@ -111,41 +114,47 @@ fn attempt<T: Tables>(
     if head != read::tail(entry) || !read::stands_under(entry, key) {
         return None;
     }
-    let verdict = judge(tables, entry, read::service_id(head), choice)?;
-    if !read::is_whole(entry, head) {
-        return None;
+    let if_whole = |verdict| read::is_whole(entry, head).then_some(verdict);
+    let flags = read::flags(entry);
+    if flags & FLAG_CANARY != 0 {
+        cold_path();
+        return if_whole(Verdict::Refuse);
+    }
+    if flags & FLAG_PLAIN_OK != 0 && tables.heartbeat_is_old() {
+        cold_path();
+        return if_whole(Verdict::Yield);
+    }
+    if !choose(tables, entry, read::service_id(head), choice)? {
+        cold_path();
+        return if_whole(Verdict::NoBackend);
     }
     // User space puts backends of the frontend's family into a group; a socket is never given another's.
-    if matches!(verdict, Verdict::Translate) && is_mapped(choice.address) != is_mapped(key.address) {
-        return Some(Verdict::NoBackend);
+    if is_mapped(choice.address) != is_mapped(key.address) {
+        cold_path();
+        return if_whole(Verdict::NoBackend);
     }
-    Some(verdict)
+    if_whole(Verdict::Translate)
 }
 
+/// False where the service has no backend; nothing if the entry changed meanwhile.
 #[inline(always)]
-fn judge<T: Tables>(
+fn choose<T: Tables>(
     tables: &mut T,
     entry: NonNull<ServiceEntry>,
     service: u32,
     choice: &mut Choice,
-) -> Option<Verdict> {
-    let flags = read::flags(entry);
-    if flags & FLAG_CANARY != 0 {
-        return Some(Verdict::Refuse);
-    }
-    if flags & FLAG_PLAIN_OK != 0 && tables.heartbeat_is_old() {
-        return Some(Verdict::Yield);
-    }
+) -> Option<bool> {
     if quick(tables, entry, service, choice)? {
-        return Some(Verdict::Translate);
+        return Some(true);
     }
+    cold_path();
     let pick = Pick::unpack(thorough(tables, entry, service));
     if pick.backend == Pick::NOTHING.backend {
-        return Some(Verdict::NoBackend);
+        return Some(false);
     }
     choice.take(tables.backend(pick.backend)?, pick);
     choice.last_resort = is_last_resort(tables, pick.backend)?;
-    Some(Verdict::Translate)
+    Some(true)
 }
 
 impl Choice {
@@ -229,6 +238,7 @@ fn quick<T: Tables>(
             choice.take(backend, Pick { backend: slot.backend, counter: group.counter });
             return Some(true);
         }
+        cold_path();
     }
     Some(false)
 }

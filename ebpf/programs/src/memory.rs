@@ -3,20 +3,21 @@
 
 use core::intrinsics::AtomicOrdering::SeqCst;
 use core::intrinsics::atomic_cxchg;
-use core::ptr::addr_of;
+use core::hint::cold_path;
+use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use mesh_abi::{Choice, Origin, Outcome, PROTOCOL_TCP, ReplyEntry, ReplyKey, cell_index};
+use mesh_abi::{Choice, Origin, PROTOCOL_TCP, ReplyEntry, ReplyKey, cell_index};
 
-use crate::maps::{CELLS, ORIGINS, OWNERS, REPLIES, count};
+use crate::maps::{ORIGINS, REPLIES, SOCKETS};
 use crate::peer::Endpoint;
 
 /// Remembers what was dialled.
 pub(crate) trait Memory {
-    /// `dialled` became `choice`.
-    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, protocol: u8);
+    /// `dialled` became `choice`; false where there is no room to remember that.
+    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, protocol: u8) -> bool;
     /// What is dialled now stays as it is; what was dialled earlier no longer counts.
     fn forget(ctx: &SockAddrContext);
 }
@@ -30,7 +31,7 @@ pub(crate) struct OfSocket;
 impl Memory for OfSocket {
     /// A socket can be connected again, so what is there is overwritten.
     #[inline(always)]
-    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, protocol: u8) {
+    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, protocol: u8) -> bool {
         // Made anew where it is needed: what the kernel is given the address of is written to memory and read again.
         let origin = || {
             Origin::from_words(
@@ -40,17 +41,18 @@ impl Memory for OfSocket {
             )
         };
         if protocol == PROTOCOL_TCP && take_cell(dialling(ctx), &origin()) {
-            return;
+            return true;
         }
+        cold_path();
         let mut origin = origin();
         // SAFETY: the context's socket is valid while the program runs.
         let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
         if stored.is_null() {
-            count(Outcome::OriginLost);
-            return;
+            return false;
         }
         // SAFETY: the storage lives as long as the socket, and only the task that connects it writes it.
         unsafe { origin.store(stored) };
+        true
     }
 
     /// Both places are cleared: which of them a socket got may differ from one connect to the next.
@@ -101,7 +103,7 @@ impl Socket {
     /// (`CAP_PERFMON`).
     #[inline(always)]
     fn at<T>(socket: *const T) -> Self {
-        Self((socket as u64).wrapping_sub(addr_of!(OWNERS) as u64))
+        Self((socket as u64).wrapping_sub(addr_of!(SOCKETS) as u64))
     }
 }
 
@@ -118,30 +120,43 @@ pub(crate) fn closing(ctx: &SockContext) -> Socket {
     Socket::at(ctx.sock)
 }
 
-/// The word that says whose a socket's cell is, and what it says.
+/// Where a socket's memory may be, by where the socket lies.
+#[derive(Clone, Copy)]
+struct Cell {
+    owner: *mut u64,
+    origin: *mut Origin,
+}
+
+/// The socket's cell, and whose it is.
 #[inline(always)]
-fn owner(socket: Socket) -> Option<(*mut u64, u64)> {
-    let owner = OWNERS.get_ptr_mut(cell_index(socket.0))?;
-    // SAFETY: elements live as long as their map and are aligned.
-    Some((owner, unsafe { owner.read_volatile() }))
+fn cell(socket: Socket) -> Option<(Cell, u64)> {
+    let sockets = SOCKETS.get_ptr_mut(0)?;
+    let index = cell_index(socket.0);
+    // SAFETY: the element lives as long as its map and is aligned, and the index is below the number of cells.
+    unsafe {
+        let cell = Cell {
+            owner: addr_of_mut!((*sockets).owners).cast::<u64>().add(index),
+            origin: addr_of_mut!((*sockets).origins).cast::<Origin>().add(index),
+        };
+        Some((cell, cell.owner.read_volatile()))
+    }
 }
 
 /// The origin in the socket's cell, if it has one.
 #[inline(always)]
 fn own_cell(socket: Socket) -> Option<*mut Origin> {
-    let (_, found) = owner(socket)?;
-    if found == socket.0 { CELLS.get_ptr_mut(cell_index(socket.0)) } else { None }
+    let (cell, owner) = cell(socket)?;
+    (owner == socket.0).then_some(cell.origin)
 }
 
 /// Puts the origin into the socket's cell; false where that is another socket's.
 #[inline(always)]
 fn take_cell(socket: Socket, origin: &Origin) -> bool {
-    let Some((owner, found)) = owner(socket) else { return false };
-    let Some(cell) = CELLS.get_ptr_mut(cell_index(socket.0)) else { return false };
-    let is_own = found == socket.0 || found == 0 && claim(owner, socket);
+    let Some((cell, owner)) = cell(socket) else { return false };
+    let is_own = owner == socket.0 || owner == 0 && claim(cell.owner, socket);
     if is_own {
-        // SAFETY: elements live as long as their map; only the task that connects the cell's socket writes it.
-        unsafe { origin.store(cell) };
+        // SAFETY: cells live as long as their map; only the task that connects the cell's socket writes it.
+        unsafe { origin.store(cell.origin) };
     }
     is_own
 }
@@ -157,11 +172,11 @@ fn claim(owner: *mut u64, socket: Socket) -> bool {
 /// Gives the socket's cell back, if it has one.
 #[inline(always)]
 pub(crate) fn give_cell_back(socket: Socket) {
-    if let Some((owner, found)) = owner(socket)
-        && found == socket.0
+    if let Some((cell, owner)) = cell(socket)
+        && owner == socket.0
     {
-        // SAFETY: elements live as long as their map and are aligned; nobody else writes what is the socket's.
-        unsafe { owner.write_volatile(0) };
+        // SAFETY: cells live as long as their map and are aligned; nobody else writes what is the socket's.
+        unsafe { cell.owner.write_volatile(0) };
     }
 }
 
@@ -172,15 +187,13 @@ impl Memory for OfDatagram {
     /// Most datagrams follow others of their socket to the same place, and a lookup costs less than an update; it
     /// also keeps the entry among the recently used.
     #[inline(always)]
-    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, _: u8) {
+    fn remember(ctx: &SockAddrContext, dialled: Endpoint, choice: &Choice, _: u8) -> bool {
         let key = ReplyKey::from_words(cookie(ctx), choice.address, choice.port);
         if recall(&key) == Some(dialled) {
-            return;
+            return true;
         }
         let entry = ReplyEntry::from_words(dialled.address, dialled.port);
-        if REPLIES.insert(&key, &entry, 0).is_err() {
-            count(Outcome::OriginLost);
-        }
+        REPLIES.insert(&key, &entry, 0).is_ok()
     }
 
     /// Replies to earlier datagrams may still be on their way.

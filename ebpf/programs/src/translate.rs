@@ -3,7 +3,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use mesh_abi::{Choice, KeyWords, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, Verdict, decide};
 
-use crate::maps::{Maps, count, count_connection};
+use crate::maps::{Maps, count_connection};
 use crate::memory::{Memory, OfDatagram, OfSocket};
 use crate::peer::{Endpoint, Peer};
 use crate::{PROCEED, REFUSE};
@@ -26,22 +26,25 @@ fn balance<P: Peer, M: Memory>(ctx: &SockAddrContext) -> i32 {
     let Some(protocol) = balanced_protocol(ctx) else { return PROCEED };
     let dialled = P::read(ctx);
     let key = KeyWords::new(dialled.address, dialled.port.to_ne_bytes(), protocol);
+    let Some(mut maps) = Maps::of_this_cpu() else { return PROCEED };
     let mut choice = Choice::NONE;
-    match decide(&mut Maps, key, &mut choice) {
+    match decide(&mut maps, key, &mut choice) {
         Verdict::Translate => {
             P::write(ctx, Endpoint { address: choice.address, port: choice.port });
-            M::remember(ctx, dialled, &choice, protocol);
+            if !M::remember(ctx, dialled, &choice, protocol) {
+                maps.count(Outcome::OriginLost);
+            }
             count_connection(choice.counter, choice.last_resort);
-            count(Outcome::Translated);
+            maps.count(Outcome::Translated);
             PROCEED
         }
         Verdict::Refuse => {
-            count(Outcome::Canary);
+            maps.count(Outcome::Canary);
             REFUSE
         }
         verdict => {
             M::forget(ctx);
-            count(passed(verdict));
+            maps.count(passed(verdict));
             PROCEED
         }
     }

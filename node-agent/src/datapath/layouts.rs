@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the value of `SERVICES` is in the layouts that can be read. All else is as it is now; where that changes, the old
 /// form belongs here, or the layout out of this list.
-const READABLE: [(u32, Form); 4] = [(1, Form::Entry), (2, Form::Cell), (3, Form::Cell), (4, Form::Cell)];
+const READABLE: [(u32, Form); 5] =
+    [(1, Form::Entry), (2, Form::Cell), (3, Form::Cell), (4, Form::Cell), (5, Form::Cell)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {

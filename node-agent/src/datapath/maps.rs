@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, LAYOUT, OUTCOMES, Plain, ReplyEntry, ReplyKey, STATE_FREE,
-    ServiceCell, ServiceEntry, ServiceKey, SlotEntry,
+    BackendEntry, ClusterStates, Control, Counter, Cpu, LAYOUT, OUTCOMES, Plain, ReplyEntry, ReplyKey,
+    STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry,
 };
 
 use super::actual::Capacity;
@@ -16,9 +16,9 @@ use super::restore::Contents;
 use super::sys::{self, How};
 
 /// Names of the maps in the object, and of their pins.
-pub const NAMES: [&str; 11] = [
-    "SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "OUTCOMES", "ORIGINS", "OWNERS",
-    "CELLS", "REPLIES",
+pub const NAMES: [&str; 10] = [
+    "SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "CPUS", "ORIGINS", "SOCKETS",
+    "REPLIES",
 ];
 
 /// Services written at once: two versions each must be read, changed and written, so not all of a large plan's.
@@ -68,7 +68,7 @@ pub struct Maps {
     clusters: MapFd,
     control: MapFd,
     counters: MapFd,
-    outcomes: MapFd,
+    per_cpu: MapFd,
     replies: MapFd,
     cpus: usize,
 }
@@ -98,7 +98,7 @@ impl Maps {
             clusters: MapFd::open::<u32, ClusterStates>(folder, "CLUSTERS")?,
             control: MapFd::open::<u32, Control>(folder, "CONTROL")?,
             counters: MapFd::open::<u32, Counter>(folder, "COUNTERS")?,
-            outcomes: MapFd::open::<u32, u64>(folder, "OUTCOMES")?,
+            per_cpu: MapFd::open::<u32, Cpu>(folder, "CPUS")?,
             replies: MapFd::open::<ReplyKey, ReplyEntry>(folder, "REPLIES")?,
             cpus: sys::possible_cpus().map_err(|source| MapError::Call {
                 action: "counting the CPUs of",
@@ -177,9 +177,9 @@ impl Maps {
     }
 
     /// How often each outcome happened, in the order of [`mesh_abi::Outcome`].
-    pub fn read_outcomes(&self) -> Result<Vec<u64>, MapError> {
-        let sum = |index| Ok(self.outcomes.lookup_per_cpu::<u64>(index, self.cpus)?.iter().sum());
-        (0..OUTCOMES).map(sum).collect()
+    pub fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError> {
+        let cpus: Vec<Cpu> = self.per_cpu.lookup_per_cpu(0, self.cpus)?;
+        Ok(std::array::from_fn(|outcome| cpus.iter().map(|cpu| cpu.outcomes[outcome]).sum()))
     }
 
     /// Writes new entries beside those that count, then switches to them; see [`ServiceCell`].

@@ -151,7 +151,7 @@ impl Installation {
         let staging = self.folder.join("maps_new");
         create(&staging)?;
         if let Some(old) = &old {
-            for name in ["ORIGINS", "OWNERS", "CELLS"] {
+            for name in ["ORIGINS", "SOCKETS"] {
                 self.keep(name, &staging)?;
             }
             if old.replies() == self.replies {

@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 /// In the order of the kernel's array.
-pub const OUTCOMES: [Outcome; mesh_abi::OUTCOMES as usize] = [
+pub const OUTCOMES: [Outcome; mesh_abi::OUTCOMES] = [
     Outcome::translated,
     Outcome::not_a_service,
     Outcome::no_backend,
@@ -163,7 +163,7 @@ impl Metrics {
     }
 
     /// Brings the counters up to what the kernel has counted.
-    pub(super) fn connects(&self, outcomes: &[u64]) {
+    pub(super) fn connects(&self, outcomes: &[u64; mesh_abi::OUTCOMES]) {
         for (outcome, total) in OUTCOMES.iter().zip(outcomes) {
             let counter = self.connects.get_or_create(&OutcomeLabel { outcome: *outcome });
             counter.inc_by(total.saturating_sub(counter.get()));
