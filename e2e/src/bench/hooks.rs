@@ -13,9 +13,13 @@ use super::row::{Goal, Row};
 use super::seed::{Datapath, service};
 use super::serve::ACCEPT_PORT;
 use super::stats::{median, ratio};
+use crate::lab::cgroup::Cgroup;
 
 /// Groups of the services that are dialled.
 const GROUPS: [usize; 4] = [1, 2, 4, 16];
+/// How often each kind is loaded. Where the kernel happens to put a program changes its time by up to a half, so that one
+/// copy would say more of its place than of the program.
+const COPIES: usize = 5;
 /// Services in the maps, beside these.
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
 /// The ClusterIP from which on the dialled services lie, beyond all others.
@@ -23,47 +27,70 @@ const FIRST: usize = 500_000;
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     let ground = Ground::new(&["plain"])?;
-    let mut datapaths = Vec::new();
-    for size in SIZES {
-        let mut datapath = Datapath::install(&ground, &format!("mesh-{size}"))?;
-        for groups in GROUPS {
-            let address = frontend(FIRST + groups);
-            datapath.fill(&[service(address, 80, groups, |at| (backend(groups * 16 + at), ACCEPT_PORT))?])?;
-        }
-        datapath.fill_up(0, size - GROUPS.len())?;
-        datapaths.push(datapath);
+    let mut copies = Vec::new();
+    for number in 0..COPIES {
+        eprintln!("bench:   copy {} of {COPIES}", number + 1);
+        copies.push(Copy::install(&ground, number)?);
     }
-    let empty_cgroup = ground.cgroup("empty")?;
-    let empty = EmptyHook::attach(empty_cgroup.path())?;
     // Off again when dropped, or when this process ends however it ends.
     let _counting = enable_stats(Stats::RunTime).context("switching the programs' statistics on")?;
-    let mut variants = variants(&ground, &datapaths)?;
-    for name in ["empty", "empty_again"] {
-        let (cgroup, netns) = (empty_cgroup.path().into(), ground.client(0)?.name().into());
-        let target = SocketAddr::from((backend(0), ACCEPT_PORT));
-        variants.push(Variant { name: name.into(), cgroup, netns, target, program: Some(empty.id) });
-    }
+    let variants = copies.iter().map(|copy| copy.variants(&ground)).collect::<Result<Vec<_>>>()?.concat();
     let blocks = effort.blocks();
     let plan = Plan { measure: Measure::Hook, variants, blocks, dials: effort.times(2000) };
     rows(&ground.dial(&plan)?)
 }
 
-/// The services of all numbers of groups in the smallest maps, the one of two groups in the others, and a miss.
-fn variants(ground: &Ground, datapaths: &[Datapath]) -> Result<Vec<Variant>> {
-    let mut variants = Vec::new();
-    for (size, datapath) in SIZES.iter().zip(datapaths) {
-        let program = Some(datapath.connect4()?);
-        let mut add = |name: String, target| {
-            let (cgroup, netns) = (datapath.cgroup.path().into(), ground.client(0)?.name().into());
-            variants.push(Variant { name, cgroup, netns, target, program });
-            Ok::<_, anyhow::Error>(())
-        };
-        for groups in GROUPS.iter().filter(|groups| *size == SIZES[0] || **groups == 2) {
-            add(format!("{size}/{groups}"), SocketAddr::from((frontend(FIRST + groups), 80)))?;
+/// One of each kind. Those of all copies have the same names, so that their times are taken together.
+struct Copy {
+    datapaths: Vec<Datapath>,
+    empty_cgroup: Cgroup,
+    empty: EmptyHook,
+}
+
+impl Copy {
+    fn install(ground: &Ground, number: usize) -> Result<Self> {
+        let mut datapaths = Vec::new();
+        for size in SIZES {
+            let mut datapath = Datapath::install(ground, &format!("mesh-{size}-{number}"))?;
+            for groups in GROUPS {
+                let address = frontend(FIRST + groups);
+                let one = service(address, 80, groups, |at| (backend(groups * 16 + at), ACCEPT_PORT))?;
+                datapath.fill(&[one])?;
+            }
+            datapath.fill_up(0, size - GROUPS.len())?;
+            datapaths.push(datapath);
         }
-        add(format!("{size}/miss"), SocketAddr::from((backend(0), ACCEPT_PORT)))?;
+        let empty_cgroup = ground.cgroup(&format!("empty-{number}"))?;
+        let empty = EmptyHook::attach(empty_cgroup.path())?;
+        Ok(Self { datapaths, empty_cgroup, empty })
     }
-    Ok(variants)
+
+    /// The services of all numbers of groups in the smallest maps, the one of two groups in the others, misses, and the
+    /// empty hook twice.
+    fn variants(&self, ground: &Ground) -> Result<Vec<Variant>> {
+        let netns = ground.client(0)?.name().to_owned();
+        let variant = |name: String, cgroup: &Cgroup, target: SocketAddr, program| Variant {
+            name,
+            cgroup: cgroup.path().into(),
+            netns: netns.clone(),
+            target,
+            program: Some(program),
+        };
+        let direct = SocketAddr::from((backend(0), ACCEPT_PORT));
+        let mut variants = Vec::new();
+        for (size, datapath) in SIZES.iter().zip(&self.datapaths) {
+            let (cgroup, program) = (&datapath.cgroup, datapath.connect4()?);
+            for groups in GROUPS.iter().filter(|groups| *size == SIZES[0] || **groups == 2) {
+                let target = SocketAddr::from((frontend(FIRST + groups), 80));
+                variants.push(variant(format!("{size}/{groups}"), cgroup, target, program));
+            }
+            variants.push(variant(format!("{size}/miss"), cgroup, direct, program));
+        }
+        for name in ["empty", "empty_again"] {
+            variants.push(variant(name.into(), &self.empty_cgroup, direct, self.empty.id));
+        }
+        Ok(variants)
+    }
 }
 
 fn rows(outcome: &super::dial::Outcome) -> Result<Vec<Row>> {

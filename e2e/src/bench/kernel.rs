@@ -1,7 +1,7 @@
 //! The kernel's side: an empty hook to compare with, and the statistics of programs.
 #![allow(unsafe_code, reason = "the kernel is called with addresses")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -64,7 +64,7 @@ impl EmptyHook {
     pub(crate) fn attach(cgroup: &Path) -> Result<Self> {
         // r0 = 1; exit
         let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-        let name = format!("empty{}", std::process::id());
+        let name = "empty";
         let mut attr = LoadAttr {
             kind: CGROUP_SOCK_ADDR,
             count: 2,
@@ -86,10 +86,16 @@ impl EmptyHook {
         };
         // SAFETY: the attribute holds no addresses.
         let link = unsafe { bpf(LINK_CREATE, &mut attr) }.context("attaching the empty program")?;
-        let found = loaded_programs().flatten().find(|program| program.name() == name.as_bytes());
-        let id = found.context("the empty program is not loaded")?.id();
+        let id = program_id(&program).context("asking for the empty program's id")?;
         Ok(Self { _link: link, _program: program, id })
     }
+}
+
+fn program_id(program: &OwnedFd) -> Result<u32> {
+    let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+    Ok(id.with_context(|| format!("{path} names no program"))?.trim().parse()?)
 }
 
 /// The id of the program of this name that uses the map pinned there: others of its name are other instances'.
