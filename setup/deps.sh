@@ -67,6 +67,8 @@ need_kube() {
     need_lab
     need_program containerd containerd
     need_program runc runc
+    # kube-proxy's two modes.
+    need_program nft nftables
     need_program iptables iptables
     need_program conntrack conntrack
     need_program nsenter util-linux
