@@ -20,7 +20,9 @@ use node_agent::datapath::canary;
 use node_agent::datapath::maps::{Datapath, Maps, NAMES};
 use node_agent::datapath::programs::{Found, HOOKS, uninstall};
 
-use support::{CAPACITY, Dialler, INSTANCE, Service, UNROUTED, World, beat, dial, outcome, server, shares};
+use support::{
+    Bytes, CAPACITY, Dialler, INSTANCE, Service, UNROUTED, World, beat, dial, outcome, server, shares,
+};
 
 /// Nothing routes there: what isn't translated fails at once.
 const FRONTEND: &str = "10.96.0.1:80";
@@ -491,15 +493,6 @@ fn entries_rewritten_all_the_while_never_lead_astray() {
     assert_eq!(outcome(&maps, Outcome::Translated), 6000);
     assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
 }
-
-/// Lets aya read and write what is plain bytes anyway.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes<T>(T);
-
-#[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
-// SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
-unsafe impl<T: mesh_abi::Plain> aya::Pod for Bytes<T> {}
 
 /// Looks at the owners of all cells, and may change them. On a thread whose stack has room for some copies of them.
 fn with_owners<T: Send>(world: &World, work: impl FnOnce(&mut [u64; CELLS]) -> T + Send) -> T {

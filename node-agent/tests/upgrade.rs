@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader};
 use mesh_abi::{
     BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceCell, ServiceKey,
     SlotEntry,
@@ -34,7 +34,7 @@ use node_agent::datapath::programs::{Found, HOOKS};
 use node_agent::install::Installed;
 use socket2::SockRef;
 
-use support::{CAPACITY, INSTANCE, World, outcome, server, wait_until};
+use support::{Bytes, CAPACITY, INSTANCE, World, outcome, server, wait_until};
 
 const FRONTEND: &str = "10.96.0.1:80";
 /// Connects between two changes.
@@ -240,15 +240,6 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
 struct Earlier {
     _programs: Ebpf,
 }
-
-/// Lets aya write what is plain bytes anyway.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes<T>(T);
-
-#[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
-// SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
-unsafe impl<T: mesh_abi::Plain> Pod for Bytes<T> {}
 
 impl Earlier {
     fn start(world: &World, layout: u32, backend: &TcpListener) -> Self {

@@ -414,3 +414,12 @@ pub(crate) fn reconnect(socket: &impl AsRawFd, to: &str) {
         connect(socket, &address).unwrap();
     }
 }
+
+/// Lets aya read and write what is plain bytes anyway.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bytes<T>(pub(crate) T);
+
+#[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
+// SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
+unsafe impl<T: mesh_abi::Plain> aya::Pod for Bytes<T> {}
