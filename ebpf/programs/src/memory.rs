@@ -1,9 +1,9 @@
 //! What was dialled, remembered until somebody asks: with the socket where it is connected, with the pair of
 //! socket and backend where each datagram has its own destination.
 
+use core::hint::cold_path;
 use core::intrinsics::AtomicOrdering::SeqCst;
 use core::intrinsics::atomic_cxchg;
-use core::hint::cold_path;
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::EbpfContext;
