@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube
+.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube test-kernels
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -54,6 +54,11 @@ test-kube: ## The tests of the Kubernetes lab (the same settings)
 	@setup/deps.sh build kube
 	@e2e/kube/test.sh $(KUBE_FLAGS)
 
+test-kernels: ## The datapath on other kernels, in qemu (half an hour); KERNELS='6.1 newest'
+	@setup/deps.sh build lab kernels
+	@cargo build --locked -p node-agent --bins
+	@e2e/kernels/test.sh
+
 lint: ## Format, clippy, the eBPF object's digest, licences and dependencies, shell scripts
 	@setup/deps.sh build lint
 	@setup/lint.sh
@@ -84,10 +89,11 @@ clean: ## Remove kept labs and everything built
 	@[ ! -x target/debug/demo ] || target/debug/demo clean
 	@cargo clean
 
-ci: ## What a change must pass: lint, test and one run of the demo
+ci: ## What a change must pass: lint, test, the oldest kernel where the object changed, and one run of the demo
 	+@setup/stage.sh setup setup/deps.sh build lab lint
 	+@setup/stage.sh lint $(MAKE) --no-print-directory lint
 	+@setup/stage.sh test $(MAKE) --no-print-directory test
+	+@setup/stage.sh kernels e2e/kernels/changed.sh
 	+@setup/stage.sh demo $(MAKE) --no-print-directory demo JSON='$(JSON)' KEEP=
 
 .PHONY: images kind-up kind-demo kind-clean

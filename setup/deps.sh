@@ -2,14 +2,15 @@
 # Installs what the given targets need and the machine lacks, through apt; says what it installs.
 # Where it can't, it says what is missing and how to get it, and exits with 1.
 #
-#   setup/deps.sh [build] [lab] [kube] [lint] [bench]      (default: build lab)
+#   setup/deps.sh [build] [lab] [kube] [lint] [bench] [kernels]      (default: build lab)
 #
 # build: compile the workspace.   lab: run tests and the demo.   kube: run the Kubernetes lab.
 # lint: check style, licences and shell scripts.   bench: what the product is measured beside.
+# kernels: boot other kernels.
 set -euo pipefail
 
-# The newest Rust that the workspace asks for, and the oldest kernel on which the lab runs (cgroup.kill).
-readonly RUST_WANTED=1.95 KERNEL_WANTED=5.14 DENY_VERSION=0.20.2
+# The newest Rust that the workspace asks for, and the oldest kernel that runs the programs.
+readonly RUST_WANTED=1.95 KERNEL_WANTED=5.15 DENY_VERSION=0.20.2
 root=$(cd "$(dirname "$0")/.." && pwd)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
@@ -91,6 +92,15 @@ need_bench() {
     need_program nft nftables
 }
 
+need_kernels() {
+    need_program qemu-system-x86_64 qemu-system-x86
+    need_program busybox busybox-static
+    need_program cpio cpio
+    need_program ip iproute2
+    need_program strip binutils
+    need_program setpriv util-linux
+}
+
 # The first of the packages that apt can install.
 choose_package() {
     local package
@@ -170,8 +180,8 @@ main() {
     cd "$root"
     for goal in "${goals[@]}"; do
         case $goal in
-            build | lab | kube | lint | bench) "need_$goal" ;;
-            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint and bench" >&2; exit 2 ;;
+            build | lab | kube | lint | bench | kernels) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint, bench and kernels" >&2; exit 2 ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || install_packages

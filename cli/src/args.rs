@@ -12,6 +12,8 @@ Where may connects to a service go, and how many went there?
   clustermesh service show default/rebel-base
 Is a peer there, and if not, why?
   clustermesh peer list
+Does another balancer on this node come first?
+  clustermesh hook list
 What did a change of the maps change?
   clustermesh bpf dump > before; clustermesh bpf dump | diff before -";
 
@@ -53,6 +55,11 @@ pub(crate) enum Noun {
         #[command(subcommand)]
         verb: PeerVerb,
     },
+    /// Programs, ours and others', at the hooks where this node's sockets connect and send.
+    Hook {
+        #[command(subcommand)]
+        verb: HookVerb,
+    },
     /// The pinned eBPF maps, with or without an agent.
     Bpf {
         #[command(subcommand)]
@@ -71,14 +78,18 @@ pub(crate) enum ServiceVerb {
     /// One line per frontend and cluster: tier, weight, backends and connections.
     ///
     /// The lowest TIER with a usable backend takes all connections, shared by WEIGHT. A cluster shown as #ID has no
-    /// peer file any more. -o wide adds why a frontend is not as desired.
+    /// peer file any more. -o wide adds why a frontend is not as desired, and which clusters it has no room for.
     #[command(visible_alias = "ls")]
     List {
         /// Only services of this namespace.
         #[arg(short, long, value_name = "NAME")]
         namespace: Option<String>,
     },
-    /// One service with its backends.
+    /// One service with its backends, and what is left out of it.
+    ///
+    /// LEFT OUT lists each cluster, port and endpoint that takes no part, the reason and who can act: `owner` writes the
+    /// Service here or there, `operator` runs this mesh, `peer` the other one, `nobody` has to. docs/services.md explains
+    /// the reasons.
     Show {
         /// The service, as NAMESPACE/NAME.
         #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
@@ -116,6 +127,18 @@ pub(crate) enum PeerVerb {
         #[arg(value_name = "NAME")]
         peer: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HookVerb {
+    /// One line per hook and program, in the order in which they run.
+    ///
+    /// A program that runs `before` ours can take destinations away from it; TAKEN says how many of the frontends that
+    /// the agent dialled did not arrive at ours. NAME is told only where the agent has CAP_SYS_ADMIN; `bpftool prog show
+    /// id ID` on the node has it. CGROUP is the highest one for which it runs. -o wide adds the hash of its instructions,
+    /// and frontends that are taken.
+    #[command(visible_alias = "ls")]
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,8 +203,10 @@ fn service(text: &str) -> Result<ServiceName, String> {
     })
 }
 
-pub(crate) fn completion(shell: Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "clustermesh", &mut std::io::stdout());
+pub(crate) fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "clustermesh", &mut script);
+    String::from_utf8(script).expect("scripts are text")
 }
 
 #[cfg(test)]

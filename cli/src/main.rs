@@ -4,6 +4,7 @@ mod args;
 mod backend;
 mod bpf;
 mod client;
+mod hook;
 mod peer;
 mod render;
 mod service;
@@ -20,17 +21,12 @@ fn main() -> ExitCode {
         Noun::Service { verb } => service::run(&cli.agent, verb, cli.output),
         Noun::Backend { verb } => backend::run(&cli.agent, verb, cli.output),
         Noun::Peer { verb } => peer::run(&cli.agent, verb, cli.output),
+        Noun::Hook { verb } => hook::run(&cli.agent, verb, cli.output),
         Noun::Bpf { verb } => bpf::run(&cli.agent, verb, cli.output),
-        Noun::Completion { shell } => {
-            args::completion(*shell);
-            Ok(())
-        }
+        Noun::Completion { shell } => render::print(&args::completion(*shell)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("clustermesh: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => mesh_runtime::process::failed("clustermesh", error.as_ref()),
     }
 }

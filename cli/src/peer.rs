@@ -6,19 +6,21 @@ use node_agent::admin::api::{Peer, RangesOrigin};
 use crate::args::{AgentArgs, Output, PeerVerb};
 use crate::render::{self, or_dash};
 
-const HEADER: [&str; 7] = ["PEER", "ID", "STATE", "SERVICES", "BACKENDS", "REJECTED", "REASON"];
-const WIDE_HEADER: [&str; 11] = [
+const HEADER: [&str; 8] = ["PEER", "ID", "STATE", "SERVICES", "BACKENDS", "REJECTED", "CUT", "REASON"];
+const WIDE_HEADER: [&str; 13] = [
     "PEER",
     "ID",
     "STATE",
     "SERVICES",
     "BACKENDS",
     "REJECTED",
+    "CUT",
     "REASON",
     "ENDPOINT",
     "REVISION",
     "INCARNATION",
     "RANGES",
+    "MEMORY",
 ];
 
 pub(crate) fn run(agent: &AgentArgs, verb: &PeerVerb, output: Output) -> Result<()> {
@@ -31,7 +33,11 @@ pub(crate) fn run(agent: &AgentArgs, verb: &PeerVerb, output: Output) -> Result<
                 bail!("no peer file names {peer}: put {peer}.yaml into the agent's --peers-dir");
             };
             let rejections = first.rejections.clone();
+            let cuts: String = first.cuts.iter().map(|cut| format!("  {}\n", cut.reason)).collect();
             print(found, if output == Output::Table { Output::Wide } else { output })?;
+            if matches!(output, Output::Table | Output::Wide) && !cuts.is_empty() {
+                render::print(&format!("\nCut at its quota:\n{cuts}"))?;
+            }
             if matches!(output, Output::Table | Output::Wide) && !rejections.is_empty() {
                 let lines: String = rejections.iter().map(|text| format!("  {text}\n")).collect();
                 render::print(&format!("\nRefused lately:\n{lines}"))?;
@@ -47,6 +53,11 @@ fn print(peers: Vec<Peer>, output: Output) -> Result<()> {
     render::items(peers, output, header, |peers| peers.iter().map(|peer| row(peer, wide)).collect())
 }
 
+/// By which quotas.
+fn cuts(peer: &Peer) -> String {
+    peer.cuts.iter().map(|cut| cut.quota.as_str()).collect::<Vec<_>>().join(",")
+}
+
 fn row(peer: &Peer, wide: bool) -> Vec<String> {
     let mut row = vec![
         peer.name.clone(),
@@ -55,6 +66,7 @@ fn row(peer: &Peer, wide: bool) -> Vec<String> {
         peer.services.to_string(),
         peer.backends.to_string(),
         peer.rejected.to_string(),
+        or_dash((!peer.cuts.is_empty()).then(|| cuts(peer))),
         or_dash(peer.reason.as_ref()),
     ];
     if wide {
@@ -66,6 +78,7 @@ fn row(peer: &Peer, wide: bool) -> Vec<String> {
         row.push(or_dash(peer.revision));
         row.push(or_dash(peer.incarnation.as_ref()));
         row.push(or_dash(ranges));
+        row.push(peer.memory_bytes.to_string());
     }
     row
 }

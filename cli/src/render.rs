@@ -33,13 +33,9 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
     print(&lines)
 }
 
-/// Prints text; a reader that has gone, as `head` does, is no error.
+/// Prints text. A reader that has gone, as `head` does, ends this quietly.
 pub(crate) fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    Ok(mesh_runtime::process::print(text)?)
 }
 
 /// What a table shows for something that is not there.

@@ -20,6 +20,8 @@ fn the_help_is_a_contract() {
             "peer",
             "peer list",
             "peer show",
+            "hook",
+            "hook list",
             "bpf",
             "bpf dump",
             "completion",

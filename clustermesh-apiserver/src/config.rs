@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
@@ -11,9 +12,11 @@ use mesh_kv::dial::DialerError;
 use mesh_kv::{Dialer, Endpoint, Tls};
 use mesh_model::export::Identity;
 use mesh_model::fence::OwnRanges;
-use mesh_runtime::args::IdentityError;
+use mesh_model::name::ClusterName;
+use mesh_runtime::args::{IdentityError, duration};
 use mesh_runtime::{AdminArgs, IdentityArgs, LogArgs};
 use mesh_source::SourceArgs;
+use mesh_source::kubernetes::QUIET;
 
 use crate::exporter::COMPACT;
 
@@ -30,6 +33,9 @@ What it wrote:
   etcdctl get --prefix clustermesh/v1/
 Whether peers see everything, and if not, why:
   curl http://ADDRESS:PORT/readyz
+After a change of name or id, what the old one left:
+  clustermesh-apiserver forget --cluster-name echo --etcd-endpoint https://127.0.0.1:2379 \\
+      --etcd-tls-dir /etc/clustermesh/tls
 
 Exits with 0 after SIGTERM or SIGINT, with 2 when the command line is wrong, with 1 when something else is.";
 
@@ -37,6 +43,15 @@ Exits with 0 after SIGTERM or SIGINT, with 2 when the command line is wrong, wit
 const COMPLETION: &str = "\
 For this shell only:   source <(clustermesh-apiserver completion bash)
 For every new one:     clustermesh-apiserver completion bash > /etc/bash_completion.d/clustermesh-apiserver";
+
+/// What `forget` does, for the end of its help.
+const FORGETTING: &str = "\
+What stands there, in the order in which it would go:
+  clustermesh-apiserver forget --cluster-name echo --etcd-endpoint http://127.0.0.1:2379
+Then the same with --yes.
+
+Exits with 0 when everything is listed or deleted, also when nothing stands there; with 2 when the
+command line is wrong; with 1 when an exporter leads under that name, or etcd can't be reached.";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -58,9 +73,12 @@ impl Invocation {
             None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
         };
         let invocation = parsed.map_err(|error| error.format(&mut command))?;
-        if let Self::Run(args) = &invocation {
-            args.identity().and_then(|_| args.dialer()).map_err(|error| Self::refusal(&error))?;
-        }
+        let checked = match &invocation {
+            Self::Run(args) => args.identity().and_then(|_| args.etcd.server.dialer()).map(drop),
+            Self::Command(Command::Forget(args)) => args.server.dialer().map(drop),
+            Self::Command(Command::Completion { .. }) => Ok(()),
+        };
+        checked.map_err(|error| Self::refusal(&error))?;
         Ok(invocation)
     }
 
@@ -90,6 +108,13 @@ impl Invocation {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Removes what a cluster left in its etcd under the name or id that it had before.
+    ///
+    /// Without --yes it only lists what stands there. Nothing is deleted while an exporter leads under that name. Peers
+    /// keep what they know, because the `synced` records go first: they drain it once they have no peer file of that
+    /// name any more.
+    #[command(after_help = FORGETTING)]
+    Forget(ForgetArgs),
     /// Prints the completion script of a shell.
     #[command(after_help = COMPLETION)]
     Completion {
@@ -121,14 +146,65 @@ pub struct RunArgs {
     #[command(flatten)]
     pub etcd: EtcdArgs,
     #[command(flatten)]
+    pub election: ElectionArgs,
+    #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
 
+/// What to forget, and where.
+#[derive(Args, Clone, Debug)]
+pub struct ForgetArgs {
+    /// The name whose records go.
+    // Not from the environment, which holds the name that the cluster has now.
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: ClusterName,
+
+    /// Delete them, instead of listing them.
+    #[arg(long)]
+    pub yes: bool,
+
+    #[command(flatten)]
+    pub server: EtcdServerArgs,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "etcd")]
 pub struct EtcdArgs {
+    #[command(flatten)]
+    pub server: EtcdServerArgs,
+
+    /// How often the history is compacted; for tests.
+    #[arg(long, hide = true, default_value_t = COMPACT.as_secs(), value_parser = value_parser!(u64).range(1..))]
+    pub compact_every_seconds: u64,
+}
+
+/// Which replica writes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Election")]
+pub struct ElectionArgs {
+    /// Leave the lead to a replica that stands by when the own source has confirmed nothing for so long. 0s: never.
+    ///
+    /// So does a replica whose writes etcd refuses. While nobody else stands by it goes on leading. A replica stands by
+    /// once it has the source's first full list, while its source has confirmed that within half of this time, and as
+    /// long as etcd lets it write. A watch over which nothing comes is asked anew after 3/8 of this time, at most 75 s,
+    /// and has a fifth of that for its answer.
+    #[arg(long, env = "CLUSTERMESH_RESIGN_AFTER", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    pub resign_after: Duration,
+}
+
+impl ElectionArgs {
+    /// How long a watch may be silent, so that a replica notices it before it would be taken for one that could lead.
+    pub fn quiet(&self) -> Option<Duration> {
+        (!self.resign_after.is_zero()).then(|| (self.resign_after * 3 / 8).min(QUIET))
+    }
+}
+
+/// How this cluster's etcd is reached.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "etcd")]
+pub struct EtcdServerArgs {
     /// Where this cluster's etcd is: https://HOST:PORT, or http:// where nobody else can listen. Repeatable.
     ///
     /// Several are members of one etcd: the first that works is used until it fails. An etcd that holds another
@@ -147,10 +223,18 @@ pub struct EtcdArgs {
     /// Read anew at every connection, so rotated certificates need no restart.
     #[arg(long = "etcd-tls-dir", env = "CLUSTERMESH_ETCD_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+}
 
-    /// How often the history is compacted; for tests.
-    #[arg(long, hide = true, default_value_t = COMPACT.as_secs(), value_parser = value_parser!(u64).range(1..))]
-    pub compact_every_seconds: u64,
+impl EtcdServerArgs {
+    /// What dials it.
+    pub fn dialer(&self) -> Result<Arc<Dialer>, ConfigError> {
+        let tls = self.tls_dir.as_deref().map(Tls::from_dir);
+        match Dialer::new(self.endpoints.clone(), tls) {
+            Ok(dialer) => Ok(Arc::new(dialer)),
+            Err(DialerError::NoTrust { endpoint }) => Err(ConfigError::NoTlsDir { endpoint }),
+            Err(error) => Err(ConfigError::Endpoint(error)),
+        }
+    }
 }
 
 /// Why the flags don't go together.
@@ -172,16 +256,6 @@ impl RunArgs {
         let identity = self.identity.identity()?;
         let ranges = OwnRanges::from(&identity);
         Ok(Identity { name: identity.name, id: identity.id, ranges })
-    }
-
-    /// How this cluster's etcd is reached.
-    pub fn dialer(&self) -> Result<Arc<Dialer>, ConfigError> {
-        let tls = self.etcd.tls_dir.as_deref().map(Tls::from_dir);
-        match Dialer::new(self.etcd.endpoints.clone(), tls) {
-            Ok(dialer) => Ok(Arc::new(dialer)),
-            Err(DialerError::NoTrust { endpoint }) => Err(ConfigError::NoTlsDir { endpoint }),
-            Err(error) => Err(ConfigError::Endpoint(error)),
-        }
     }
 }
 
@@ -214,7 +288,21 @@ mod tests {
         let identity = args.identity().unwrap();
         assert_eq!((identity.name.as_str(), identity.id.value()), ("hoth", 2));
         assert_eq!(identity.ranges.services.len(), 1);
-        assert_eq!(args.dialer().unwrap().endpoints().len(), 2);
+        assert_eq!(args.etcd.server.dialer().unwrap().endpoints().len(), 2);
+    }
+
+    #[test]
+    fn a_silent_source_is_noticed_before_half_of_the_time_after_which_one_resigns() {
+        let quiet = |more: &[&str]| {
+            let all = [&["--etcd-endpoint=http://127.0.0.1:2379"], more].concat();
+            let args = parse(&all).unwrap().election;
+            args.quiet().map(|quiet| (quiet + quiet / 5, args.resign_after / 2))
+        };
+        for more in [&[][..], &["--resign-after=10s"], &["--resign-after=1h"]] {
+            let (noticed, half) = quiet(more).unwrap();
+            assert!(noticed < half, "{more:?}: {noticed:?}, {half:?}");
+        }
+        assert_eq!(quiet(&["--resign-after=0s"]), None);
     }
 
     #[test]

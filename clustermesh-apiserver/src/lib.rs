@@ -2,17 +2,19 @@
 
 pub mod config;
 pub mod exporter;
+pub mod forget;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::IdentityError;
+use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::ranges::RangesTask;
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
 use mesh_source::kubernetes::{Events, Options};
-use mesh_source::{Source, SourceMetrics};
+use mesh_source::{Source, SourceMetrics, Standing, Status};
 
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
@@ -37,7 +39,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: &RunArgs) -> Result<(), RunError> {
-    let (identity, dialer) = (args.identity()?, args.dialer()?);
+    let (identity, dialer) = (args.identity()?, args.etcd.server.dialer()?);
     let mut supervisor = Supervisor::with_signals("clustermesh-apiserver")?;
     let token = supervisor.token();
     log_start(args);
@@ -46,7 +48,9 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let readiness = Readiness::default();
     let metrics = ExportMetrics::register(registry.root());
     let source_metrics = SourceMetrics::register(registry.root());
-    let options = Options { node: None, service_cidrs: args.identity.service_cidrs.is_empty() };
+    let service_ranges = args.identity.service_cidrs.clone();
+    let service_cidrs = service_ranges.is_empty();
+    let options = Options { service_cidrs, service_ranges, latest: true, ..Options::default() };
     let source = Source::new(&args.source, options, source_metrics.clone());
     let (ranges_task, ranges) = RangesTask::new(&args.identity, &args.identity.identity()?, source.ranges());
     let said = exporter::Source {
@@ -56,15 +60,21 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         ranges,
     };
     let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
-        .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds));
+        .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds))
+        .resigning_after(args.election.resign_after);
     let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
-    let routes = health_routes(readiness, Arc::new(registry));
+    let routes = health_routes(readiness.clone(), Arc::new(registry));
 
     if let Some(reports) = source.reports() {
         let (access, leading) = (args.source.access(), exporter.leading());
         let events = Events::new(access, &host_name(), reports, leading, source_metrics);
         supervisor.spawn("events", events.run(token.clone()));
     }
+    let mut standing = Standing::default();
+    let lines = move |status: &Arc<Status>| {
+        standing.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)))
+    };
+    supervisor.spawn("remarks", readiness.remark_on("source", source.status(), lines, token.clone()));
     supervisor.spawn("source", source.run(token.clone()));
     supervisor.spawn("ranges", ranges_task.run(token.clone()));
     supervisor.spawn("export", exporter.run(token.clone()));
@@ -80,7 +90,7 @@ fn host_name() -> String {
 }
 
 fn log_start(args: &RunArgs) {
-    let endpoints: Vec<String> = args.etcd.endpoints.iter().map(ToString::to_string).collect();
+    let endpoints: Vec<String> = args.etcd.server.endpoints.iter().map(ToString::to_string).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         cluster = %args.identity.cluster_name,

@@ -46,8 +46,9 @@ fn a_missing_folder_prunes_nothing_and_its_return_prunes_leftovers() {
     fs::remove_dir(&lab.manifests).unwrap();
     lab.etcd.ctl(&["put", "clustermesh/v1/services/hoth/default/leftover", "{}"]);
     let apiserver = Apiserver::start(&lab);
-    lab.until_has("alive/hoth");
+    wait_until("connected", DEADLINE, || apiserver.http("/metrics").contains("clustermesh_etcd_connected 1"));
     assert!(apiserver.http("/readyz").contains("first full list"));
+    assert_eq!(lab.etcd.ctl(&["get", "clustermesh/leader/hoth"]), "");
     assert!(lab.has("services/hoth/default/leftover"));
     assert!(!lab.has("synced/hoth/services"));
     fs::create_dir(&lab.manifests).unwrap();
@@ -90,8 +91,15 @@ fn a_manifest_broken_at_the_start_prunes_nothing() {
     // Whatever it makes of the broken file, several beats later everything still stands.
     lab.beats(2);
     assert_eq!(keys(&lab.stands()), ALL);
+    let remarks = || {
+        let answer = apiserver.http("/readyz");
+        answer.lines().filter(|line| line.starts_with("remark: ")).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let told = |line: &String| line.starts_with("remark: source: base.yaml: ") && line.contains("(since 20");
+    wait_until("what stays is told", DEADLINE, || remarks().iter().any(told));
     lab.write("base.yaml", &base(&["10.2.0.2"]));
     apiserver.until_ready();
+    wait_until("nothing is left to tell", DEADLINE, || remarks().is_empty());
     assert_eq!(keys(&lab.stands()), ALL);
 }
 

@@ -9,7 +9,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_clustermesh-apiserver");
 
 #[test]
 fn the_help_is_a_contract() {
-    command::assert_help(BINARY, &["completion"]);
+    command::assert_help(BINARY, &["completion", "forget"]);
 }
 
 #[test]
@@ -21,6 +21,12 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
             (&[], &["--cluster-name", "--cluster-id", "--source", "--etcd-endpoint"]),
             (&["complete"], &["complete"]),
             (&["completion", "tcsh"], &["tcsh", "bash"]),
+            (&["forget"], &["--cluster-name", "--etcd-endpoint"]),
+            (&["forget", "--cluster-name=a_b", "--etcd-endpoint=http://a"], &["--cluster-name", "a_b"]),
+            (
+                &["forget", "--cluster-name=hoth", "--etcd-endpoint=https://a"],
+                &["is https", "--etcd-tls-dir is needed"],
+            ),
         ],
     );
     let base = ["--cluster-name=hoth", "--cluster-id=2", "--source=manifests:/nowhere"];
@@ -60,4 +66,5 @@ fn bash_completes_flags_and_subcommands() {
     command::assert_bash_completes(BINARY, &["comp"], &["completion"]);
     command::assert_bash_completes(BINARY, &["--etcd-"], &["--etcd-endpoint", "--etcd-tls-dir"]);
     command::assert_bash_completes(BINARY, &["completion", ""], &["bash", "zsh"]);
+    command::assert_bash_completes(BINARY, &["forget", "--"], &["--cluster-name", "--yes", "--etcd-tls-dir"]);
 }

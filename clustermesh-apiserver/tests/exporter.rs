@@ -51,8 +51,10 @@ async fn leftovers_are_pruned_only_once_the_source_has_spoken() {
     }
     let before = stands(&etcd).await;
     let running = Running::start(&etcd);
-    // It leads and shows that it lives, and still removes nothing.
-    until("alive", || !etcd.ctl(&["get", "clustermesh/v1/alive/hoth"]).is_empty()).await;
+    // It is connected and does not even campaign.
+    until("connected", || running.has_metric("clustermesh_etcd_connected 1")).await;
+    until("its alarms are read", || running.missing_of("etcd").is_empty()).await;
+    assert_eq!(etcd.ctl(&["get", "--prefix", "clustermesh/leader/"]), "");
     assert_eq!(stands(&etcd).await, before);
     assert_eq!(running.missing(), "waiting for the source's first full list");
     running.say(&[("ns/a", &[1])]);
@@ -283,6 +285,7 @@ async fn the_cluster_record_follows_the_clusters_ranges() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(dir.path());
     let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1])]);
     let says = async |range: &str| {
         let dialer = Arc::new(mesh_kv::Dialer::new(vec![etcd.endpoint()], None).unwrap());
         let session = mesh_kv::Session::open(&dialer).await.unwrap();
@@ -302,4 +305,22 @@ async fn the_cluster_record_follows_the_clusters_ranges() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_peer_loses_nothing_when_all_records_are_deleted_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = etcd_of(&dir);
+    let running = Running::start(&etcd);
+    running.say(&[("ns/a", &[1, 2]), ("ns/b", &[3])]);
+    running.until_ready().await;
+    let mut peer = Peer::follow(&etcd);
+    peer.until_sees(&["ns/a", "ns/b"], 3).await;
+    for _ in 0..3 {
+        etcd.ctl(&["del", "--prefix", PREFIX]);
+        until_stands(&etcd, "written anew", |all| all.contains_key("synced/hoth/services")).await;
+    }
+    running.say(&[("ns/b", &[3, 4])]);
+    peer.until_sees(&["ns/b"], 2).await;
+    assert!(!peer.lost.load(Ordering::Relaxed), "it lost everything on the way");
 }

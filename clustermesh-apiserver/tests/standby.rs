@@ -5,6 +5,7 @@
 mod exporting;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use exporting::{DEADLINE, Running, etcd_of, keys, stands, until, until_stands};
@@ -178,6 +179,19 @@ async fn a_record_too_big_for_etcd_holds_up_no_other_and_is_told_of() {
     until_stands(&etcd, "written", |all| all.contains_key("endpoints/hoth/ns/wide/slice-0")).await;
     until("forgotten", || running.has_metric("clustermesh_export_oversized_records 0")).await;
     assert!(running.has_metric("clustermesh_export_oversized_total 1"), "told of more than once");
+
+    // Too big again, and one that was there is gone: peers must not use it any more.
+    let mut services = exporting::wide_service("ns/wide", 1, 100);
+    let (_, service) = services.iter_mut().next().unwrap();
+    let slice = Arc::make_mut(service).slices.values_mut().next().unwrap();
+    let gone = format!("\"{}\"", Arc::make_mut(slice).endpoints.remove(3).address);
+    let text = |all: &BTreeMap<String, (Vec<u8>, i64)>| {
+        String::from_utf8(all["endpoints/hoth/ns/wide/slice-0"].0.clone()).unwrap()
+    };
+    assert!(text(&stands(&etcd).await).contains(&gone));
+    running.say_all(services);
+    until_stands(&etcd, "withdrawn", |all| !text(all).contains(&gone)).await;
+    assert_eq!(text(&stands(&etcd).await).matches("\"address\"").count(), 9, "the others stay");
 }
 
 #[tokio::test]

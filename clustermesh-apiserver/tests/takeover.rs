@@ -170,3 +170,39 @@ fn a_log_that_takes_no_lines_ends_nobody() {
     child.wait().unwrap();
     assert_eq!(ended, None);
 }
+
+#[test]
+fn a_leader_that_cannot_read_its_manifests_leaves_the_lead_to_the_standby() {
+    let lab = Lab::new();
+    lab.write("base.yaml", &base(&["10.2.0.1"]));
+    let other = lab.root.join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("base.yaml"), base(&["10.2.0.1"])).unwrap();
+    let endpoint = lab.etcd.endpoint().to_string();
+    let flags = ["--etcd-endpoint", &endpoint, "--resign-after", "4s"];
+    let mut first = Apiserver::start_with(&lab, &flags);
+    first.until_ready();
+    let source = format!("manifests:{}", other.display());
+    let mut second = Apiserver::start_with(&lab, &[&flags[..], &["--source", &source]].concat());
+    second.line("standing by");
+    wait_until("it stands by", DEADLINE, || first.http("/metrics").contains("clustermesh_export_standbys 1"));
+
+    fs::rename(&lab.manifests, lab.root.join("aside")).unwrap();
+    first.line("resigned");
+    second.line("leading");
+    wait_until("it says why", DEADLINE, || {
+        first.http("/readyz").contains("the source has confirmed nothing for")
+    });
+    fs::write(other.join("late.yaml"), service("late", "10.102.0.9") + &slice("late", "x", &["10.2.0.9"]))
+        .unwrap();
+    lab.until_has("services/hoth/default/late");
+    // Read again it stands by again, and could take the lead back.
+    fs::rename(lab.root.join("aside"), &lab.manifests).unwrap();
+    first.until_ready();
+    wait_until("it stands by", DEADLINE, || {
+        second.http("/metrics").contains("clustermesh_export_standbys 1")
+    });
+    let past = history(&lab.etcd, 1);
+    assert_no_record_was_deleted(&past);
+    assert_eq!(epochs(&past).len(), 2, "{:?}", epochs(&past));
+}

@@ -55,9 +55,9 @@ pub fn check(programs: &[&'static str]) -> Result<()> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim();
     need(
-        at_least(kernel, (5, 14)),
+        at_least(kernel, (5, 15)),
         format!(
-            "kernel {kernel} is too old: 5.14 has all that the lab needs (cgroup.kill); boot a newer one"
+            "kernel {kernel} is too old: 5.15 runs the programs and has all that the lab needs; boot a newer one"
         ),
     );
     let mount = cgroup::mount_point();

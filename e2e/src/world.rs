@@ -120,7 +120,7 @@ impl World for Lab {
                 for cluster in &names {
                     let active =
                         backends.iter().filter(|(of, state)| of == cluster && state == "active").count();
-                    ensure!(active == per_cluster, "{active} active ones of {cluster}");
+                    ensure!(active == per_cluster, "{active} active ones of {cluster}: {backends:?}");
                 }
                 Ok(())
             })?;

@@ -27,6 +27,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tonic",
         ],
     ),
+    ("mesh-files", &["tokio", "notify", "mesh-model", "mesh-kv", "mesh-source", "mesh-runtime"]),
     ("mesh-kv", &["kube", "k8s-openapi", "aya", "mesh-abi", "mesh-source", "mesh-runtime"]),
     ("mesh-source", &["etcd-client", "tonic", "aya", "mesh-abi", "mesh-kv", "mesh-runtime"]),
     ("mesh-runtime", &["etcd-client", "kube", "k8s-openapi", "aya", "mesh-abi", "mesh-kv", "mesh-source"]),

@@ -1,13 +1,14 @@
 //! Components die under load and come back: no connection fails, and afterwards everything is as if nothing had
 //! ever died.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
 use mesh_e2e::lab::cluster::Cluster;
 use mesh_e2e::lab::component::{Component, Stop};
-use mesh_e2e::lab::manifest::ServiceSpec;
+use mesh_e2e::lab::manifest::{self, ServiceSpec};
 use mesh_e2e::lab::{Lab, LabSpec};
 use mesh_e2e::world::World;
 
@@ -16,6 +17,8 @@ const SERVICE: &str = "rebel-base";
 
 /// What everybody logs who notices that an etcd is gone.
 const ETCD_GONE: &[&str] = &["etcd", "peer", "connect"];
+/// What everybody logs who can't read a manifest.
+const UNREADABLE: &[&str] = &["problem with a manifest"];
 
 fn with_load(odd: &[&str], work: impl FnOnce(&mut Lab, &Records) -> Result<()>) -> Result<()> {
     let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
@@ -100,6 +103,41 @@ fn wiped_etcd_is_written_anew_and_nothing_is_drained() -> Result<()> {
         records.next(100, PATIENCE)?;
         lab.cluster("yavin")?.scale(SERVICE, 3)?;
         lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        lab.wait_backends(SERVICE, 3)
+    })
+}
+
+/// In hoth the Service can't be read, in yavin its endpoints; not even a name stands in either file.
+#[test]
+fn all_of_both_clusters_restart_beside_broken_manifests_and_nobody_is_drained() -> Result<()> {
+    const BROKEN: [(&str, &str); 2] = [("hoth", "service"), ("yavin", "endpoints")];
+    with_load(UNREADABLE, |lab, records| {
+        let mut whole = Vec::new();
+        for (cluster, kind) in BROKEN {
+            let (folder, file) =
+                (lab.cluster(cluster)?.manifests().to_owned(), format!("{SERVICE}.{kind}.yaml"));
+            whole.push(fs::read_to_string(folder.join(&file))?);
+            manifest::write_text(&folder, &file, "kind: {")?;
+        }
+        for cluster in lab.clusters_mut() {
+            cluster.apiserver().stop(Stop::Kill)?;
+            cluster.agents().try_for_each(|agent| agent.stop(Stop::Kill))?;
+        }
+        records.next(50, PATIENCE)?;
+        for cluster in lab.clusters_mut() {
+            cluster.apiserver().start()?;
+        }
+        lab.start_agents()?;
+        lab.wait_ready()?;
+        records.next(200, PATIENCE)?;
+        lab.wait_backends(SERVICE, 2)?;
+        for ((cluster, kind), text) in BROKEN.iter().zip(whole) {
+            let folder = lab.cluster(cluster)?.manifests().to_owned();
+            manifest::write_text(&folder, &format!("{SERVICE}.{kind}.yaml"), &text)?;
+        }
+        for cluster in ["hoth", "yavin"] {
+            lab.cluster(cluster)?.scale(SERVICE, 3)?;
+        }
         lab.wait_backends(SERVICE, 3)
     })
 }

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     // Whatever it was, it can be deleted, and then nothing is left of it.
     let all: Vec<_> = actual.frontends().map(|(frontend, _)| (*frontend, None)).collect();
     let mut plan = actual.plan(&all);
-    let mut freed: Freed = std::mem::take(&mut plan.freed);
+    let mut freed: Freed = actual.written(&mut plan);
     freed.append(leftover);
     actual.release(freed);
     assert_eq!(actual.frontend_count(), 0);

@@ -3,33 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_kv::backoff::Backoff;
+use axum::Router;
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::{Identity, IdentityError};
-use mesh_runtime::ranges::{Known, RangesTask};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
-use mesh_source::Source;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
+use crate::admin::api::HookPrograms;
 use crate::admin::events::Events;
 use crate::admin::routes::{Sources, routes};
-use crate::config::{RunArgs, names_file, socket, source_options};
-use crate::datapath::canary;
+use crate::config::{RunArgs, names_file, socket};
+use crate::datapath::canary::Canary;
+use crate::datapath::maps::Maps;
 use crate::datapath::programs::ProgramsError;
+use crate::following::Following;
+use crate::hooks::watch::{self as hook_watch, Watch};
 use crate::install::{Installed, install};
 use crate::merge::merger::Merger;
-use crate::merge::task::{Inputs, MergeTask, Outputs, Settings, Start};
+use crate::merge::names_file;
+use crate::merge::query::{Reader, View};
+use crate::merge::task::{Inputs, MergeTask, Outputs, Start};
 use crate::metrics::Metrics;
-use crate::peers::folder::{FolderConfig, PeerFolder};
 
 /// For all tasks to end after a signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// Questions that may wait for the merge loop.
-const QUERIES: usize = 16;
-/// How often the canary is sent once it has been well.
-const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the agent ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -52,50 +50,100 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let mut supervisor = Supervisor::with_signals("node-agent")?;
     let token = supervisor.token();
     log_start(args, &identity);
-
     // Bound before anything is touched: a second agent of the same instance stops here.
-    let admin_socket = AdminServer::bind(Listen::Unix(socket(&args.pins.instance_dir()))).await?;
-    let admin = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
+    let servers = Servers::bind(args).await?;
 
     let (registry, metrics) = Metrics::register();
-    let readiness = Readiness::default();
-    let source = Source::new(&args.source, source_options(args), metrics.source);
-    let (ranges_task, ranges) = RangesTask::new(&args.identity, &identity, source.ranges());
-    let events = Events::default();
-    let (folder, peer_set) = PeerFolder::new(
-        folder_config(args, &identity, ranges),
-        supervisor.child("peers"),
-        events.clone(),
-        metrics.peers,
-    );
-    let (query, queries) = mpsc::channel(QUERIES);
+    let (readiness, events) = (Readiness::default(), Events::default());
+    let of_inputs = (metrics.source, metrics.peers);
+    let following = Following::new(args, &identity, supervisor.child("peers"), events.clone(), of_inputs);
     let installed = install(&args.pins, &args.datapath, &events)?;
-    let cgroup = installed.installation.cgroup().to_owned();
-    let outputs = Outputs {
-        events: events.clone(),
-        metrics: metrics.merge,
-        planned: readiness.condition("plan", "waiting for the own source's first full list"),
-        names_file: names_file(&args.pins.instance_dir()),
-    };
-    let inputs = Inputs { local: source.snapshots(), peers: peer_set.clone(), queries };
-    // Elsewhere nothing but the mesh serves ClusterIPs.
-    let plain_ok_allowed = args.source.is_kubernetes();
-    let task = merge_task(&identity, plain_ok_allowed, inputs, outputs, installed);
-    let canary_condition = readiness.condition("canary", "waiting for the canary's first answer");
-    // The link, not what it leads to: an upgrade may replace or remove that file while this process runs.
-    let exe = std::path::PathBuf::from("/proc/self/exe");
+    let following = following.reminded(installed.actual.frontend_count() == 0);
 
-    supervisor.spawn("source", source.run(token.clone()));
-    supervisor.spawn("ranges", ranges_task.run(token.clone()));
-    supervisor.spawn("peers", folder.run());
+    let names_file = names_file(&args.pins.instance_dir());
+    let (names, peers) = (following.names(&identity, &names_file), following.peers.clone());
+    let (view, published) = watch::channel(Arc::default());
+    let maps = Maps::open_pinned(&args.pins.bpffs, &args.pins.instance).map_err(ProgramsError::from)?;
+    let reader = Reader { maps, names: names.clone(), view: published, source: following.source.status() };
+    let outputs = merge_outputs(&readiness, events.clone(), metrics.merge, view);
+    let (hook_watch, told, hooks) =
+        hook_watch(args, &installed, &readiness, (outputs.planned.clone(), events.clone(), metrics.hooks));
+    let task = merge_task(args, &identity, following.inputs(), outputs, installed);
+
+    following.spawn(&mut supervisor, &readiness);
     supervisor.spawn("merge", task.run(token.clone()));
-    supervisor.spawn("canary", watch_canary(exe, cgroup, canary_condition, token.clone()));
+    supervisor.spawn("hooks", hook_watch.run(told, token.clone()));
+    supervisor.spawn("names", names_file::run(names_file, names, token));
     let health = health_routes(readiness, Arc::new(registry));
-    let answers = routes(Sources { queries: query, peers: peer_set, events }).merge(health.clone());
-    supervisor.spawn("admin", admin.serve(health, token.clone()));
-    supervisor.spawn("admin socket", admin_socket.serve(answers, token));
+    let sources = Sources { answers: Arc::new(reader), peers, hooks, events };
+    servers.spawn(&mut supervisor, health, sources);
     supervisor.run(STOP_DEADLINE).await?;
     Ok(())
+}
+
+/// Where questions are answered: on the instance's socket, and over the network about health alone.
+struct Servers {
+    socket: AdminServer,
+    network: AdminServer,
+}
+
+impl Servers {
+    async fn bind(args: &RunArgs) -> Result<Self, AdminError> {
+        Ok(Self {
+            socket: AdminServer::bind(Listen::Unix(socket(&args.pins.instance_dir()))).await?,
+            network: AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?,
+        })
+    }
+
+    fn spawn(self, supervisor: &mut Supervisor, health: Router, sources: Sources) {
+        let token = supervisor.token();
+        let all = routes(sources).merge(health.clone());
+        supervisor.spawn("admin", self.network.serve(health, token.clone()));
+        supervisor.spawn("admin socket", self.socket.serve(all, token));
+    }
+}
+
+/// What the merge loop tells.
+fn merge_outputs(
+    readiness: &Readiness,
+    events: Events,
+    metrics: crate::merge::metrics::Metrics,
+    view: watch::Sender<Arc<View>>,
+) -> Outputs {
+    Outputs {
+        events,
+        metrics,
+        planned: readiness.condition("plan", "waiting for the own source's first full list"),
+        source: readiness.condition("source", "waiting for the own source to confirm what the maps hold"),
+        writes: readiness.condition("writes", "waiting for the first look whether the maps can be written"),
+        view,
+    }
+}
+
+/// What watches the hooks, where it tells what it sees, and what of that the admin API shows.
+fn hook_watch(
+    args: &RunArgs,
+    installed: &Installed,
+    readiness: &Readiness,
+    (planned, events, metrics): (Condition, Events, crate::hooks::metrics::Metrics),
+) -> (Watch, hook_watch::Outputs, watch::Receiver<Arc<Vec<HookPrograms>>>) {
+    let (seen, hooks) = watch::channel(Arc::default());
+    let told = hook_watch::Outputs {
+        metrics,
+        events,
+        hooks: seen,
+        served: readiness.condition("canary", "waiting for the canary's first answer"),
+        balances: readiness
+            .condition("hooks", "waiting for the kernel's first answer, who else is at the hooks"),
+    };
+    let watch = Watch {
+        canary: canary(installed),
+        installation: installed.installation.clone(),
+        interval: hook_watch::INTERVAL,
+        planned,
+        allow_taken: args.datapath.allow_taken,
+    };
+    (watch, told, hooks)
 }
 
 fn log_start(args: &RunArgs, identity: &Identity) {
@@ -111,62 +159,30 @@ fn log_start(args: &RunArgs, identity: &Identity) {
     );
 }
 
-pub(crate) fn folder_config(args: &RunArgs, identity: &Identity, own_ranges: Known) -> FolderConfig {
-    FolderConfig {
-        folder: args.peers.peers_dir.clone(),
-        own_name: identity.name.clone(),
-        own_id: identity.id,
-        own_ranges,
-        identity: args.peers.tls_dir.clone(),
+fn canary(installed: &Installed) -> Canary {
+    Canary {
+        // The link, not what it leads to: an upgrade may replace or remove that file while this process runs.
+        exe: "/proc/self/exe".into(),
+        cgroup: installed.installation.cgroup().to_owned(),
+        links: installed.installation.links(),
+        maps: installed.installation.pinned_maps(),
     }
 }
 
 fn merge_task(
+    args: &RunArgs,
     identity: &Identity,
-    plain_ok_allowed: bool,
     inputs: Inputs,
     outputs: Outputs,
     installed: Installed,
 ) -> MergeTask {
-    let Installed { maps, control, comeback, actual, leftover, beside, .. } = installed;
-    let settings = Settings { own_id: identity.id, own_name: identity.name.clone() };
-    let merger = Merger::new(identity.id, plain_ok_allowed, actual);
-    MergeTask::new(settings, inputs, outputs, Start { maps, control, comeback, merger, leftover, beside })
-}
-
-/// Sends the canary until it is well, then now and then.
-async fn watch_canary(
-    exe: std::path::PathBuf,
-    cgroup: std::path::PathBuf,
-    condition: Condition,
-    token: CancellationToken,
-) {
-    let mut backoff = Backoff::default();
-    let mut well = None;
-    loop {
-        let pause = match canary::probe(&exe, &cgroup).await {
-            Ok(()) => {
-                if well != Some(true) {
-                    tracing::info!("the canary is well: connects from other cgroups are translated");
-                }
-                condition.ready();
-                well = Some(true);
-                backoff.reset();
-                CANARY_INTERVAL
-            }
-            Err(error) => {
-                let reason = mesh_kv::fault::chain(&error);
-                if well != Some(false) {
-                    tracing::error!(error = reason, "the canary is not well: connects are not translated");
-                }
-                condition.not_ready(reason);
-                well = Some(false);
-                backoff.next_delay()
-            }
-        };
-        tokio::select! {
-            () = token.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
+    let Installed { maps, control, comeback, actual, leftover, grace_periods, beside, .. } = installed;
+    // Elsewhere nothing but the mesh serves ClusterIPs.
+    let plain_ok_allowed = args.source.is_kubernetes();
+    let merger = Merger::new(identity.id, plain_ok_allowed, actual).with_quotas(args.quotas.clone());
+    MergeTask::new(
+        inputs,
+        outputs,
+        Start { maps, control, comeback, merger, leftover, grace_periods, beside },
+    )
 }

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_model::name::NodeName;
-use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs};
+use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs, duration};
 use mesh_source::SourceArgs;
-use mesh_source::kubernetes::Options;
+use mesh_source::kubernetes::{Options, QUIET};
 
 use crate::datapath::actual::Capacity;
+use crate::datapath::hook::Hook;
 use crate::datapath::programs::DEFAULT_REPLIES;
+use crate::quota::QuotaArgs;
 
 const EXAMPLE: &str = "\
 Example, without Kubernetes:
@@ -100,6 +102,14 @@ pub enum Command {
         #[arg(long)]
         stay: bool,
     },
+    /// Shows what this kernel offers, by trying it; attaches nothing.
+    ///
+    /// What is missing is named with its remedy. Exits with 1 where the agent can't run.
+    Features {
+        /// How to show it.
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Output,
+    },
     /// Prints the completion script of a shell.
     #[command(after_help = COMPLETION)]
     Completion {
@@ -111,7 +121,19 @@ pub enum Command {
     Canary {
         #[arg(long, value_name = "DIR")]
         cgroup: PathBuf,
+        #[arg(long, value_name = "DIR")]
+        maps: PathBuf,
+        /// Through which the frontends are dialled too.
+        #[arg(long, value_name = "NAME")]
+        hook: Vec<Hook>,
     },
+}
+
+/// How a command shows what it has found.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
 }
 
 /// Where the instance's programs, maps and socket are.
@@ -127,9 +149,20 @@ pub struct PinArgs {
     /// Admin socket and names go to <DIR>/<instance>/.
     #[arg(long, env = "CLUSTERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/clustermesh")]
     pub run_dir: PathBuf,
+    /// What own source and peer files said last goes to <DIR>/<instance>/; kept over a restart of the machine.
+    ///
+    /// What can't be read after a restart, such as a broken manifest or peer file, stays as it was before. Without a
+    /// folder to write to the agent works all the same, and says so: then only the maps keep it.
+    #[arg(long, env = "CLUSTERMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/clustermesh")]
+    pub state_dir: PathBuf,
 }
 
 impl PinArgs {
+    /// Where what must outlive the machine's restart is.
+    pub fn instance_state_dir(&self) -> PathBuf {
+        self.state_dir.join(&self.instance)
+    }
+
     /// Where socket and names are.
     pub fn instance_dir(&self) -> PathBuf {
         self.run_dir.join(&self.instance)
@@ -155,6 +188,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub datapath: DatapathArgs,
     #[command(flatten)]
+    pub quotas: QuotaArgs,
+    #[command(flatten)]
     pub pins: PinArgs,
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -168,7 +203,8 @@ pub struct PeerArgs {
     /// Folder of peer files, one `<peer's cluster name>.yaml` each; read again whenever it changes.
     ///
     /// A peer file holds `id`, `endpoints: [https://HOST:PORT]`, `ranges: {pods: [CIDR], nodes: [CIDR]}` and
-    /// `trust:` (PEM). Removing the file drains the peer; a folder that is missing or unreadable drains nobody.
+    /// `trust:` (PEM). Removing the file drains the peer. A file that breaks counts as it was last read, also after a
+    /// restart (--state-dir); a folder that is missing or unreadable drains nobody.
     #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", default_value = "/etc/clustermesh/peers")]
     pub peers_dir: PathBuf,
     /// Folder with tls.crt and tls.key: this cluster's identity towards all peers.
@@ -193,16 +229,23 @@ pub struct DatapathArgs {
     pub cgroup_root: Option<PathBuf>,
     /// Leave services that kube-proxy serves too to it when the agent has been dead for so long. 0s: never.
     ///
+    /// So does an agent that runs, but whose own source has confirmed nothing for so long, or whose plans can't be
+    /// written. A watch over which nothing comes is asked anew after 5/8 of this time, at most 75 s, and has a fifth
+    /// of that for its answer.
+    ///
     /// Where Services come from manifests nobody else serves them, and the maps go on balancing for ever.
     #[arg(long, env = "CLUSTERMESH_YIELD_AFTER", value_name = "DURATION", default_value = "2m", value_parser = duration)]
     pub yield_after: Duration,
     /// Room for so many frontends (ClusterIP, port, protocol); about 1,000 bytes each once used.
     ///
     /// Another size than that of the pinned maps builds new ones beside them and swaps, without a gap; so do the
-    /// four flags below. What finds no room keeps what it has and is shown by `clustermesh service list -o wide`.
+    /// four flags below. What finds no room is left out, and shown by `clustermesh service list -o wide`.
     #[arg(long, env = "CLUSTERMESH_MAX_SERVICES", value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pub max_services: u32,
-    /// Room for so many backends over all frontends; 8 bytes each, taken at once.
+    /// Room for so many slots over all frontends; 8 bytes each, taken at once.
+    ///
+    /// One cluster's backends behind one frontend take a power of two of them: 3 backends take 4 slots, 100 take 128. A
+    /// group that grows beyond that needs its next size beside the one in use for a moment.
     #[arg(long, env = "CLUSTERMESH_MAX_SLOTS", value_name = "N", default_value_t = 1_048_576, value_parser = clap::value_parser!(u32).range(64..=268_435_456))]
     pub max_slots: u32,
     /// Room for so many distinct backends; 32 bytes each, taken at once.
@@ -217,6 +260,12 @@ pub struct DatapathArgs {
     /// ClusterIP. A change of this number forgets all of them once.
     #[arg(long, env = "CLUSTERMESH_MAX_REPLIES", value_name = "N", default_value_t = DEFAULT_REPLIES, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub max_replies: u32,
+    /// Be ready although something else takes what this node's host network dials.
+    ///
+    /// For balancers that leave pods alone, as Cilium's does with socketLB.hostNamespaceOnly: the agent can't dial from
+    /// a pod's network. Log, metrics and `clustermesh hook list` say it all the same.
+    #[arg(long, env = "CLUSTERMESH_ALLOW_TAKEN")]
+    pub allow_taken: bool,
     /// Print what would be written to the maps, one line per write, and exit; nothing is touched.
     ///
     /// Source and peers have 10 s each to say everything; peers that don't are named in the log and left as they
@@ -251,7 +300,15 @@ pub fn source_options(args: &RunArgs) -> Options {
     Options {
         node: Some(args.datapath.node_name.clone()),
         service_cidrs: args.identity.service_cidrs.is_empty(),
+        latest: false,
+        service_ranges: args.identity.service_cidrs.clone(),
+        quiet: quiet(args.datapath.yield_after),
     }
+}
+
+/// How long a watch may be silent, so that it and the wait for an answer end before services would be left to kube-proxy.
+fn quiet(yield_after: Duration) -> Option<Duration> {
+    (!yield_after.is_zero()).then(|| (yield_after * 5 / 8).min(QUIET))
 }
 
 /// A name that is safe as a folder's; a bpf file system takes no dots.
@@ -261,25 +318,6 @@ fn instance(text: &str) -> Result<String, String> {
         return Ok(text.into());
     }
     Err("use 1 to 63 letters, digits, '-' and '_'".into())
-}
-
-/// A number with a unit: ms, s, m or h.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor_ms = match unit {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let number = number.parse::<u64>().ok();
-    number
-        .zip(factor_ms)
-        .and_then(|(number, factor)| number.checked_mul(factor))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "write a number and a unit (ms, s, m, h), e.g. 90s".into())
 }
 
 /// The admin socket of an instance.
@@ -299,15 +337,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Invocation::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for bad in ["", "2", "m", "2 m", "-1s", "1d", "99999999999999999999h"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

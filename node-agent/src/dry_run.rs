@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::admin::events::Events;
-use crate::agent::folder_config;
 use crate::config::{RunArgs, source_options};
 use crate::datapath::actual::Actual;
 use crate::datapath::maps::{MapError, Maps};
 use crate::datapath::restore::restore;
 use crate::datapath::text;
+use crate::following::folder_config;
+use crate::memory::Memory;
 use crate::merge::merger::Merger;
 use crate::metrics::Metrics;
 use crate::peers::PeerSet;
@@ -45,10 +46,11 @@ pub async fn plan(args: &RunArgs) -> Result<Vec<String>, DryRunError> {
     let actual = actual(args)?;
     let mut supervisor = Supervisor::new("dry-run", Default::default());
     let (_, metrics) = Metrics::register();
-    let source = Source::new(&args.source, source_options(args), metrics.source);
+    let memory = Memory::of(args, &identity);
+    let source = memory.remind(Source::new(&args.source, source_options(args), metrics.source), false);
     let (ranges_task, ranges) = RangesTask::new(&args.identity, &identity, source.ranges());
     let (mut local, token) = (source.snapshots(), supervisor.token());
-    let config = folder_config(args, &identity, ranges);
+    let config = folder_config(args, &identity, (ranges, memory.load_peers()), source.snapshots());
     let (folder, peers) =
         PeerFolder::new(config, supervisor.child("peers"), Events::default(), metrics.peers);
     supervisor.spawn("source", source.run(token.clone()));
@@ -60,6 +62,7 @@ pub async fn plan(args: &RunArgs) -> Result<Vec<String>, DryRunError> {
     let snapshot = known.ok_or_else(|| DryRunError::Silent { source_name: args.source.to_string() })?;
     let peers = all_peers(peers).await;
     let merger = Merger::new(identity.id, args.source.is_kubernetes(), actual);
+    let merger = merger.with_quotas(args.quotas.clone());
     let lines = lines(merger, &snapshot, &peers);
     supervisor.stop(PATIENCE).await?;
     Ok(lines)
@@ -93,8 +96,9 @@ fn lines(
 ) -> Vec<String> {
     merger.observe(Some(local), &peers.inputs());
     let mut lines = Vec::new();
-    while let Some(planned) = merger.next_plan() {
+    while let Some(mut planned) = merger.next_plan() {
         lines.extend(text::lines(&planned.plan, usize::MAX));
+        merger.actual_mut().written(&mut planned.plan);
     }
     lines
 }

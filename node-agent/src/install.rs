@@ -10,6 +10,8 @@ use crate::admin::events::Events;
 use crate::config::{DatapathArgs, PinArgs};
 use crate::datapath::actual::{Actual, Capacity};
 use crate::datapath::apply::apply;
+use crate::datapath::grace::GracePeriods;
+use crate::datapath::kernel;
 use crate::datapath::layouts::{self, Beside, Content, OtherLayout};
 use crate::datapath::maps::{Datapath, Maps};
 use crate::datapath::plan::Freed;
@@ -30,6 +32,7 @@ pub struct Installed {
     pub actual: Actual,
     /// What a crash left in the maps.
     pub leftover: Freed,
+    pub grace_periods: GracePeriods,
     /// Layouts that this version can't read: they serve beside until the own maps are complete.
     pub beside: Beside,
 }
@@ -39,6 +42,7 @@ pub struct Installed {
 /// # Errors
 /// What is missing on this node, or what the kernel refused.
 pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<Installed, ProgramsError> {
+    kernel::check()?;
     let installation = Installation::new(&pins.bpffs, &pins.instance, args.cgroup_root.as_deref())?;
     install_with(installation.with_replies(args.max_replies), args, events)
 }
@@ -50,8 +54,10 @@ pub fn install_with(
     args: &DatapathArgs,
     events: &Events,
 ) -> Result<Installed, ProgramsError> {
+    let grace_periods = GracePeriods::probe()?;
+    tracing::info!(method = grace_periods.method().as_str(), "grace periods can be waited for");
     let mut layouts = Layouts::of(&installation)?;
-    let (mut maps, mut actual, leftover) = match installation.maps(args.capacity())? {
+    let (mut maps, mut actual, mut leftover) = match installation.maps(args.capacity())? {
         Found::Adopted(mut maps) => {
             let (actual, leftover) = adopt(&mut maps, events)?;
             (maps, actual, leftover)
@@ -65,21 +71,27 @@ pub fn install_with(
             (maps, actual, Freed::default())
         }
     };
-    apply(maps.as_mut(), &actual.plan_canary())?;
+    let mut canary = actual.plan_canary();
+    apply(maps.as_mut(), &canary)?;
+    leftover.append(actual.written(&mut canary));
     let (found, yield_after_ns) = (maps.read_control()?, nanoseconds(args.yield_after));
     let now = sys::monotonic_ns();
-    let has_yielded = has_yielded(&found, now);
+    // Only the own source can give a sign of life: until it has spoken, that of the agent before goes on ageing. New maps
+    // have none, and nothing that could be out of date.
+    let heartbeat_ns = if found.heartbeat_ns == 0 { now } else { found.heartbeat_ns };
+    let kept = Control { heartbeat_ns, yield_after_ns, ..found };
+    let has_yielded = has_yielded(&found, now) || has_yielded(&kept, now);
     if has_yielded {
         tracing::info!("services of this node have passed to kube-proxy; they come back when all is known");
     } else {
-        maps.write_control(&Control { heartbeat_ns: now, yield_after_ns, ..found })?;
+        maps.write_control(&kept)?;
     }
     let attached = installation.attach(&mut maps)?;
     tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
     let beside = layouts.retire_known()?;
     let control = Control { layout: LAYOUT, yield_after_ns, ..maps.read_control()? };
     let comeback = Comeback::new(has_yielded);
-    Ok(Installed { installation, maps, control, comeback, actual, leftover, beside })
+    Ok(Installed { installation, maps, control, comeback, actual, leftover, grace_periods, beside })
 }
 
 /// The other layouts that are pinned.
@@ -132,7 +144,9 @@ impl Layouts {
 /// Takes over the maps of an earlier agent as they are.
 fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsError> {
     let Restored { actual, leftover, damaged, foreign } = restore(&maps.contents()?, maps.capacity());
-    maps.delete_services(&foreign)?;
+    if let Some(refused) = maps.delete_services(&foreign).into_iter().next() {
+        return Err(refused.error.into());
+    }
     let services = actual.frontend_count();
     let backends = actual.backend_count();
     tracing::info!(services, backends, "adopted the maps of an earlier agent");

@@ -1,58 +1,65 @@
 //! Starts the agent and says why it ended.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
-use node_agent::config::{Command, Invocation, RunArgs};
-use node_agent::datapath::canary;
-use node_agent::{agent, dry_run, heap, uninstall};
+use anyhow::Context;
+use mesh_runtime::process;
+use node_agent::config::{Command, Invocation, Output, RunArgs};
+use node_agent::datapath::canary::{self, ChildError};
+use node_agent::{agent, dry_run, features, heap, uninstall};
 
 fn main() -> ExitCode {
     let done = match Invocation::parse_from(std::env::args_os()) {
-        Ok(Invocation::Run(args)) => run(&args),
+        Ok(Invocation::Run(args)) => run(&args).map(|()| ExitCode::SUCCESS),
         Ok(Invocation::Command(command)) => carry_out(command),
         // Prints help and version as well, and chooses the exit status.
         Err(error) => error.exit(),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Logs may not be set up yet, and this must be seen.
-            eprintln!("node-agent: {error:#}");
-            ExitCode::FAILURE
-        }
+        Ok(code) => code,
+        Err(error) => process::failed("node-agent", error.as_ref()),
     }
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<()> {
     heap::share();
     mesh_runtime::logs::init(&args.log).unwrap_or_else(|error| Invocation::refusal(&error).exit());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    const STARTING: &str = "starting the runtime";
     if args.datapath.dry_run {
-        runtime.block_on(dry_run::plan(args))?.iter().for_each(|line| println!("{line}"));
-        return Ok(());
+        let plan = process::block_on(dry_run::plan(args)).context(STARTING)??;
+        let lines: String = plan.into_iter().map(|line| line + "\n").collect();
+        return Ok(process::print(&lines)?);
     }
-    Ok(runtime.block_on(agent::run(args))?)
+    Ok(process::block_on(agent::run(args)).context(STARTING)??)
 }
 
-fn carry_out(command: Command) -> anyhow::Result<()> {
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Uninstall { pins, stay } => {
             let stop = uninstall::Stop::watch()?;
             let found = uninstall::uninstall(&pins)?;
             let what = if found { "removed" } else { "nothing to remove for" };
-            println!("{what} instance {}", pins.instance);
-            if stay { Ok(stop.wait()?) } else { Ok(()) }
+            process::print(&format!("{what} instance {}\n", pins.instance))?;
+            if stay {
+                stop.wait()?;
+            }
         }
-        Command::Completion { shell } => {
-            let script = Invocation::completion(shell);
-            io::stdout().write_all(script.as_bytes()).context("writing the script")
+        Command::Features { output } => {
+            let report = features::probe();
+            let text = match output {
+                Output::Table => report.table(),
+                Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+            };
+            process::print(&text)?;
+            if !report.fit {
+                return Ok(ExitCode::FAILURE);
+            }
         }
-        Command::Canary { cgroup } => canary::dial(&cgroup).map_err(|said| anyhow!(said)),
+        Command::Completion { shell } => process::print(&Invocation::completion(shell))?,
+        Command::Canary { cgroup, maps, hook } => match canary::enter_and_dial(&cgroup, &maps, &hook) {
+            Err(ChildError::Enter { .. }) => return Ok(ExitCode::from(canary::NOT_ENTERED)),
+            outcome => process::print(&outcome?)?,
+        },
     }
+    Ok(ExitCode::SUCCESS)
 }

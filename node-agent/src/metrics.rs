@@ -3,13 +3,14 @@
 use mesh_runtime::Registry;
 use mesh_source::SourceMetrics;
 
-use crate::{merge, peers};
+use crate::{hooks, merge, peers};
 
 /// The metrics of all modules.
 pub struct Metrics {
     pub source: SourceMetrics,
     pub peers: peers::metrics::Metrics,
     pub merge: merge::metrics::Metrics,
+    pub hooks: hooks::metrics::Metrics,
 }
 
 impl Metrics {
@@ -21,6 +22,7 @@ impl Metrics {
             source: SourceMetrics::register(root),
             peers: peers::metrics::Metrics::register(root),
             merge: merge::metrics::Metrics::register(root),
+            hooks: hooks::metrics::Metrics::register(root),
         };
         (registry, metrics)
     }

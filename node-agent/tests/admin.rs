@@ -13,20 +13,23 @@ use golden::assert_golden;
 use mesh_kv::PeerFile;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
+use mesh_model::reason;
 use mesh_model::record::Reason;
-use mesh_model::snapshot::Protocol;
-use mesh_model::view::PeerSnapshot;
+use mesh_model::snapshot::{Protocol, ServicePort};
+use mesh_model::view::{Cut, Excess, PeerSnapshot};
 use mesh_runtime::{AdminServer, Listen};
 use node_agent::admin::api::{
-    Backend, BackendState, Event, Group, PeerState, Service, ServiceFrontend, Writes,
+    Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
+    Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
 };
 use node_agent::admin::events::Events;
 use node_agent::admin::routes::{Sources, routes};
-use node_agent::merge::query::Query;
+use node_agent::datapath::hook::Hook;
+use node_agent::merge::query::{Answers, Unanswered};
 use node_agent::peers::{Link, PeerSet, PeerStatus, Phase};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -43,13 +46,11 @@ impl Api {
     async fn serve(answers: bool, peers: PeerSet) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("default").join("agent.sock");
-        let (queries, questions) = mpsc::channel(1);
-        if answers {
-            tokio::spawn(answer(questions));
-        }
         let (_, peers) = watch::channel(Arc::new(peers));
         let (events, token) = (Events::default(), CancellationToken::new());
-        let sources = Sources { queries, peers, events: events.clone() };
+        let (_, hooks) = watch::channel(Arc::new(hooks()));
+        let answers = Arc::new(Made { up: answers });
+        let sources = Sources { answers, peers, hooks, events: events.clone() };
         let server = AdminServer::bind(Listen::Unix(socket.clone())).await.unwrap();
         tokio::spawn(server.serve(routes(sources), token.clone()));
         Self { _dir: dir, socket, events, token }
@@ -159,6 +160,10 @@ fn services() -> Vec<Service> {
         plain_ok: true,
         groups: vec![group, unknown],
         refused: None,
+        left_out: vec![
+            LeftOutCluster { cluster: cluster("endor"), cluster_id: id(3) },
+            LeftOutCluster { cluster: None, cluster_id: id(9) },
+        ],
     };
     let refused = ServiceFrontend {
         address: "fd10::1".parse().unwrap(),
@@ -166,12 +171,24 @@ fn services() -> Vec<Service> {
         port_name: None,
         plain_ok: false,
         groups: Vec::new(),
+        left_out: Vec::new(),
         refused: Some("map SLOTS has no room for the group's backends: raise --max-slots".into()),
         ..frontend
     };
     // What a restarted agent finds before its source has spoken.
-    let nameless = Service { service: None, frontends: vec![refused.clone()] };
-    vec![nameless, Service { service: Some(base()), frontends: vec![frontend, refused] }]
+    let nameless = Service { service: None, frontends: vec![refused.clone()], left_out: None };
+    vec![nameless, Service { service: Some(base()), frontends: vec![frontend, refused], left_out: None }]
+}
+
+fn explained(name: &ServiceName) -> Service {
+    let port = ServicePort { name: Some(PortName::new("http").unwrap()), protocol: Protocol::Tcp, port: 80 };
+    let mismatch = reason::Omission {
+        port: Some(port),
+        ..reason::Omission::new(reason::Reason::PortMismatch, "it exposes web 8000/TCP").of(id(2))
+    };
+    let of_own = reason::Omission::new(reason::Reason::NotGlobal, "annotate it");
+    let all = [mismatch, of_own].map(|omission| Omission::new(omission, |_| cluster("hoth")));
+    Service { service: Some(name.clone()), frontends: vec![], left_out: Some(all.into()) }
 }
 
 fn backends() -> Vec<Backend> {
@@ -190,19 +207,30 @@ fn backends() -> Vec<Backend> {
     states.into_iter().enumerate().map(backend).collect()
 }
 
-async fn answer(mut questions: mpsc::Receiver<Query>) {
-    while let Some(question) = questions.recv().await {
-        match question {
-            Query::Services(reply) => drop(reply.send(services())),
-            Query::Backends(only, reply) => {
-                let wanted = |backend: &Backend| only.is_none() || backend.service == only;
-                drop(reply.send(backends().into_iter().filter(wanted).collect()));
-            }
-            Query::Plan(reply) => {
-                let lines = ["backend 1 = 10.2.0.1:8080 active", "service 10.102.0.1:80/TCP = 1 group"];
-                drop(reply.send(lines.map(ToOwned::to_owned).into()));
-            }
-        }
+/// Answers that are made up, or nobody who has any.
+struct Made {
+    up: bool,
+}
+
+impl Made {
+    fn up<T>(&self, answer: T) -> Result<T, Unanswered> {
+        if self.up { Ok(answer) } else { Err(Unanswered::Stopping) }
+    }
+}
+
+impl Answers for Made {
+    fn services(&self, only: Option<&ServiceName>) -> Result<Vec<Service>, Unanswered> {
+        self.up(only.map_or_else(services, |name| vec![explained(name)]))
+    }
+
+    fn backends(&self, only: Option<&ServiceName>) -> Result<Vec<Backend>, Unanswered> {
+        let wanted = |backend: &Backend| only.is_none() || backend.service.as_ref() == only;
+        self.up(backends().into_iter().filter(wanted).collect())
+    }
+
+    fn plan(&self) -> Result<Vec<String>, Unanswered> {
+        let lines = ["backend 1 = 10.2.0.1:8080 active", "service 10.102.0.1:80/TCP = 1 group"];
+        self.up(lines.map(ToOwned::to_owned).into())
     }
 }
 
@@ -215,7 +243,9 @@ fn peers() -> PeerSet {
     let synced = PeerStatus {
         file: file("yavin", &format!("id: 1\n{agreed}")),
         file_error: None,
+        kept_since: None,
         refused_id: None,
+        policy: None,
         link: Link {
             phase: Phase::Following,
             endpoint: Some("http://10.1.0.1:2379".into()),
@@ -227,11 +257,15 @@ fn peers() -> PeerSet {
             endpoints: 3,
             rejected: BTreeMap::from([(Reason::NotJson, 1), (Reason::OutsideFence, 4)]),
             recent_rejections: vec!["record clustermesh/v1/x: the value is not JSON".into()],
+            bytes: 4096,
+            cuts: vec![Cut { excess: Excess::Backends, allowed: 65_535, from: Some(base()) }],
             ..PeerSnapshot::default()
         }),
     };
     let lost = PeerStatus {
         file: file("endor", "id: 3\nendpoints: [\"http://10.3.0.1:2379\"]\nranges: declared\n"),
+        file_error: Some("peer file endor.yaml: it is empty; what it said before stays".into()),
+        kept_since: Some(1_735_689_599),
         link: Link {
             phase: Phase::Lost,
             reason: Some("no endpoint can be reached: http://10.3.0.1:2379: connection refused".into()),
@@ -243,7 +277,9 @@ fn peers() -> PeerSet {
     let refused = PeerStatus {
         file: None,
         file_error: Some("peer file kuat.yaml: it is empty".into()),
+        kept_since: None,
         refused_id: Some(id(9)),
+        policy: None,
         link: Link::default(),
         snapshot: Arc::default(),
     };
@@ -252,11 +288,46 @@ fn peers() -> PeerSet {
         claimed: None,
         peers: named.map(|(name, status)| (ClusterName::new(name).unwrap(), status)).into(),
         misnamed: vec![("Not_A_Name.yaml".into(), "its stem is no cluster name".into())],
+        problem: None,
     }
 }
 
+fn other_program() -> HookProgram {
+    HookProgram {
+        runs: Runs::Before,
+        id: 17,
+        name: Some("cil_sock4_connect".into()),
+        tag: Some("57cd311f2e27366b".into()),
+        cgroup: "/sys/fs/cgroup".into(),
+    }
+}
+
+fn dialled() -> DialledFrontends {
+    let frontend = Frontend { address: "10.102.0.1".parse().unwrap(), port: 80, protocol: Protocol::Tcp };
+    DialledFrontends { dialled: 20, taken: 1, examples: vec![frontend] }
+}
+
+fn hooks() -> Vec<HookPrograms> {
+    let ours = HookProgram {
+        runs: Runs::Ours,
+        id: 20,
+        name: Some("mesh_connect4".into()),
+        tag: None,
+        ..other_program()
+    };
+    let untold = HookProgram { runs: Runs::Behind, id: 23, name: None, tag: None, ..other_program() };
+    vec![
+        HookPrograms {
+            hook: Hook::connect4,
+            programs: vec![other_program(), ours.clone(), untold],
+            dials: Some(dialled()),
+        },
+        HookPrograms { hook: Hook::getpeername6, programs: vec![ours], dials: None },
+    ]
+}
+
 /// One of every kind.
-fn all_events() -> [Event; 5] {
+fn all_events() -> [Event; 7] {
     [
         Event::MapsWritten {
             at_unix_us: 1_000,
@@ -273,6 +344,13 @@ fn all_events() -> [Event; 5] {
         Event::Adopted { at_unix_us: 3_000, services: 4, backends: 9, damaged: 0 },
         Event::ApplyFailed { at_unix_us: 4_000, reason: "updating map SLOTS".into() },
         Event::Lagged { at_unix_us: 5_000, lost: 12 },
+        Event::ForeignProgram {
+            at_unix_us: 6_000,
+            hook: Hook::connect4,
+            program: other_program(),
+            gone: false,
+        },
+        Event::FrontendsTaken { at_unix_us: 7_000, hook: Hook::connect4, dials: dialled() },
     ]
 }
 
@@ -280,9 +358,11 @@ fn all_events() -> [Event; 5] {
 async fn lists_have_the_shapes_of_the_contract() {
     let api = Api::serve(true, peers()).await;
     api.assert_golden("/v1/services", "services.json").await;
+    api.assert_golden("/v1/services?service=default/rebel-base", "service.json").await;
     api.assert_golden("/v1/backends", "backends.json").await;
     api.assert_golden("/v1/backends?service=default/rebel-base", "backends.json").await;
     api.assert_golden("/v1/peers", "peers.json").await;
+    api.assert_golden("/v1/hooks", "hooks.json").await;
     api.assert_golden("/v1/plan", "plan.json").await;
     let (_, _, none) = api.get("/v1/backends?service=default/other").await;
     assert_eq!(none, r#"{"items":[]}"#);
@@ -291,14 +371,14 @@ async fn lists_have_the_shapes_of_the_contract() {
 #[tokio::test]
 async fn events_are_replayed_from_a_time_on_and_followed() {
     let api = Api::serve(true, PeerSet::default()).await;
-    let [first, second, third, fourth, fifth] = all_events();
+    let [first, second, third, rest @ ..] = all_events();
     [first, second, third].into_iter().for_each(|event| api.events.publish(event));
     let mut all = api.stream("?since_unix_us=0").await;
     let mut late = api.stream("?since_unix_us=2000").await;
     let mut new = api.stream("").await;
-    [fourth, fifth].into_iter().for_each(|event| api.events.publish(event));
+    rest.into_iter().for_each(|event| api.events.publish(event));
     let mut seen = String::new();
-    for _ in 0..5 {
+    for _ in 0..7 {
         seen += &(all.event().await + "\n");
     }
     assert_golden("events.ndjson", &seen);

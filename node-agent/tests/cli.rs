@@ -8,7 +8,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_node-agent");
 
 #[test]
 fn the_help_is_a_contract() {
-    command::assert_help(BINARY, &["uninstall", "completion"]);
+    command::assert_help(BINARY, &["uninstall", "features", "completion"]);
 }
 
 #[test]
@@ -36,7 +36,11 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
                 &["--pod-cidr=10.2.0.0/16", "--service-cidr=10.2.3.0/24"],
                 &["--service-cidr", "overlaps --pod-cidr", "correct whichever"],
             ),
-            (&["--pod-cidr=10.2.0.0"], &["--pod-cidr <CIDR>", "10.2.0.0"]),
+            (
+                &["--pod-cidr=10.2.0.0"],
+                &["--pod-cidr <CIDR>", "has a prefix length", "write e.g. 10.2.0.0/16"],
+            ),
+            (&["--node-cidr=node-1"], &["--node-cidr <CIDR>", "no range", "write e.g. 10.1.0.0/16"]),
             (&["--log-filter=info,mesh_kv=loud"], &["--log-filter", "loud", "write a level such as `debug`"]),
             (&["--log-format=xml"], &["--log-format", "xml", "text, json"]),
             (&["--admin-address=9000"], &["--admin-address <ADDRESS:PORT>", "9000"]),
@@ -50,7 +54,7 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
     for (flag, value, parts) in [
         ("--cluster-name", "Hoth", &["--cluster-name", "RFC 1123 label", "lower case"][..]),
         ("--cluster-id", "4096", &["--cluster-id", "outside 1–4095"]),
-        ("--cluster-id", "two", &["--cluster-id", "two"]),
+        ("--cluster-id", "two", &["--cluster-id", "\"two\" is no number", "write one within 1–4095"]),
         ("--node-name", "hoth_1", &["--node-name", "RFC 1123", "lower case"]),
         ("--source", "kubernets", &["--source", "is no source", "write kubernetes or manifests:DIR"]),
         ("--source", "/etc/manifests", &["--source", "is no source", "or manifests:DIR"]),
@@ -62,6 +66,7 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
 #[test]
 fn bash_completes_flags_and_subcommands() {
     command::assert_bash_completes(BINARY, &["un"], &["uninstall"]);
+    command::assert_bash_completes(BINARY, &["fe"], &["features"]);
     command::assert_bash_completes(BINARY, &["--peers"], &["--peers-dir"]);
     command::assert_bash_completes(BINARY, &["uninstall", "--bp"], &["--bpffs"]);
 }

@@ -10,8 +10,10 @@ use mesh_runtime::Supervisor;
 use mesh_runtime::ranges::fixed;
 use mesh_source::metrics::{Kind, KindLabels, ReasonLabels};
 use node_agent::admin::events::Events;
+use node_agent::datapath::actual::Capacity;
 use node_agent::metrics::Metrics;
 use node_agent::peers::folder::{FolderConfig, PeerFolder};
+use node_agent::quota::QuotaArgs;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -33,6 +35,10 @@ async fn every_metric_is_documented_with_type_and_labels() {
         own_id: ClusterId::new(1).unwrap(),
         own_ranges: fixed(OwnRanges::default()),
         identity: None,
+        remembered: Default::default(),
+        local: None,
+        quotas: QuotaArgs::default(),
+        capacity: Capacity { services: 16, slots: 64, backends: 64, counters: 16 },
     };
     let mut supervisor = Supervisor::new("test", Default::default());
     let (peers, mut set) =

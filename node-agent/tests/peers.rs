@@ -5,7 +5,9 @@ mod world;
 
 use std::time::Duration;
 
+use mesh_kv::forget::Remains;
 use mesh_kv::testing::{Ca, Etcd};
+use mesh_kv::{Dialer, Session};
 use node_agent::admin::api::{Event, PeerState};
 use world::{World, agreed, bad_lines, file, fill, free_endpoint, put};
 
@@ -72,6 +74,65 @@ async fn an_edited_file_keeps_what_is_known_until_the_peer_speaks_again() {
 }
 
 #[tokio::test]
+async fn narrowed_ranges_count_at_once_although_the_peer_is_away_and_can_be_taken_back() {
+    let mut world = World::new();
+    let mut etcd = world.etcd("peer");
+    fill(&etcd, "yavin", 2, &["10.2.1.4", "10.2.2.4"]);
+    let endpoint = etcd.endpoint().to_string();
+    world.write("yavin", &file(2, &endpoint, &agreed("10.2.0.0/16")));
+    world.until_row("yavin", |row| row.state == PeerState::Synced && row.backends == 2).await;
+    etcd.kill();
+    world.until_row("yavin", |row| row.state == PeerState::Disconnected).await;
+
+    world.write("yavin", &file(2, &endpoint, &agreed("10.2.1.0/24")));
+    let row = world.until_row("yavin", |row| row.backends == 1).await;
+    assert_eq!(row.state, PeerState::Disconnected);
+    assert!(row.rejections.iter().any(|text| text.contains("10.2.2.4")), "{row:?}");
+    world.write("yavin", &file(2, &endpoint, &agreed("10.2.0.0/16")));
+    world.until_row("yavin", |row| row.backends == 2).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn trust_that_shares_no_root_ends_what_was_learnt_although_the_peer_is_away() {
+    let mut world = World::new();
+    let mut etcd = world.etcd("peer");
+    fill(&etcd, "yavin", 2, &["10.2.1.4"]);
+    let endpoint = etcd.endpoint().to_string();
+    let trusting = |cas: &[&Ca]| {
+        let pem: Vec<String> = cas
+            .iter()
+            .flat_map(|ca| ca.pem().lines().map(|l| format!("  {l}")).collect::<Vec<_>>())
+            .collect();
+        format!("{}trust: |\n{}\n", file(2, &endpoint, &agreed("10.2.0.0/16")), pem.join("\n"))
+    };
+    let (old, new, other) = (Ca::new("old"), Ca::new("new"), Ca::new("other"));
+    world.write("yavin", &trusting(&[&old]));
+    world.until_row("yavin", |row| row.state == PeerState::Synced && row.backends == 1).await;
+    etcd.kill();
+    world.until_row("yavin", |row| row.state == PeerState::Disconnected).await;
+    let failures = world.folder_failures();
+    world.write("yavin", &trusting(&[&old, &new]));
+    let keeps = |set: &node_agent::peers::PeerSet| {
+        set.peers
+            .values()
+            .next()
+            .and_then(|peer| peer.file.clone())
+            .is_some_and(|file| file.trust.as_ref().is_some_and(|pem| pem.matches("BEGIN").count() == 2))
+    };
+    world.until("the file with both roots is read", keeps).await;
+    assert_eq!(world.set().inputs().synced.values().next().map(|services| services.len()), Some(1));
+    world.write("yavin", &trusting(&[&other]));
+    world
+        .until("nothing of it counts, nor does what the maps hold", |set| {
+            set.inputs().synced.values().next().is_some_and(|services| services.is_empty())
+        })
+        .await;
+    assert_eq!(world.folder_failures(), failures);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn another_id_in_the_file_forgets_what_the_former_cluster_said() {
     let mut world = World::new();
     let etcd = world.etcd("peer");
@@ -100,6 +161,11 @@ async fn a_folder_that_vanishes_or_is_replaced_drains_nobody() {
     let failures = world.folder_failures();
     world.until_metric("the folder is missed", |world| world.folder_failures() > failures).await;
     assert!(world.claims(2));
+    let kept = world.set().kept();
+    assert!(
+        matches!(&kept[..], [one] if one.contains("(since 20") && one.contains("no peer is drained")),
+        "{kept:?}"
+    );
     // What the peer says is followed all the same.
     fill(&etcd, "jakku", 2, &["10.2.0.1", "10.2.0.2"]);
     world.until_row("jakku", |row| row.state == PeerState::Synced && row.backends == 2).await;
@@ -132,7 +198,7 @@ async fn two_files_with_one_id_are_both_refused_until_one_goes() {
         assert!(reason.contains(other) && reason.contains("correct one of the two"), "{reason}");
         assert_eq!(row.id.map(|id| id.value()), Some(2));
     }
-    assert!(world.claims(2), "a refused file still claims its id");
+    assert_eq!(world.set().claimed, None, "nobody knows what the files said while they were good");
     world.remove("corellia");
     world.until_row("naboo", |row| row.state == PeerState::Synced).await;
     let refused = |event: &Event| matches!(event, Event::PeerState { peer, state: PeerState::Refused, .. } if peer == "naboo");
@@ -323,5 +389,124 @@ async fn a_peer_that_goes_and_comes_back_is_resumed_with_what_it_had() {
     etcd.restart();
     let row = world.until_row("geonosis", |row| row.state == PeerState::Synced).await;
     assert_eq!((row.backends, row.reason), (1, None));
+    world.stop().await;
+}
+
+/// Removes all records of a cluster by hand, in one of the ways that there are.
+type Removal = (&'static str, fn(&Etcd));
+
+const REMOVALS: [Removal; 3] = [
+    ("in one revision", |etcd| drop(etcd.ctl(&["del", "--prefix", "clustermesh/v1/"]))),
+    ("marks first, then key by key", |etcd| {
+        for key in ["synced/", "alive/", "clusters/", "endpoints/", "nodes/", "services/"] {
+            etcd.ctl(&["del", "--prefix", &format!("clustermesh/v1/{key}")]);
+        }
+    }),
+    ("all but the cluster record in one revision", |etcd| {
+        etcd.ctl(&["del", "clustermesh/v1/endpoints/", "clustermesh/v1/t"]);
+        etcd.ctl(&["del", "--prefix", "clustermesh/v1/clusters/"]);
+    }),
+];
+
+#[tokio::test]
+async fn records_deleted_by_hand_drain_nothing_and_later_changes_count_again() {
+    let mut world = World::new();
+    let etcd = world.etcd("peer");
+    fill(&etcd, "endor-moon", 2, &["10.2.0.1"]);
+    world.write("endor-moon", &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
+    world.until_row("endor-moon", |row| row.state == PeerState::Synced).await;
+    for (what, remove) in REMOVALS {
+        remove(&etcd);
+        until_seen_whole(&mut world, &etcd, "endor-moon", what).await;
+        // Its exporter writes everything again, with one backend more; then that one goes.
+        fill(&etcd, "endor-moon", 2, &["10.2.0.1", "10.2.0.2"]);
+        world.until_row("endor-moon", |row| row.backends == 2).await;
+        fill(&etcd, "endor-moon", 2, &["10.2.0.1"]);
+        world.until_row("endor-moon", |row| row.backends == 1).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_name_is_drained_with_its_peer_file_and_not_before() {
+    let mut world = World::new();
+    let etcd = world.etcd("peer");
+    fill(&etcd, "echo", 2, &["10.2.0.1"]);
+    world.write("echo", &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
+    world.until_row("echo", |row| row.state == PeerState::Synced).await;
+    let dialer = Dialer::new(vec![etcd.endpoint()], None).unwrap();
+    let session = Session::open(&std::sync::Arc::new(dialer)).await.unwrap();
+    let remains = Remains::read(&session, &"echo".parse().unwrap()).await.unwrap();
+    assert_eq!(remains.delete(&session).await.unwrap(), 6);
+    until_seen_whole(&mut world, &etcd, "echo", "forgotten").await;
+    world.remove("echo");
+    world.until("the peer is gone", |set| set.peers.is_empty()).await;
+    assert!(!world.claims(2));
+    world.stop().await;
+}
+
+/// Waits until the agent has seen everything that happened in etcd; on the way nothing of the peer may have gone.
+async fn until_seen_whole(world: &mut World, etcd: &Etcd, peer: &str, what: &str) {
+    let revision = etcd.revision().await;
+    world
+        .until(what, |set| {
+            let row = set.rows().into_iter().find(|row| row.name == peer).expect("its file stands");
+            assert_eq!((row.services, row.backends), (1, 1), "{what}: {row:?}");
+            assert_eq!(set.inputs().synced.len(), 1, "{what}");
+            row.revision.is_some_and(|seen| seen >= revision)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_broken_at_the_start_is_followed_as_it_was_and_says_so() {
+    let mut world = World::new();
+    let etcd = world.etcd("peer");
+    fill(&etcd, "kessel", 2, &["10.2.0.1"]);
+    let good = file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16"));
+    world.write("kessel", &good);
+    world.until_row("kessel", |row| row.state == PeerState::Synced).await;
+    let metric = |world: &World| {
+        let text = world.registry.encode();
+        let name = "clustermesh_peer_file_kept_since_seconds{peer=\"kessel\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(metric(&world), 0);
+    for broken in ["", "id: [", "id: 1", &good[..20], &(good.clone() + "trust: x\n")] {
+        world = world.restart(|world| world.write("kessel", broken)).await;
+        let row = world.until_row("kessel", |row| row.state == PeerState::Synced && row.backends == 1).await;
+        let reason = row.reason.unwrap();
+        assert!(reason.contains("kessel.yaml") && reason.contains("; what it said before 20"), "{reason}");
+        let since = row.kept_since_unix_us.unwrap() / 1_000_000;
+        assert_eq!(metric(&world), since, "{broken:?}");
+        let [kept] = &world.set().kept()[..] else { panic!("one is kept: {:?}", world.set().kept()) };
+        assert!(kept.contains("kessel.yaml") && kept.ends_with("Z stays"), "{kept}");
+        assert!(world.claims(2), "{broken:?}");
+    }
+    let said = |line: &String| line.contains("what it said before stays") && line.contains("since=");
+    assert!(bad_lines("kessel").iter().any(said), "{:?}", bad_lines("kessel"));
+
+    // What is narrowed counts as soon as it can be read.
+    world = world.restart(|world| world.write("kessel", &good.replace("10.2.0.0/16", "10.2.9.0/24"))).await;
+    let row = world.until_row("kessel", |row| row.state == PeerState::Synced && row.backends == 0).await;
+    assert_eq!((row.kept_since_unix_us, row.reason, metric(&world)), (None, None, 0));
+    assert_eq!(world.set().kept(), [] as [&str; 0]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_removed_while_no_agent_ran_is_not_followed_again() {
+    let mut world = World::new();
+    let etcd = world.etcd("peer");
+    fill(&etcd, "sullust", 2, &["10.2.0.1"]);
+    world.write("sullust", &file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")));
+    world.until_row("sullust", |row| row.state == PeerState::Synced).await;
+    let mut world = world.restart(|world| world.remove("sullust")).await;
+    let drained = |set: &node_agent::peers::PeerSet| set.claimed.as_ref().is_some_and(|ids| ids.is_empty());
+    world.until("it is drained", drained).await;
+    assert_eq!(world.past_events(), []);
+    let mut world = world.restart(|world| world.write("sullust", "")).await;
+    let row = world.until_row("sullust", |row| row.state == PeerState::Refused).await;
+    assert_eq!((row.backends, row.kept_since_unix_us), (0, None));
     world.stop().await;
 }

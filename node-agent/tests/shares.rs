@@ -15,8 +15,8 @@ use std::time::Duration;
 use mesh_abi::{CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, MAX_CLUSTERS, Outcome};
 use mesh_model::annotation::Affinity;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredService, Frontend};
-use mesh_model::name::ClusterId;
-use mesh_model::select::{Candidate, select};
+use mesh_model::name::{ClusterId, ServiceName};
+use mesh_model::select::{Candidate, Choice};
 use mesh_model::snapshot::Protocol;
 use node_agent::datapath::actual::Actual;
 use node_agent::datapath::apply::apply;
@@ -148,13 +148,10 @@ impl Setting {
             let weight = self.weights.iter().find(|(of, _)| *of == cluster).map(|(_, weight)| *weight);
             (id(cluster), Candidate::new(backends.collect(), weight))
         });
-        let selected = select(self.affinity, id(OWN), candidates.collect::<BTreeMap<_, _>>());
-        DesiredService {
-            service: "default/rebel-base".parse().unwrap(),
-            port_name: None,
-            plain_ok: false,
-            groups: selected.groups,
-        }
+        let service: ServiceName = "default/rebel-base".parse().unwrap();
+        let choice = Choice { affinity: self.affinity, own: id(OWN), service: &service };
+        let selected = choice.select(candidates.collect::<BTreeMap<_, _>>());
+        DesiredService { service, port_name: None, plain_ok: false, groups: selected.groups }
     }
 }
 

@@ -57,7 +57,7 @@ impl Alarms {
                 self.show(raised);
             }
             // Not every etcd lets everybody ask; a refused write tells of lacking space, too.
-            Err(CallError { reason: CallReason::Refused(text), .. }) => {
+            Err(CallError { reason: CallReason::Refused(text) | CallReason::Auth(text), .. }) => {
                 self.is_silent.store(true, Ordering::Relaxed);
                 tracing::debug!(error = text, "etcd does not tell its alarms");
                 self.show(self.raised.borrow().clone());

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_model::export::{
-    Entries, Identity, ServiceOps, Subject, diff, diff_service, export, export_service,
+    Entries, Identity, ServiceOps, Subject, diff, diff_service, export, export_service, export_slices,
+    is_part_of,
 };
-use mesh_model::name::{NodeName, ServiceName};
+use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::record::{self, RecordKey};
-use mesh_model::snapshot::{ClusterSnapshot, Node, Service};
+use mesh_model::snapshot::{ClusterSnapshot, Node};
 use mesh_model::table::Knowledge;
 
 use imbl::ordmap::DiffItem;
@@ -53,7 +54,8 @@ impl<'a> Content<'a> {
     }
 
     /// What is left to be done. On partial knowledge only what was shown before is deleted; the first time that
-    /// the knowledge is complete, everything that is left over below the own name is.
+    /// the knowledge is complete, everything that is left over below the own name is. What the source holds and cannot
+    /// read stays as it stands.
     pub(super) fn ops(
         &self,
         snapshot: &ClusterSnapshot,
@@ -61,24 +63,49 @@ impl<'a> Content<'a> {
         actual: &Entries,
         now_unix_us: u64,
     ) -> Vec<ServiceOps> {
-        match &self.shown {
-            Some(shown) if self.pruned || knowledge == Knowledge::Partial => {
-                let mut ops = self.changes(shown, snapshot, actual, now_unix_us);
-                if !self.pruned {
-                    self.keep_unknown(shown, &mut ops);
-                }
-                ops
-            }
-            _ => {
-                let wanted = export(self.identity, snapshot, now_unix_us);
-                let mut ops = diff(&self.identity.name, actual, &wanted);
-                if knowledge == Knowledge::Partial {
-                    ops.iter_mut().for_each(|ops| ops.deletes.clear());
-                }
-                ops.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
-                ops
-            }
+        let shown = self.shown.as_deref();
+        let prunes = !self.pruned && knowledge == Knowledge::Complete;
+        let step = shown.filter(|shown| !prunes && shown.unread == snapshot.unread);
+        let mut ops = match step {
+            Some(shown) => self.changes(shown, snapshot, actual, now_unix_us),
+            None => diff(&self.identity.name, actual, &self.wanted(snapshot, actual, now_unix_us)),
+        };
+        if !self.pruned && knowledge == Knowledge::Partial {
+            self.keep_unknown(shown, &mut ops);
         }
+        keep_unread(snapshot, &mut ops);
+        ops.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
+        ops
+    }
+
+    /// All records that shall stand.
+    fn wanted(&self, snapshot: &ClusterSnapshot, actual: &Entries, now_unix_us: u64) -> Entries {
+        let mut wanted = export(self.identity, snapshot, now_unix_us);
+        for name in snapshot.unread.services.keys() {
+            wanted.extend(self.wanted_of(name, snapshot, actual, now_unix_us));
+        }
+        wanted
+    }
+
+    /// The records of a Service that shall stand. Where it can't be read, its own record stays if there is one, and
+    /// those of its slices follow what can be read.
+    fn wanted_of(
+        &self,
+        name: &ServiceName,
+        snapshot: &ClusterSnapshot,
+        actual: &Entries,
+        now_unix_us: u64,
+    ) -> Vec<(String, Vec<u8>)> {
+        if let Some(service) = snapshot.services.get(name) {
+            return export_service(self.identity, name, service, now_unix_us);
+        }
+        let key = RecordKey::Service(self.identity.name.clone(), name.clone()).to_string();
+        let (Some(slices), Some(stands)) = (snapshot.unread.services.get(name), actual.get(&key)) else {
+            return Vec::new();
+        };
+        let mut entries = export_slices(self.identity, name, slices, now_unix_us);
+        entries.push((key, stands.clone()));
+        entries
     }
 
     fn changes(
@@ -88,11 +115,12 @@ impl<'a> Content<'a> {
         actual: &Entries,
         now_unix_us: u64,
     ) -> Vec<ServiceOps> {
-        let services = shown.services.diff(&snapshot.services).filter_map(|item| match item {
-            DiffItem::Add(name, service) | DiffItem::Update { new: (name, service), .. } => {
-                self.service_ops(name, Some(service), actual, now_unix_us)
-            }
-            DiffItem::Remove(name, _) => self.service_ops(name, None, actual, now_unix_us),
+        let services = shown.services.diff(&snapshot.services).filter_map(|item| {
+            let (DiffItem::Add(name, _)
+            | DiffItem::Remove(name, _)
+            | DiffItem::Update { new: (name, _), .. }) = item;
+            let wanted = self.wanted_of(name, snapshot, actual, now_unix_us);
+            diff_service(&self.identity.name, name, actual, &wanted)
         });
         let nodes = shown.nodes.diff(&snapshot.nodes).filter_map(|item| match item {
             DiffItem::Add(name, node) | DiffItem::Update { new: (name, node), .. } => {
@@ -104,32 +132,19 @@ impl<'a> Content<'a> {
     }
 
     /// Takes back the deletion of what the shown snapshot did not hold: the source may just not have read it yet.
-    fn keep_unknown(&self, shown: &ClusterSnapshot, all: &mut Vec<ServiceOps>) {
+    fn keep_unknown(&self, shown: Option<&ClusterSnapshot>, all: &mut [ServiceOps]) {
         for ops in all.iter_mut().filter(|ops| !ops.deletes.is_empty()) {
             let known: BTreeSet<String> = match &ops.subject {
                 Subject::Service(name) => {
-                    let service = shown.services.get(name);
+                    let service = shown.and_then(|shown| shown.services.get(name));
                     let entries = service.map(|service| export_service(self.identity, name, service, 0));
                     entries.unwrap_or_default().into_iter().map(|(key, _)| key).collect()
                 }
-                // A node is deleted only where the shown snapshot held it.
-                Subject::Node(_) => continue,
-                Subject::Unknown(_) => BTreeSet::new(),
+                Subject::Node(name) if shown.is_some_and(|shown| shown.nodes.contains_key(name)) => continue,
+                Subject::Node(_) | Subject::Unknown(_) => BTreeSet::new(),
             };
             ops.deletes.retain(|key| known.contains(key));
         }
-        all.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
-    }
-
-    fn service_ops(
-        &self,
-        name: &ServiceName,
-        service: Option<&Arc<Service>>,
-        actual: &Entries,
-        now_unix_us: u64,
-    ) -> Option<ServiceOps> {
-        let wanted = service.map(|service| export_service(self.identity, name, service, now_unix_us));
-        diff_service(&self.identity.name, name, actual, &wanted.unwrap_or_default())
     }
 
     fn node_ops(&self, name: &NodeName, node: Option<&Arc<Node>>, actual: &Entries) -> Option<ServiceOps> {
@@ -145,14 +160,39 @@ impl<'a> Content<'a> {
     }
 }
 
+/// Takes back the deletion of what the source holds and cannot read.
+fn keep_unread(snapshot: &ClusterSnapshot, all: &mut [ServiceOps]) {
+    let unread = &snapshot.unread;
+    if unread.is_empty() {
+        return;
+    }
+    let shares = |name: &ServiceName| match snapshot.services.get(name) {
+        Some(service) => service.scope.shared,
+        None => unread.services.contains_key(name),
+    };
+    let is_unread = |key: &String| match key.parse() {
+        Ok(RecordKey::Slice(_, service, record)) => {
+            let is_slice = |(namespace, slice): &(String, SliceName)| {
+                namespace == service.namespace() && is_part_of(&record, slice)
+            };
+            shares(&service) && unread.slices.iter().any(is_slice)
+        }
+        Ok(RecordKey::Node(_, name)) => unread.nodes.contains(&name),
+        _ => false,
+    };
+    for ops in all.iter_mut() {
+        ops.deletes.retain(|key| !is_unread(key));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use mesh_model::annotation::{Affinity, Scope};
     use mesh_model::fence::OwnRanges;
-    use mesh_model::name::{ClusterId, ClusterName, SliceName};
-    use mesh_model::snapshot::{Condition, Endpoint, Slice};
+    use mesh_model::name::{ClusterId, ClusterName};
+    use mesh_model::snapshot::{Condition, Endpoint, Service, Slice, Unread};
 
     use super::*;
 
@@ -195,6 +235,7 @@ mod tests {
                 .map(|(name, slices)| (name.parse().unwrap(), service(slices)))
                 .collect(),
             nodes: nodes.iter().map(|name| (NodeName::new(name).unwrap(), Arc::default())).collect(),
+            unread: Unread::default(),
         })
     }
 
@@ -273,5 +314,70 @@ mod tests {
         assert!(content.shows(&second, Knowledge::Complete));
         let stamps = |entries: Entries| entries.into_keys().collect::<Vec<_>>();
         assert_eq!(stamps(actual), stamps(export(&identity, &second, 4)));
+    }
+
+    fn keys(actual: &Entries) -> Vec<&str> {
+        actual.keys().map(|key| key.strip_prefix("clustermesh/v1/").unwrap()).collect()
+    }
+
+    /// What a new process leaves of what an earlier one has published.
+    fn after_restart(before: &ClusterSnapshot, now: ClusterSnapshot) -> Entries {
+        let identity = identity();
+        let mut content = Content::new(&identity);
+        let mut actual = export(&identity, before, 1);
+        let now = Arc::new(now);
+        let ops = content.ops(&now, Knowledge::Complete, &actual, 2);
+        apply(&mut actual, ops);
+        content.applied(Arc::clone(&now), Knowledge::Complete);
+        assert!(
+            content.ops(&now, Knowledge::Complete, &actual, 3).is_empty(),
+            "the same again changes nothing"
+        );
+        actual
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_read_keeps_its_record_and_its_slices_follow() {
+        let before = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 2)]), ("ns/b", &[("b-1", 3)])], &[]);
+        let mut now = ClusterSnapshot::clone(&snapshot(&[], &[]));
+        let slices = service(&[("a-1", 9)]).slices.clone();
+        now.unread.services.insert("ns/a".parse().unwrap(), slices);
+        let actual = after_restart(&before, now);
+        assert_eq!(keys(&actual), ["endpoints/hoth/ns/a/a-1", "services/hoth/ns/a"]);
+        let slice = String::from_utf8(actual["clustermesh/v1/endpoints/hoth/ns/a/a-1"].clone()).unwrap();
+        assert!(slice.contains("10.2.0.9"), "{slice}");
+    }
+
+    #[test]
+    fn slices_and_nodes_that_cannot_be_read_stay() {
+        let before = snapshot(
+            &[("ns/a", &[("a-1", 1), ("a-1.1", 1), ("a-2", 2)]), ("ns/b", &[("a-1", 3)])],
+            &["n1", "n2"],
+        );
+        let mut now = ClusterSnapshot::clone(&snapshot(&[("ns/a", &[])], &[]));
+        now.unread.slices.insert(("ns".into(), SliceName::new("a-1").unwrap()));
+        now.unread.nodes.insert(NodeName::new("n2").unwrap());
+        let kept =
+            ["endpoints/hoth/ns/a/a-1", "endpoints/hoth/ns/a/a-1.1", "nodes/hoth/n2", "services/hoth/ns/a"];
+        assert_eq!(keys(&after_restart(&before, now)), kept);
+    }
+
+    #[test]
+    fn what_can_be_read_again_counts_at_once() {
+        let identity = identity();
+        let mut content = Content::new(&identity);
+        let before = snapshot(&[("ns/a", &[("a-1", 1)])], &[]);
+        let mut actual = export(&identity, &before, 1);
+        let mut unread = ClusterSnapshot::default();
+        unread.unread.services.insert("ns/a".parse().unwrap(), BTreeMap::new());
+        unread.unread.slices.insert(("ns".into(), SliceName::new("a-1").unwrap()));
+        for (next, stands) in
+            [(Arc::new(unread), 2), (snapshot(&[("ns/a", &[])], &[]), 1), (snapshot(&[], &[]), 0)]
+        {
+            let ops = content.ops(&next, Knowledge::Complete, &actual, 2);
+            apply(&mut actual, ops);
+            content.applied(next, Knowledge::Complete);
+            assert_eq!(actual.len(), stands, "{:?}", keys(&actual));
+        }
     }
 }

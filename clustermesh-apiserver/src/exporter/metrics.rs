@@ -23,6 +23,8 @@ pub(super) enum FailureReason {
     ForeignStore,
     /// etcd takes no writes before somebody makes room.
     NoSpace,
+    /// Another replica leads instead.
+    Unfit,
 }
 
 /// Prometheus' labels are in snake_case.
@@ -38,13 +40,20 @@ macro_rules! label {
 }
 
 label!(FailureReason: Unreachable = "unreachable", Call = "call", Fenced = "fenced",
-    Interference = "interference", ForeignStore = "foreign_store", NoSpace = "no_space");
+    Interference = "interference", ForeignStore = "foreign_store", NoSpace = "no_space", Unfit = "unfit");
 label!(Operation: Put = "put", Delete = "delete");
 label!(RecordKind: Services = "services", Endpoints = "endpoints", Nodes = "nodes");
 
 impl FailureReason {
-    const ALL: [Self; 6] =
-        [Self::Unreachable, Self::Call, Self::Fenced, Self::Interference, Self::ForeignStore, Self::NoSpace];
+    const ALL: [Self; 7] = [
+        Self::Unreachable,
+        Self::Call,
+        Self::Fenced,
+        Self::Interference,
+        Self::ForeignStore,
+        Self::NoSpace,
+        Self::Unfit,
+    ];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +118,8 @@ pub struct ExportMetrics {
     operations: Family<OperationLabels, Counter>,
     records: Family<KindLabels, Gauge>,
     pub(super) leading: Gauge,
+    pub(super) fit: Gauge,
+    pub(super) standbys: Gauge,
     pub(super) connected: Gauge,
     pub(super) oversized: Counter,
     pub(super) oversized_records: Gauge,
@@ -128,6 +139,8 @@ impl ExportMetrics {
             operations: Family::default(),
             records: Family::default(),
             leading: Gauge::default(),
+            fit: Gauge::default(),
+            standbys: Gauge::default(),
             connected: Gauge::default(),
             oversized: Counter::default(),
             oversized_records: Gauge::default(),
@@ -176,8 +189,22 @@ impl ExportMetrics {
         registry.register("export_transactions", "Transactions applied", self.transactions.clone());
         registry.register("export_operations", "Operations applied, by operation", self.operations.clone());
         registry.register("export_records", "Records that stand in etcd, by kind", self.records.clone());
-        registry.register("export_leading", "1 while this process may write", self.leading.clone());
+        self.enter_election(registry);
         self.enter_etcd(registry);
+    }
+
+    fn enter_election(&self, registry: &mut Registry) {
+        registry.register("export_leading", "1 while this process may write", self.leading.clone());
+        registry.register(
+            "export_fit",
+            "1 while this process could lead: its source is complete and heard, etcd takes its writes",
+            self.fit.clone(),
+        );
+        registry.register(
+            "export_standbys",
+            "Other replicas that could lead at once, as the leader sees them; 0 on the others",
+            self.standbys.clone(),
+        );
     }
 
     fn enter_etcd(&self, registry: &mut Registry) {
@@ -197,7 +224,6 @@ impl ExportMetrics {
 
     pub(super) fn failed(&self, reason: FailureReason) {
         self.failures.get_or_create(&FailureLabels { reason }).inc();
-        self.leading.set(0);
     }
 
     pub(super) fn set_alarm(&self, alarm: Alarm, stands: bool) {

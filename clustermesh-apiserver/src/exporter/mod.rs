@@ -5,19 +5,23 @@
 //! cluster's records.
 
 mod alarms;
+mod candidacy;
 mod content;
 mod fault;
+mod fitness;
 mod metrics;
 mod oversized;
 mod publication;
 mod session;
 mod standing;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_kv::backoff::Backoff;
 use mesh_kv::election::{Candidate, Leadership};
+use mesh_kv::standby::Standby;
 use mesh_kv::{Dialer, Session};
 use mesh_model::export::Identity;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -30,6 +34,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use alarms::Alarms;
+use fitness::{Fitness, Unfit};
 use oversized::OversizedRecords;
 
 pub use fault::ExportError;
@@ -39,6 +44,9 @@ pub use metrics::ExportMetrics;
 const RESIGN_DEADLINE: Duration = Duration::from_secs(1);
 /// A connection that has lived so long was a success: the next failure starts with the shortest delay.
 const STABLE: Duration = Duration::from_secs(5);
+
+/// For how long a leader's source may be silent by default.
+pub const RESIGN_AFTER: Duration = Duration::from_secs(60);
 
 /// How often the history is compacted by default.
 pub const COMPACT: Duration = Duration::from_secs(5 * 60);
@@ -62,7 +70,15 @@ pub struct Exporter {
     dialer: Arc<Dialer>,
     source: Source,
     candidate: Candidate,
+    standby: Arc<Standby>,
+    fitness: Arc<Fitness>,
     leadership: Option<Leadership>,
+    /// Whether nobody has led since this process did, unless it resigned.
+    led_last: bool,
+    /// Whether this process resigned for another, and nobody has led since.
+    resigned: bool,
+    /// How often in a row this process led and could not write everything.
+    fruitless: u32,
     /// Names this run of the process in the alive record.
     epoch: u64,
     /// Goes up with every alive record.
@@ -79,8 +95,8 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Adds its conditions to `readiness`: that etcd shows everything that the source says, or that this process
-    /// could take over from the one that leads; and that etcd has raised no alarm.
+    /// Adds its conditions to `readiness`: that etcd shows everything that the source says, or that another process
+    /// leads; that this process could lead; and that etcd has raised no alarm.
     pub fn new(
         identity: Identity,
         dialer: Arc<Dialer>,
@@ -93,8 +109,16 @@ impl Exporter {
         let epoch = random::<8>();
         // JSON readers may hold numbers as doubles, which are exact up to 53 bits.
         let epoch = u64::from_be_bytes(epoch) >> 11;
+        let (holder, leading) = (holder(epoch), watch::Sender::default());
+        let able = readiness.condition("fitness", Unfit::Unlisted.to_string());
+        let fitness = Fitness::new(source.clone(), RESIGN_AFTER, leading.subscribe(), able, metrics.clone());
         Self {
-            candidate: Candidate::new(&identity.name, &holder(epoch)),
+            candidate: Candidate::new(&identity.name, &holder),
+            standby: Arc::new(Standby::new(&identity.name, &format!("{epoch:x}"), &holder)),
+            fitness: Arc::new(fitness),
+            led_last: false,
+            resigned: false,
+            fruitless: 0,
             identity,
             dialer,
             source,
@@ -106,7 +130,7 @@ impl Exporter {
             oversized: OversizedRecords::new(metrics.clone()),
             compact_every: COMPACT,
             metrics,
-            leading: watch::Sender::default(),
+            leading,
             reported: None,
         }
     }
@@ -116,6 +140,20 @@ impl Exporter {
         Self { compact_every, ..self }
     }
 
+    /// Leaves the lead to another replica when the source has confirmed nothing for so long; zero: never.
+    pub fn resigning_after(mut self, resign_after: Duration) -> Self {
+        self.fitness = Arc::new(self.fitness.with_limit(resign_after));
+        self
+    }
+
+    fn set_leading(&self, leads: bool) {
+        self.metrics.leading.set(leads.into());
+        if !leads {
+            self.metrics.standbys.set(0);
+        }
+        self.leading.send_replace(leads);
+    }
+
     /// Whether this process is its cluster's leader.
     pub fn leading(&self) -> watch::Receiver<bool> {
         self.leading.subscribe()
@@ -123,34 +161,41 @@ impl Exporter {
 
     /// Runs until the token is cancelled, whatever etcd does. Then lets a successor take over at once.
     pub async fn run(mut self, token: CancellationToken) {
+        let fitness = Arc::clone(&self.fitness);
+        tokio::select! {
+            () = token.cancelled() => {}
+            never = fitness.show() => match never {},
+            never = self.connect() => match never {},
+        }
+        self.resign().await;
+    }
+
+    /// One connection after the other.
+    async fn connect(&mut self) -> Infallible {
         let mut backoff = Backoff::default();
         loop {
             let start = Instant::now();
-            let error = tokio::select! {
-                () = token.cancelled() => break,
-                Err(error) = self.session() => error,
-            };
+            let Err(error) = self.session().await;
             self.report(&error);
             self.metrics.connected.set(0);
-            self.leading.send_replace(false);
+            self.set_leading(false);
             if start.elapsed() >= STABLE {
                 backoff.reset();
             }
-            tokio::select! {
-                () = token.cancelled() => break,
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-            }
+            tokio::time::sleep(backoff.next_delay()).await;
         }
-        self.resign().await;
     }
 
     /// Says once what is wrong, and again only when it is something else.
     fn report(&mut self, error: &ExportError) {
         self.metrics.failed(error.reason());
+        self.set_leading(false);
         let text = error.to_string();
         self.condition.not_ready(text.as_str());
         if self.reported.as_ref() == Some(&text) {
             tracing::debug!(error = text, "still not publishing");
+        } else if error.is_unfit() {
+            tracing::warn!(reason = text, "resigned");
         } else if error.is_for_people() {
             tracing::error!(error = text, "not publishing; trying again");
         } else {
@@ -160,13 +205,20 @@ impl Exporter {
     }
 
     async fn resign(&mut self) {
-        let Some(leadership) = self.leadership.take() else { return };
+        let leadership = self.leadership.take();
+        if leadership.is_none() && !self.standby.is_announced() {
+            return;
+        }
         let resigning = async {
             let session = Session::open(&self.dialer).await?;
-            leadership.resign(&session).await.map_err(ExportError::from)
+            candidacy::withdraw(&self.standby, &session).await;
+            match leadership {
+                Some(leadership) => leadership.resign(&session).await.map_err(ExportError::from),
+                None => Ok(()),
+            }
         };
         match tokio::time::timeout(RESIGN_DEADLINE, resigning).await {
-            Ok(Ok(())) => tracing::info!("gave up the leadership; all records stay"),
+            Ok(Ok(())) => tracing::info!("gave up what this process had in the election; all records stay"),
             Ok(Err(error)) => tracing::debug!(error = %error, "the leadership ends with its lease"),
             Err(_) => tracing::debug!("the leadership ends with its lease"),
         }

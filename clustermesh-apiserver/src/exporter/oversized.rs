@@ -19,14 +19,14 @@ impl OversizedRecords {
 
     /// Notes what came of writing some keys.
     pub(super) fn note<'a>(&mut self, written: impl Iterator<Item = &'a str>, refused: &[Oversized]) {
-        for Oversized { key, bytes } in refused {
+        for Oversized { key, bytes, .. } in refused {
             self.metrics.oversized.inc();
             if self.keys.insert(key.clone()) {
                 tracing::error!(
                     key,
                     bytes,
-                    "a record is too big for etcd and is left as it was; spread its Service over several, or its \
-                     endpoints over smaller slices"
+                    "a record is too big for etcd: the one before stands, without endpoints that are gone; spread its \
+                     Service over several, or its endpoints over smaller slices"
                 );
             }
         }

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_kv::Session;
 use mesh_kv::election::Leadership;
-use mesh_kv::publish::{Publisher, Write, read_back, transactions};
-use mesh_kv::{CallError, Session};
+use mesh_kv::publish::{Oversized, Publisher, Write, read_back, transactions};
+use mesh_model::export::withdrawn;
 use mesh_model::fence::OwnRanges;
 use mesh_model::record::{AliveRecord, ClusterRecord, Kind, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
@@ -24,15 +25,15 @@ use super::{Exporter, Source, unix_us};
 const BEAT: Duration = Duration::from_secs(2);
 
 impl Exporter {
-    /// Publishes until something ends it; `lost` says that the leadership can't be kept.
+    /// Publishes until something ends it; `lost` says why the leadership can't be kept.
     pub(super) async fn publish(
         &mut self,
         session: &Session,
         leadership: &Leadership,
-        lost: &mut oneshot::Receiver<CallError>,
+        lost: &mut oneshot::Receiver<ExportError>,
     ) -> Result<Infallible, ExportError> {
         tokio::select! {
-            Ok(error) = &mut *lost => return Err(error.into()),
+            Ok(error) = &mut *lost => return Err(error),
             () = self.learn_ranges() => {}
         }
         let identity = self.identity.clone();
@@ -76,7 +77,7 @@ impl Exporter {
         &mut self,
         publisher: &mut Publisher<'_>,
         content: &mut Content<'_>,
-        lost: &mut oneshot::Receiver<CallError>,
+        lost: &mut oneshot::Receiver<ExportError>,
         mut record: ClusterRecord,
     ) -> Result<Infallible, ExportError> {
         let Source { mut snapshots, mut status, mut ranges, .. } = self.source.clone();
@@ -94,7 +95,7 @@ impl Exporter {
                 biased;
                 // The first that a leader does who was frozen: it finds out whether it still may write.
                 _ = beat.tick() => self.beat(publisher).await?,
-                Ok(error) = &mut *lost => return Err(error.into()),
+                Ok(error) = &mut *lost => return Err(error),
                 error = publisher.interference() => return Err(error.into()),
                 _ = compact.tick() => {
                     let revision = publisher.compact().await?;
@@ -149,7 +150,7 @@ impl Exporter {
         self.oversized.note(keys.iter().map(String::as_str), &oversized);
         self.metrics.applied(puts, deletes);
         tracing::debug!(revision = publisher.revision(), puts, deletes, "wrote records");
-        Ok(())
+        withdraw(publisher, &oversized).await
     }
 
     /// Says that the kinds are complete, where that isn't said yet.
@@ -174,6 +175,8 @@ impl Exporter {
         self.metrics.duration.observe(start.elapsed().as_secs_f64());
         self.metrics.last_success.set(unix_us() as f64 / 1e6);
         self.condition.ready();
+        self.fitness.wrote();
+        self.fruitless = 0;
         let revision = publisher.revision();
         if self.reported.take().is_some() {
             tracing::info!(revision, operations, services, slices, "publishing again");
@@ -193,4 +196,15 @@ impl Exporter {
         self.alarms.took_record();
         Ok(())
     }
+}
+
+/// Takes endpoints that are gone out of the records that stand where new ones can't be written.
+async fn withdraw(publisher: &mut Publisher<'_>, oversized: &[Oversized]) -> Result<(), ExportError> {
+    let actual = publisher.actual();
+    let smaller = oversized.iter().filter_map(|it| withdrawn(&it.key, actual.get(&it.key)?, &it.value));
+    let smaller: Vec<Write> = smaller.map(Write::Put).collect();
+    if !smaller.is_empty() {
+        publisher.apply(smaller).await?;
+    }
+    Ok(())
 }

@@ -104,10 +104,15 @@ mod tests {
     #[test]
     fn a_store_of_another_cluster_is_refused_with_the_remedy() {
         let others = Standing { others: vec!["endor".into()], ..Standing::default() };
+        let command = |name| format!("forget --cluster-name {name} --etcd-endpoint http://127.0.0.1:1");
+        let (of_endor, of_hoth) = (command("endor"), command("hoth"));
         for (standing, parts) in [
-            (others, ["records of endor", "--etcd-endpoint"]),
-            (standing(r#"{"id":3,"incarnation":"one"}"#), ["has the id 3, not 2", "--cluster-id 3"]),
-            (standing(r#"{"schema":9}"#), ["another version", "newer"]),
+            (others, ["records of endor", "--etcd-endpoint", &of_endor]),
+            (
+                standing(r#"{"id":3,"incarnation":"one"}"#),
+                ["has the id 3, not 2", "--cluster-id 3", &of_hoth],
+            ),
+            (standing(r#"{"schema":9}"#), ["another version", "newer", "clustermesh-apiserver"]),
         ] {
             let error = judge(&standing).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");

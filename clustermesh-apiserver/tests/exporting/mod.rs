@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
@@ -24,11 +25,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "clustermesh/v1/";
 
+type Snapshots = watch::Receiver<Option<Arc<ClusterSnapshot>>>;
+
 pub struct Running {
     pub source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
     status: watch::Sender<Arc<Status>>,
     pub ranges: watch::Sender<Option<Arc<OwnRanges>>>,
     pub readiness: Readiness,
+    heard: Arc<AtomicBool>,
     registry: Registry,
     task: tokio::task::JoinHandle<()>,
     token: CancellationToken,
@@ -41,12 +45,30 @@ impl Running {
     }
 
     pub fn start_as(etcd: Endpoint, name: &str, id: u64) -> Self {
+        Self::start_on(dialer(etcd), (name, id), None, None)
+    }
+
+    /// With a source that runs by itself.
+    pub fn start_with(etcd: &Etcd, snapshots: Snapshots, status: watch::Receiver<Arc<Status>>) -> Self {
+        Self::start_on(dialer(etcd.endpoint()), ("hoth", 2), Some((snapshots, status)), None)
+    }
+
+    /// One of several replicas; its source confirms what it says until it is silenced.
+    pub fn replica(dialer: Dialer, resign_after: Duration) -> Self {
+        Self::start_on(Arc::new(dialer), ("hoth", 2), None, Some(resign_after))
+    }
+
+    fn start_on(
+        dialer: Arc<Dialer>,
+        (name, id): (&str, u64),
+        source_of_its_own: Option<(Snapshots, watch::Receiver<Arc<Status>>)>,
+        resign_after: Option<Duration>,
+    ) -> Self {
         let identity = Identity {
             name: ClusterName::new(name).unwrap(),
             id: ClusterId::new(id).unwrap(),
             ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
         };
-        let dialer = Arc::new(Dialer::new(vec![etcd], None).unwrap());
         let (source, snapshots) = watch::channel(None);
         let readiness = Readiness::default();
         let mut registry = Registry::new("test", "0");
@@ -54,13 +76,32 @@ impl Running {
         let complete = Status { knowledge: Knowledge::Complete, ..Status::default() };
         let (status, said) = watch::channel(Arc::new(complete));
         let (ranges, known) = watch::channel(Some(Arc::new(identity.ranges.clone())));
-        let confirmed = watch::channel(None).1;
+        let (confirm, confirmed) = watch::channel(None);
+        let (snapshots, said) = source_of_its_own.unwrap_or((snapshots, said));
         let source_said = Source { snapshots, status: said, confirmed, ranges: known };
-        let exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
-        let token = CancellationToken::new();
+        let mut exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
+        let (token, heard) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
+        if let Some(resign_after) = resign_after {
+            exporter = exporter.resigning_after(resign_after);
+            tokio::spawn(token.clone().run_until_cancelled_owned(confirming(confirm, Arc::clone(&heard))));
+        }
         let task = tokio::spawn(exporter.run(token.clone()));
         let _end = token.clone().drop_guard();
-        Self { source, status, ranges, readiness, registry, task, token, _end }
+        Self { source, status, ranges, readiness, heard, registry, task, token, _end }
+    }
+
+    /// Its source confirms nothing any more.
+    pub fn silence(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// Its source is heard again.
+    pub fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_leading(&self) -> bool {
+        self.has_metric("clustermesh_export_leading 1")
     }
 
     pub fn has_metric(&self, line: &str) -> bool {
@@ -84,7 +125,7 @@ impl Running {
     pub fn say_all(&self, services: impl IntoIterator<Item = (ServiceName, Arc<Service>)>) {
         let services = services.into_iter().collect();
         let nodes = [(NodeName::new("node-1").unwrap(), Arc::default())].into_iter().collect();
-        self.source.send_replace(Some(Arc::new(ClusterSnapshot { services, nodes })));
+        self.source.send_replace(Some(Arc::new(ClusterSnapshot { services, nodes, ..Default::default() })));
     }
 
     pub fn know(&self, knowledge: Knowledge) {
@@ -96,9 +137,14 @@ impl Running {
     }
 
     pub fn missing(&self) -> String {
+        self.missing_of("export")
+    }
+
+    /// Why a condition does not hold; empty where it does.
+    pub fn missing_of(&self, condition: &str) -> String {
         let missing = self.readiness.missing();
-        let export = missing.iter().find(|missing| missing.condition == "export");
-        export.map(|missing| missing.reason.clone()).unwrap_or_default()
+        let found = missing.into_iter().find(|missing| missing.condition == condition);
+        found.map(|missing| missing.reason).unwrap_or_default()
     }
 
     pub async fn stop(self) {
@@ -110,6 +156,20 @@ impl Running {
     pub async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;
+    }
+}
+
+fn dialer(etcd: Endpoint) -> Arc<Dialer> {
+    Arc::new(Dialer::new(vec![etcd], None).unwrap())
+}
+
+/// What a source says that is heard.
+async fn confirming(confirm: watch::Sender<Option<std::time::Instant>>, heard: Arc<AtomicBool>) {
+    loop {
+        if heard.load(Ordering::Relaxed) {
+            confirm.send_replace(Some(std::time::Instant::now()));
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -1,34 +1,49 @@
 //! One connection to the first of several endpoints that answers.
 //!
-//! Stays with the endpoint that worked last and goes on to the next where one fails: etcd-client's own balancer
-//! keeps sending calls to dead endpoints. Never retries, and never waits longer than its endpoints' deadlines.
+//! Stays with the endpoint that worked last and goes on to the next where one fails or takes long; the addresses of a
+//! name in the same way. etcd-client's own balancer keeps sending calls to dead endpoints. Never retries, and never
+//! waits longer than its endpoints' deadlines.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use crate::endpoint::Endpoint;
 use crate::fault::{DialError, Failure, Reason};
+use crate::race::race;
 use crate::tls::Tls;
 
 /// For resolving, connecting and the TLS handshake of one endpoint together.
 const DIAL_DEADLINE: Duration = Duration::from_secs(3);
+/// After so long the next address of a name is tried beside the one before (RFC 8305, 8).
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+/// The same for endpoints: long enough for a slow path, so that its endpoint isn't left without need.
+const ENDPOINT_STAGGER: Duration = Duration::from_secs(1);
 
 /// Endpoints of one etcd, and how to trust them.
 #[derive(Debug)]
 pub struct Dialer {
-    endpoints: Vec<Endpoint>,
+    targets: Vec<Target>,
     tls: Option<Tls>,
     /// Index of the endpoint to try first.
     first: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Target {
+    endpoint: Endpoint,
+    /// Addresses of its name that connected, but did not work.
+    avoided: Mutex<BTreeSet<SocketAddr>>,
 }
 
 /// Why endpoints and trust don't fit together.
@@ -61,37 +76,52 @@ impl Dialer {
         if first.is_secure() && tls.is_none() {
             return Err(DialerError::NoTrust { endpoint: first.clone() });
         }
-        Ok(Self { endpoints, tls, first: AtomicUsize::new(0) })
+        let target = |endpoint| Target { endpoint, avoided: Mutex::default() };
+        Ok(Self { targets: endpoints.into_iter().map(target).collect(), tls, first: AtomicUsize::new(0) })
     }
 
-    pub fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &Endpoint> {
+        self.targets.iter().map(|target| &target.endpoint)
     }
 
     /// Connects to the first endpoint that answers, beginning with the one that worked last.
     pub(crate) async fn dial(&self) -> Result<Dialed, DialError> {
-        let mut failures = Vec::new();
-        for _ in 0..self.endpoints.len() {
-            let endpoint = &self.endpoints[self.first.load(Ordering::Relaxed) % self.endpoints.len()];
-            let attempt = tokio::time::timeout(DIAL_DEADLINE, self.dial_one(endpoint));
-            match attempt.await.unwrap_or(Err(Reason::Timeout)) {
-                Ok(stream) => return Ok(Dialed { endpoint: endpoint.clone(), stream }),
-                Err(reason) => failures.push(Failure { endpoint: endpoint.clone(), reason }),
-            }
-            self.avoid(endpoint);
-        }
-        Err(DialError { failures })
+        let (count, first) = (self.targets.len(), self.first.load(Ordering::Relaxed));
+        let attempts = (0..count).map(|number| self.dial_target((first + number) % count));
+        let (index, dialed) =
+            race(attempts, ENDPOINT_STAGGER).await.map_err(|failures| DialError { failures })?;
+        self.first.store(index, Ordering::Relaxed);
+        Ok(dialed)
     }
 
-    /// Makes the next dial begin behind this endpoint: it connected, but did not work.
-    pub(crate) fn avoid(&self, endpoint: &Endpoint) {
-        if let Some(index) = self.endpoints.iter().position(|known| known == endpoint) {
-            self.first.store((index + 1) % self.endpoints.len(), Ordering::Relaxed);
+    /// Makes the next dial begin behind what connected, but did not work: with the name's next address, or with the
+    /// next endpoint.
+    pub(crate) fn avoid(&self, endpoint: &Endpoint, address: SocketAddr) {
+        if let Some(index) = self.targets.iter().position(|known| known.endpoint == *endpoint) {
+            self.targets[index].avoided().insert(address);
+            self.first.store((index + 1) % self.targets.len(), Ordering::Relaxed);
         }
     }
 
-    async fn dial_one(&self, endpoint: &Endpoint) -> Result<Stream, Reason> {
-        let tcp = TcpStream::connect((endpoint.host(), endpoint.port())).await.map_err(Reason::of_connect)?;
+    async fn dial_target(&self, index: usize) -> Result<(usize, Dialed), Failure> {
+        let target = &self.targets[index];
+        let attempt = tokio::time::timeout(DIAL_DEADLINE, self.dial_name(target));
+        match attempt.await.unwrap_or(Err(Reason::Timeout)) {
+            Ok(dialed) => Ok((index, dialed)),
+            Err(reason) => Err(Failure { endpoint: target.endpoint.clone(), reason }),
+        }
+    }
+
+    async fn dial_name(&self, target: &Target) -> Result<Dialed, Reason> {
+        let endpoint = &target.endpoint;
+        let found = lookup_host((endpoint.host(), endpoint.port())).await.map_err(Reason::of_connect)?;
+        let addresses = target.in_order(interleaved(found.collect()));
+        let attempts = addresses.iter().map(|address| self.dial_address(endpoint, *address));
+        race(attempts, ADDRESS_STAGGER).await.map_err(|reasons| Reason::of_addresses(&addresses, reasons))
+    }
+
+    async fn dial_address(&self, endpoint: &Endpoint, address: SocketAddr) -> Result<Dialed, Reason> {
+        let tcp = TcpStream::connect(address).await.map_err(Reason::of_connect)?;
         // Requests are small and each waits for its answer.
         tcp.set_nodelay(true).map_err(Reason::of_connect)?;
         let transport = match &self.tls {
@@ -107,13 +137,53 @@ impl Dialer {
             }
             Some(_) | None => Transport::Plain(tcp),
         };
-        Ok(Stream { transport, ending: Ending::default() })
+        let stream = Stream { transport, ending: Ending::default() };
+        Ok(Dialed { endpoint: endpoint.clone(), address, stream })
+    }
+}
+
+impl Target {
+    /// Poisoned by nothing: what is done with it can't panic.
+    fn avoided(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The addresses with those last that did not work; once all have not, all are as good again.
+    fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let mut avoided = self.avoided();
+        avoided.retain(|address| addresses.contains(address));
+        if avoided.len() >= addresses.len() {
+            avoided.clear();
+        }
+        addresses.sort_by_key(|address| avoided.contains(address));
+        addresses
+    }
+}
+
+/// Each address once, the families in turn, beginning with the one that the resolver prefers (RFC 8305, 4).
+fn interleaved(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = found.first().copied() else { return found };
+    let (preferred, other): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|address| address.is_ipv4() == first.is_ipv4());
+    let (mut preferred, mut other) = (preferred.into_iter(), other.into_iter());
+    let mut addresses = Vec::new();
+    loop {
+        let pair = [preferred.next(), other.next()];
+        if pair == [None, None] {
+            return addresses;
+        }
+        for address in pair.into_iter().flatten() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
     }
 }
 
 /// A connection that is ready for HTTP/2.
 pub(crate) struct Dialed {
     pub(crate) endpoint: Endpoint,
+    pub(crate) address: SocketAddr,
     pub(crate) stream: Stream,
 }
 
@@ -241,11 +311,72 @@ mod tests {
         let dialer = Dialer::new(endpoints(&[&texts[0], &texts[1]]), None).unwrap();
         assert_eq!(dialer.dial().await.unwrap().endpoint.to_string(), texts[1]);
         assert_eq!(dialer.first.load(Ordering::Relaxed), 1);
-        dialer.avoid(&texts[1].parse().unwrap());
+        dialer.avoid(&texts[1].parse().unwrap(), live.local_addr().unwrap());
         assert_eq!(dialer.first.load(Ordering::Relaxed), 0);
         drop(live);
         let error = dialer.dial().await.map(|dialed| dialed.endpoint).unwrap_err();
         assert_eq!(error.failures.len(), 2);
         assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    /// Takes no connection and refuses none: its queue is full, and the kernel drops what comes.
+    async fn black_hole() -> (tokio::net::TcpListener, Vec<std::net::TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(tcp) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            queued.push(tcp);
+        }
+        (listener, queued)
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_before_it_delays_an_address_by_a_quarter_of_a_second() {
+        let (hole, _queued) = black_hole().await;
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint: Endpoint = "http://name:1".parse().unwrap();
+        let dialer = Dialer::new(vec![endpoint.clone()], None).unwrap();
+        let addresses = [hole.local_addr().unwrap(), live.local_addr().unwrap()];
+        let attempts = addresses.iter().map(|address| dialer.dial_address(&endpoint, *address));
+        let start = std::time::Instant::now();
+        let dialed = race(attempts, ADDRESS_STAGGER).await.map_err(|_| "nobody answers").unwrap();
+        assert_eq!(dialed.address, addresses[1]);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_as_the_first_endpoint_does_not_use_up_its_deadline() {
+        let (hole, _queued) = black_hole().await;
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let texts = [&hole, &live].map(|of| format!("http://{}", of.local_addr().unwrap()));
+        let dialer = Dialer::new(endpoints(&[&texts[0], &texts[1]]), None).unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(dialer.dial().await.unwrap().endpoint.to_string(), texts[1]);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_the_resolvers_first() {
+        let found = addresses(&["[::1]:1", "[::2]:1", "[::2]:1", "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
+        let expected = ["[::1]:1", "10.0.0.1:1", "[::2]:1", "10.0.0.2:1", "10.0.0.3:1"];
+        assert_eq!(interleaved(found), addresses(&expected));
+        assert_eq!(interleaved(Vec::new()), Vec::new());
+    }
+
+    #[test]
+    fn addresses_that_connect_but_do_not_work_come_last_until_all_have_failed() {
+        let dialer = Dialer::new(endpoints(&["http://name:1"]), None).unwrap();
+        let (target, all) = (&dialer.targets[0], addresses(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]));
+        for (number, first) in all.iter().enumerate() {
+            assert_eq!(target.in_order(all.clone())[0], *first, "after {number} failures");
+            dialer.avoid(&target.endpoint, *first);
+        }
+        assert_eq!(target.in_order(all.clone()), all);
     }
 }

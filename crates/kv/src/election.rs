@@ -14,6 +14,28 @@ use crate::lease::Lease;
 use crate::session::{Entry, Session};
 use crate::watch::receive;
 
+const READING: &str = "reading the leader key";
+
+/// Outside of what peers read: to them it is none of the records.
+pub(crate) fn leader_key(cluster: &ClusterName) -> String {
+    format!("clustermesh/leader/{cluster}")
+}
+
+fn is_vacant(key: &str) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+/// Who leads a cluster, by what people know the process by.
+pub async fn leader(session: &Session, cluster: &ClusterName) -> Result<Option<String>, CallError> {
+    let (_, entry) = session.read(READING, &leader_key(cluster)).await?;
+    Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+}
+
+/// Holds as long as nobody leads a cluster.
+pub(crate) fn vacant(cluster: &ClusterName) -> Compare {
+    is_vacant(&leader_key(cluster))
+}
+
 /// Someone who wants to write a cluster's records.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -44,8 +66,7 @@ pub enum Standing {
 impl Candidate {
     /// `holder` names this process to people; it must differ between processes.
     pub fn new(cluster: &ClusterName, holder: &str) -> Self {
-        // Outside of what peers read: to them it is none of the records.
-        Self { key: format!("clustermesh/leader/{cluster}"), holder: holder.into() }
+        Self { key: leader_key(cluster), holder: holder.into() }
     }
 
     /// Becomes the leader if nobody is; with `previous` stays it if the key still stands.
@@ -60,8 +81,7 @@ impl Candidate {
             return Ok(Standing::Leader(previous.clone()));
         }
         loop {
-            if let (revision, Some(entry)) = self.read(session).await? {
-                let holder = String::from_utf8_lossy(&entry.value).into_owned();
+            if let Some((holder, revision)) = self.incumbent(session).await? {
                 return Ok(Standing::Standby { holder, revision });
             }
             // Where another is faster, the next look shows who.
@@ -73,10 +93,16 @@ impl Candidate {
         }
     }
 
+    /// Who holds the key, and the revision at which that was read. Changes nothing.
+    pub async fn incumbent(&self, session: &Session) -> Result<Option<(String, i64)>, CallError> {
+        let (revision, entry) = self.read(session).await?;
+        Ok(entry.map(|entry| (String::from_utf8_lossy(&entry.value).into_owned(), revision)))
+    }
+
     /// Waits until nobody holds the key any more; `revision` is the one at which somebody did.
     pub async fn vacancy(&self, session: &Session, revision: i64) -> Result<(), CallError> {
         let watching = async {
-            let mut stream = session.watch_key(&self.key, revision + 1).await?;
+            let mut stream = session.watch_key(&self.key, revision).await?;
             loop {
                 let response = receive(session, &mut stream).await?;
                 // A deletion resets a key's version to 0.
@@ -101,12 +127,12 @@ impl Candidate {
     }
 
     async fn read(&self, session: &Session) -> Result<(i64, Option<Entry>), CallError> {
-        session.read("reading the leader key", &self.key).await
+        session.read(READING, &self.key).await
     }
 
     /// Creates the key, unless somebody else has.
     async fn take(&self, session: &Session, lease: Lease) -> Result<Option<Leadership>, CallError> {
-        let vacant = Compare::create_revision(self.key.as_str(), CompareOp::Equal, 0);
+        let vacant = is_vacant(&self.key);
         let options = PutOptions::new().with_lease(lease.id);
         let put = TxnOp::put(self.key.as_str(), self.holder.as_str(), Some(options));
         let taken = session.commit("campaigning", Txn::new().when([vacant]).and_then([put])).await?;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::alarm::Alarm;
@@ -86,6 +87,21 @@ impl Reason {
         }
     }
 
+    /// Why none of a name's addresses could be connected to.
+    pub(crate) fn of_addresses(addresses: &[SocketAddr], mut reasons: Vec<Self>) -> Self {
+        if reasons.iter().all(|reason| matches!(reason, Self::Refused)) && !reasons.is_empty() {
+            return Self::Refused;
+        }
+        if reasons.len() == 1 {
+            return reasons.swap_remove(0);
+        }
+        let told = addresses.iter().zip(&reasons).map(|(address, reason)| format!("{address}: {reason}"));
+        match told.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => Self::Connect("the name has no address".into()),
+            told => Self::Connect(told),
+        }
+    }
+
     pub(crate) fn of_handshake(error: &io::Error) -> Self {
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return match error.kind() {
@@ -154,6 +170,10 @@ pub enum CallReason {
     NoSpace(String),
     /// The lease ended before it was renewed.
     Expired,
+    /// etcd wants to know who we are.
+    Auth(String),
+    /// The answer is none that an etcd gives.
+    Implausible(String),
     /// etcd refused the call.
     Refused(String),
 }
@@ -173,6 +193,8 @@ impl fmt::Display for CallReason {
             | Self::TooBig(text)
             | Self::RequestTooBig(text)
             | Self::NoSpace(text)
+            | Self::Auth(text)
+            | Self::Implausible(text)
             | Self::Refused(text) => f.write_str(text),
         }
     }
@@ -210,9 +232,22 @@ impl CallReason {
             tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted if is_about_size(&message) => {
                 Self::RequestTooBig(message)
             }
+            _ if is_about_users(&message) => Self::Auth(format!("{message}; {AUTH_REMEDY}")),
             code => Self::Refused(format!("{message} ({code:?})")),
         }
     }
+}
+
+/// What to do about an etcd with users.
+const AUTH_REMEDY: &str = "etcd has authentication enabled: name an https:// endpoint and a client certificate whose \
+    common name (CN) is a user of etcd, and grant that user's role read and write on the prefix clustermesh/ \
+    (etcdctl role grant-permission ROLE readwrite --prefix=true clustermesh/); passwords are not used here";
+
+/// Whether etcd's own users and roles are the reason.
+fn is_about_users(message: &str) -> bool {
+    ["user name is empty", "permission denied", "invalid auth token", "authentication"]
+        .iter()
+        .any(|part| message.contains(part))
 }
 
 /// Whether etcd, or the gRPC server in front of it, finds a request too big or a transaction too long.

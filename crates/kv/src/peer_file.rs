@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mesh_model::fence::{PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dial::{Dialer, DialerError};
@@ -19,16 +19,18 @@ use crate::tls::Tls;
 /// Kubernetes allows no bigger Secret.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What a peer file says, validated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a peer file says, validated. As JSON it is a peer file again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerFile {
     /// From the file's stem.
+    #[serde(skip)]
     pub name: ClusterName,
     pub id: ClusterId,
     /// At least one; all http or all https.
     pub endpoints: Vec<Endpoint>,
     pub ranges: PeerRanges,
     /// PEM; there wherever the endpoints are https.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub trust: Option<Arc<str>>,
 }
 
@@ -48,6 +50,8 @@ pub struct PeerFileError {
 pub enum Problem {
     #[error("it can't be read ({reason}); make it a plain file that this process may read")]
     Unreadable { reason: String },
+    #[error("a process has it open for writing; close it, or write another file and rename it into place")]
+    BeingWritten,
     #[error("it is empty; write id, endpoints, ranges and trust into it, or remove it if the peer has left")]
     Empty,
     #[error("it is bigger than 1 MiB; only id, endpoints, ranges and trust belong into it")]
@@ -96,7 +100,7 @@ impl PeerFile {
             return Err(refused(None, Problem::Empty));
         }
         let mut fields: Map<String, Value> = serde_saphyr::from_str(text)
-            .map_err(|error| refused(None, Problem::Yaml { reason: one_line(&error.to_string()) }))?;
+            .map_err(|error| refused(None, Problem::Yaml { reason: reason(&error) }))?;
         let id: ClusterId =
             required(&mut fields, "id", ID_EXAMPLE).map_err(|problem| refused(None, problem))?;
         Self::of_fields(name, id, fields).map_err(|problem| refused(Some(id), problem))
@@ -170,6 +174,16 @@ fn ranges(fields: &mut Map<String, Value>) -> Result<PeerRanges, Problem> {
     Ok(PeerRanges::Agreed(Ranges { pods, nodes }))
 }
 
+fn reason(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let key = one_line(key.as_deref().unwrap_or("a key"));
+            format!("`{key}` stands twice, the second time at line {}", location.line())
+        }
+        error => one_line(&error.to_string()),
+    }
+}
+
 /// Parsers quote the place over several lines; a log line has one.
 fn one_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().trim();
@@ -198,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_a_peer_file_again_as_json() {
+        let ca = crate::testing::Ca::new("hoth");
+        let trust: String = ca.pem().lines().map(|line| format!("  {line}\n")).collect();
+        for text in [
+            GOOD.to_owned(),
+            GOOD.replace("{pods: [10.2.0.0/16]}", "declared"),
+            GOOD.replace("{pods: [10.2.0.0/16]}", "{nodes: [192.168.1.0/24, \"fd00::/64\"]}"),
+            GOOD.replace("http://10.2.0.1:2379", "https://[fd00::1]\", \"https://etcd.hoth.example:1")
+                + "trust: |\n"
+                + &trust,
+        ] {
+            let file = parse(&text).unwrap();
+            assert_eq!(parse(&serde_json::to_string(&file).unwrap()), Ok(file), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_file_field_and_remedy() {
         let with = |from: &str, to: &str| GOOD.replace(from, to);
         for (text, parts) in [
@@ -222,7 +253,7 @@ mod tests {
             (with("10.2.0.0/16", "10.2.0.0"), ["`ranges`", "IP"]),
             (with("id: 2", "id: 2\ntrust: abc"), ["`trust`", "no certificate"]),
             (with("id: 2", "id: 2\ntrusts: abc"), ["`trusts` is unknown", "trust"]),
-            (with("id: 2", "id: 2\nid: 3"), ["not YAML", "duplicate"]),
+            (with("id: 2", "id: 2\nid: 3"), ["not YAML", "`id` stands twice"]),
         ] {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.starts_with("peer file hoth.yaml: "), "{error}");

@@ -65,11 +65,17 @@ pub struct Oversized {
     pub key: String,
     /// Of key and value.
     pub bytes: usize,
+    /// What was to be written.
+    pub value: Vec<u8>,
 }
 
 impl Oversized {
     fn of(write: &Write) -> Self {
-        Self { key: write.key().to_owned(), bytes: write.bytes() - OPERATION_BYTES }
+        let value = match write {
+            Write::Put((_, value)) => value.clone(),
+            Write::Delete(_) => Vec::new(),
+        };
+        Self { key: write.key().to_owned(), bytes: write.bytes() - OPERATION_BYTES, value }
     }
 }
 
@@ -194,7 +200,7 @@ impl<'a> Publisher<'a> {
         standing: Standing,
         record: Record,
     ) -> Result<Publisher<'a>, PublishError> {
-        let watch = session.watch(PREFIX, standing.revision + 1).await?;
+        let watch = session.watch(PREFIX, standing.revision).await?;
         let mut publisher = Self {
             session,
             leadership,

@@ -4,10 +4,11 @@
 //! reconnect could not promise. Whoever owns a session opens another after a failure.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, KeyValue, KvClient, Txn, WatchOptions, WatchStream};
+use etcd_client::{Client, GetOptions, KeyValue, KvClient, ResponseHeader, Txn, WatchOptions, WatchStream};
 use hyper_util::rt::TokioIo;
 
 use crate::dial::{Dialed, Dialer, Ending, Stream};
@@ -22,7 +23,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The biggest message that we take: far above a sane page or burst, far below what would hurt.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+const MAX_MESSAGE_BYTES: usize = 32 << 20;
+
+/// At a million changes a second an etcd needs 140,000 years for as many.
+const MAX_REVISION: i64 = i64::MAX / 2;
 
 /// Keys of one page of a list.
 pub(crate) const PAGE_KEYS: i64 = 1000;
@@ -57,6 +61,7 @@ pub(crate) fn text_of(key: Vec<u8>) -> String {
 pub struct Session {
     dialer: Arc<Dialer>,
     endpoint: Endpoint,
+    address: SocketAddr,
     ending: Ending,
     client: Client,
 }
@@ -64,11 +69,11 @@ pub struct Session {
 impl Session {
     /// Dials; nothing is asked of the server yet.
     pub async fn open(dialer: &Arc<Dialer>) -> Result<Self, DialError> {
-        let Dialed { endpoint, stream } = dialer.dial().await?;
+        let Dialed { endpoint, address, stream } = dialer.dial().await?;
         let ending = stream.ending();
         let channel = etcd_client::Channel::Tonic(channel(&endpoint, stream));
         let client = Client::from_channel(channel, None).await.expect("without a user nothing is sent");
-        Ok(Self { dialer: Arc::clone(dialer), endpoint, ending, client })
+        Ok(Self { dialer: Arc::clone(dialer), endpoint, address, ending, client })
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -91,7 +96,7 @@ impl Session {
     /// Makes an error of why a call on this session failed.
     pub(crate) fn failed(&self, action: &'static str, reason: CallReason) -> CallError {
         if matches!(reason, CallReason::Deadline | CallReason::Broken(_) | CallReason::Unwelcome(_)) {
-            self.dialer.avoid(&self.endpoint);
+            self.dialer.avoid(&self.endpoint, self.address);
         }
         CallError { endpoint: self.endpoint.clone(), action, reason }
     }
@@ -105,6 +110,12 @@ impl Session {
             reason => reason,
         };
         self.failed(action, reason)
+    }
+
+    /// The store's revision, out of an answer's header.
+    fn revision(&self, action: &'static str, header: Option<&ResponseHeader>) -> Result<i64, CallError> {
+        let told = header.map_or(0, ResponseHeader::revision);
+        plausible(told).map_err(|reason| self.failed(action, reason))
     }
 
     pub(crate) fn kv(&self) -> KvClient {
@@ -122,14 +133,26 @@ impl Session {
     /// Reads one key. Returns the store's revision at that moment, and the entry if there is one.
     pub async fn read(&self, action: &'static str, key: &str) -> Result<(i64, Option<Entry>), CallError> {
         let mut answer = self.call(action, self.kv().get(key, None)).await?;
-        let revision = answer.header().map_or(0, |header| header.revision());
+        let revision = self.revision(action, answer.header())?;
         Ok((revision, answer.take_kvs().pop().map(Into::into)))
+    }
+
+    /// Reads one key as it stood at a revision.
+    pub(crate) async fn read_at(
+        &self,
+        action: &'static str,
+        key: &str,
+        revision: i64,
+    ) -> Result<Option<Entry>, CallError> {
+        let options = GetOptions::new().with_revision(revision);
+        let mut answer = self.call(action, self.kv().get(key, Some(options))).await?;
+        Ok(answer.take_kvs().pop().map(Into::into))
     }
 
     /// Applies a transaction. Returns its revision where its comparisons held.
     pub(crate) async fn commit(&self, action: &'static str, txn: Txn) -> Result<Option<i64>, CallError> {
         let answer = self.call(action, self.kv().txn(txn)).await?;
-        let revision = answer.header().map_or(0, |header| header.revision());
+        let revision = self.revision(action, answer.header())?;
         Ok(answer.succeeded().then_some(revision))
     }
 
@@ -153,34 +176,39 @@ impl Session {
         }
     }
 
-    /// Opens a watch on everything below a prefix and reads its confirmation.
+    /// Everything from a key on and before another one.
+    pub(crate) fn list_range<'a>(&'a self, action: &'static str, from: &str, end: &str) -> Pages<'a> {
+        Pages { next: Some(from.into()), end: end.into(), ..self.list(action, from) }
+    }
+
+    /// Opens a watch on everything below a prefix, behind a revision, and reads its confirmation.
     ///
     /// Without fragments: the client doesn't show which message is the last fragment of a revision, and half a
     /// revision must never be applied. A message is bounded by what we decode instead.
-    pub(crate) async fn watch(&self, prefix: &str, from_revision: i64) -> Result<WatchStream, CallError> {
-        self.open_watch(prefix, WatchOptions::new().with_prefix(), from_revision).await
+    pub(crate) async fn watch(&self, prefix: &str, behind: i64) -> Result<WatchStream, CallError> {
+        self.open_watch(prefix, WatchOptions::new().with_prefix(), behind).await
     }
 
     /// The same on one key.
-    pub(crate) async fn watch_key(&self, key: &str, from_revision: i64) -> Result<WatchStream, CallError> {
-        self.open_watch(key, WatchOptions::new(), from_revision).await
+    pub(crate) async fn watch_key(&self, key: &str, behind: i64) -> Result<WatchStream, CallError> {
+        self.open_watch(key, WatchOptions::new(), behind).await
     }
 
     /// The same on every key there is.
     #[cfg(feature = "testing")]
-    pub(crate) async fn watch_all(&self, from_revision: i64) -> Result<WatchStream, CallError> {
-        self.open_watch("", WatchOptions::new().with_all_keys(), from_revision).await
+    pub(crate) async fn watch_all(&self, behind: i64) -> Result<WatchStream, CallError> {
+        self.open_watch("", WatchOptions::new().with_all_keys(), behind).await
     }
 
     async fn open_watch(
         &self,
         key: &str,
         options: WatchOptions,
-        from_revision: i64,
+        behind: i64,
     ) -> Result<WatchStream, CallError> {
         const ACTION: &str = "opening the watch";
         let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let options = options.with_start_revision(from_revision).with_progress_notify();
+        let options = options.with_start_revision(behind.saturating_add(1)).with_progress_notify();
         let opening = async {
             let mut stream = client.watch(key, Some(options)).await?;
             let first = stream.message().await?;
@@ -192,6 +220,16 @@ impl Session {
             Some(first) => Err(self.failed(ACTION, CallReason::of_cancel(&first))),
             None => Err(self.failed(ACTION, CallReason::Broken("the watch ended at once".into()))),
         }
+    }
+}
+
+/// Refuses what no etcd counts to; from then on one can add to it.
+fn plausible(revision: i64) -> Result<i64, CallReason> {
+    match revision {
+        1..MAX_REVISION => Ok(revision),
+        other => Err(CallReason::Implausible(format!(
+            "the server says that its revision is {other}: check that an etcd listens there"
+        ))),
     }
 }
 
@@ -243,6 +281,11 @@ impl Pages<'_> {
         Self { limit, ..self }
     }
 
+    /// At this revision; at the newest one without.
+    pub(crate) fn at(self, revision: Option<i64>) -> Self {
+        Self { revision, ..self }
+    }
+
     /// The next page, none behind the last one. There is always a first page.
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
         loop {
@@ -263,11 +306,25 @@ impl Pages<'_> {
             options = options.with_revision(revision);
         }
         let mut answer = self.session.call(self.action, self.session.kv().get(start, Some(options))).await?;
-        let header_revision = answer.header().map_or(0, |header| header.revision());
+        let header_revision = self.session.revision(self.action, answer.header())?;
         let revision = *self.revision.get_or_insert(header_revision);
         let more = answer.more();
         let pairs = answer.take_kvs();
         self.next = pairs.last().filter(|_| more).map(|last| [last.key(), &[0]].concat());
         Ok(Page { revision, entries: pairs.into_iter().map(Into::into).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_that_no_etcd_counts_to_are_refused() {
+        for hostile in [i64::MIN, -1, 0, MAX_REVISION, i64::MAX] {
+            let text = plausible(hostile).unwrap_err().to_string();
+            assert!(text.contains(&hostile.to_string()), "{text}");
+        }
+        assert_eq!(plausible(1).unwrap(), 1);
     }
 }

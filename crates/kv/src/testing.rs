@@ -3,6 +3,7 @@
 //! Panics where a fixture can't be made: there is no test without it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod fill;
 mod history;
 mod proxy;
 
@@ -138,6 +139,29 @@ impl Etcd {
         self.kill();
         self.remove_data();
         self.restart();
+    }
+
+    /// Writes a backup.
+    pub fn back_up(&self, file: &Path) {
+        self.ctl(&["snapshot", "save", &file.display().to_string()]);
+    }
+
+    /// Ends it and starts it again with what the backup holds, as its documentation says.
+    pub fn restore(&mut self, backup: &Path) {
+        self.restore_stopped(backup);
+        self.restart();
+    }
+
+    /// The same, but leaves it stopped.
+    pub fn restore_stopped(&mut self, backup: &Path) {
+        self.kill();
+        self.remove_data();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let (data, cluster) = (self.dir.display().to_string(), format!("test={peer}"));
+        let backup = backup.display().to_string();
+        let arguments = ["snapshot", "restore", &backup, "--name", "test", "--data-dir", &data];
+        let members = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &peer];
+        self.ctl(&[&arguments[..], &members].concat());
     }
 
     /// The same data on another port, where nobody who knows the first sees it. Kill this one before.

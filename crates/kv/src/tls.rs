@@ -81,6 +81,13 @@ impl Tls {
     }
 }
 
+/// Whether two bundles of roots, as PEM, have a root in common.
+pub fn share_roots(one: &str, other: &str) -> bool {
+    let of = |pem: &str| certificates(pem.as_bytes(), "trust").unwrap_or_default();
+    let others = of(other);
+    of(one).iter().any(|root| others.contains(root))
+}
+
 async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     tokio::fs::read(path).await.map_err(|source| TlsError::Unreadable { path: path.into(), source })
 }

@@ -3,15 +3,17 @@
 //! Delivers whole revisions only, resumes where that is safe, and lists again where it is not. Never interprets a
 //! record, never gives up, never ends by itself.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{WatchResponse, WatchStream};
-use mesh_model::name::ClusterName;
+use mesh_model::name::{ClusterName, ServiceName};
 use mesh_model::record::{PREFIX, RecordKey};
 use mesh_model::view::PeerView;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,8 @@ use crate::backoff::Backoff;
 use crate::dial::Dialer;
 use crate::endpoint::Endpoint;
 use crate::fault::{CallError, CallReason, KvError};
+use crate::landmarks::Landmarks;
+use crate::list::Place;
 use crate::session::{Entry, PAGE_KEYS, Session, text_of};
 
 /// After so long a silence we ask the server whether it still lives.
@@ -27,8 +31,12 @@ const QUIET: Duration = Duration::from_secs(5);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(5);
 /// A connection that has lived so long was a success: the next failure starts with the shortest delay.
 const STABLE: Duration = Duration::from_secs(5);
+/// A reader that wants more services than this at once gets a list of everything.
+const MAX_READS: usize = 64;
+/// How often everything is listed while something is left out for want of room.
+const RELIST: Duration = Duration::from_secs(300);
 /// Pages never shrink below this, or a list over a far path would take for ever.
-const MIN_PAGE_KEYS: i64 = 8;
+pub(crate) const MIN_PAGE_KEYS: i64 = 8;
 
 /// What happens to a watch, in order.
 #[derive(Clone, Debug)]
@@ -40,6 +48,10 @@ pub enum Event {
     /// What is listed from here on replaces everything known.
     ListBegin,
     ListPage(Vec<Entry>),
+    /// What is listed goes on beyond so many records, and is not read further.
+    ListCut {
+        records: u64,
+    },
     /// The list is complete; what it did not contain does not exist at this revision.
     ListEnd {
         revision: i64,
@@ -52,6 +64,11 @@ pub enum Event {
     Changed {
         revision: i64,
         changes: Vec<Change>,
+    },
+    /// All records of services that were asked for, as they are at the revision known.
+    Read {
+        services: BTreeSet<ServiceName>,
+        entries: Vec<Entry>,
     },
     /// The connection is lost; what is known stays. Another attempt follows.
     Disconnected {
@@ -66,7 +83,28 @@ pub enum Change {
     Delete { key: String },
 }
 
+impl Change {
+    /// The key, and its value where it was not deleted.
+    fn parts(&self) -> (&str, Option<&[u8]>) {
+        match self {
+            Self::Put { key, value } => (key, Some(value)),
+            Self::Delete { key } => (key, None),
+        }
+    }
+}
+
 impl Event {
+    /// How many records it is about, or a view has to look at because of it.
+    pub fn records(&self) -> usize {
+        match self {
+            Self::ListPage(entries) | Self::Read { entries, .. } => entries.len(),
+            Self::Changed { changes, .. } => changes.len(),
+            // All that were listed.
+            Self::ListEnd { .. } => usize::MAX,
+            _ => 0,
+        }
+    }
+
     /// Does to a view what the event says. Take the view's snapshot afterwards.
     pub fn feed(&self, view: &mut PeerView) {
         match self {
@@ -74,15 +112,12 @@ impl Event {
             Self::ListPage(entries) => {
                 entries.iter().for_each(|entry| view.list_entry(&entry.key, &entry.value))
             }
+            Self::ListCut { records } => view.cut_list(*records),
             Self::ListEnd { .. } => view.end_list(),
-            Self::Changed { changes, .. } => {
-                for change in changes {
-                    match change {
-                        Change::Put { key, value } => view.put(key, value),
-                        Change::Delete { key } => view.delete(key),
-                    }
-                }
+            Self::Read { services, entries } => {
+                view.read(services, entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())))
             }
+            Self::Changed { changes, .. } => view.apply(changes.iter().map(Change::parts)),
             Self::Connected { .. } | Self::Resumed { .. } | Self::Disconnected { .. } => {}
         }
     }
@@ -94,12 +129,32 @@ pub struct PeerWatch {
     /// The key of the peer's cluster record.
     cluster_key: String,
     /// The revision up to which everything is known; none until a list is complete.
-    position: Option<i64>,
+    pub(crate) position: Option<i64>,
     /// Of the cluster record as last seen. Without one there is nothing to resume by.
     incarnation: Option<String>,
+    /// By what the history is recognised.
+    pub(crate) landmarks: Landmarks,
     /// Keys of a page of the next list.
-    page_keys: i64,
+    pub(crate) page_keys: i64,
     synced_at: Option<Instant>,
+    /// Records of a list beyond which it is not read.
+    pub(crate) max_records: u64,
+    /// Where it was cut. What lies beyond is not followed either.
+    pub(crate) cut: Option<Place>,
+    /// The last record that was listed.
+    pub(crate) last: Option<Place>,
+    pub(crate) cluster: ClusterName,
+    pub(crate) listed_at: Option<Instant>,
+    wanted: watch::Receiver<Wanted>,
+}
+
+/// What a reader wants beside what it gets anyway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// All records of these services, once.
+    pub services: BTreeSet<ServiceName>,
+    /// The reader has left out records, and has room for others: list everything now and then.
+    pub is_cut: bool,
 }
 
 /// The one field of a cluster record that matters here: it must be readable whatever else a newer schema holds.
@@ -120,9 +175,26 @@ impl PeerWatch {
             cluster_key: RecordKey::Cluster(cluster.clone()).to_string(),
             position: None,
             incarnation: None,
+            landmarks: Landmarks::new(RecordKey::Alive(cluster.clone()).to_string()),
             page_keys: PAGE_KEYS,
             synced_at: None,
+            max_records: u64::MAX,
+            cut: None,
+            last: None,
+            cluster: cluster.clone(),
+            listed_at: None,
+            wanted: watch::channel(Wanted::default()).1,
         }
+    }
+
+    /// Reads no more than so many records of a list.
+    pub fn with_max_records(self, max_records: u64) -> Self {
+        Self { max_records, ..self }
+    }
+
+    /// Reads what is wanted meanwhile.
+    pub fn with_wanted(self, wanted: watch::Receiver<Wanted>) -> Self {
+        Self { wanted, ..self }
     }
 
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
@@ -152,7 +224,7 @@ impl PeerWatch {
         sink(Event::Connected { endpoint: session.endpoint().clone() });
         let incarnation = record.and_then(|entry| incarnation_of(&entry.value));
         // A wiped or restored etcd hangs or skips silently when watched from a revision of its former history.
-        if !self.may_resume(head, incarnation.as_deref()) {
+        if !self.may_resume(&session, head, incarnation.as_deref()).await? {
             self.position = None;
             self.incarnation = incarnation;
         }
@@ -161,20 +233,50 @@ impl PeerWatch {
             Some(revision) => revision,
             None => self.list(&session, sink).await?,
         };
-        let mut stream = session.watch(PREFIX, revision + 1).await.map_err(|e| self.lost(e))?;
+        let mut stream = session.watch(PREFIX, revision).await.map_err(|e| self.lost(e))?;
         if resumes {
             sink(Event::Resumed { revision });
         }
         self.synced_at = Some(Instant::now());
         loop {
-            let response = receive(&session, &mut stream).await.map_err(|e| self.lost(e))?;
-            self.deliver(&response, sink);
+            let relist_at = self.relist_at();
+            let wanted = self.wanted.borrow_and_update().services.clone();
+            if wanted.len() > MAX_READS || relist_at.is_some_and(|at| at <= Instant::now()) {
+                let revision = self.list(&session, sink).await?;
+                stream = session.watch(PREFIX, revision).await.map_err(|e| self.lost(e))?;
+                continue;
+            }
+            if !wanted.is_empty() {
+                self.read(&session, wanted, sink).await.map_err(|e| self.lost(e))?;
+            }
+            tokio::select! {
+                response = receive(&session, &mut stream) => {
+                    let response = response.map_err(|e| self.lost(e))?;
+                    self.deliver(&response, sink);
+                }
+                Ok(()) = self.wanted.changed() => {}
+                () = sleep_until(relist_at) => {}
+            }
         }
     }
 
-    fn may_resume(&self, head: i64, incarnation: Option<&str>) -> bool {
-        let known = self.position.is_some_and(|revision| head >= revision);
-        known && incarnation.is_some() && self.incarnation.as_deref() == incarnation
+    /// When everything is to be listed again because something was left out that there may be room for by then.
+    fn relist_at(&self) -> Option<Instant> {
+        let is_cut = self.cut.is_some() || self.wanted.borrow().is_cut;
+        self.listed_at.filter(|_| is_cut).map(|at| at + RELIST)
+    }
+
+    async fn may_resume(
+        &mut self,
+        session: &Session,
+        head: i64,
+        incarnation: Option<&str>,
+    ) -> Result<bool, CallError> {
+        let Some(position) = self.position.filter(|revision| head >= *revision) else { return Ok(false) };
+        if incarnation.is_none() || self.incarnation.as_deref() != incarnation {
+            return Ok(false);
+        }
+        self.landmarks.stand_in(session, position).await.map_err(|error| self.lost(error))
     }
 
     /// Forgets the position where the error says that it can't be resumed from.
@@ -185,41 +287,8 @@ impl PeerWatch {
         error
     }
 
-    async fn list(
-        &mut self,
-        session: &Session,
-        sink: &mut (impl FnMut(Event) + Send),
-    ) -> Result<i64, CallError> {
-        sink(Event::ListBegin);
-        let mut pages = session.list("listing the records", PREFIX).with_limit(self.page_keys);
-        let mut revision = 0;
-        loop {
-            match pages.next().await {
-                Ok(Some(page)) => {
-                    revision = page.revision;
-                    for entry in &page.entries {
-                        self.note(&entry.key, &entry.value);
-                    }
-                    sink(Event::ListPage(page.entries));
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    // A page that takes too long over this path is tried smaller next time.
-                    if matches!(error.reason, CallReason::Deadline) {
-                        self.page_keys = (self.page_keys / 8).max(MIN_PAGE_KEYS);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.page_keys = (self.page_keys * 2).min(PAGE_KEYS);
-        self.position = Some(revision);
-        sink(Event::ListEnd { revision });
-        Ok(revision)
-    }
-
     /// Remembers the incarnation where the key is the cluster record's.
-    fn note(&mut self, key: &str, value: &[u8]) {
+    pub(crate) fn note(&mut self, key: &str, value: &[u8]) {
         if key == self.cluster_key {
             self.incarnation = incarnation_of(value);
         }
@@ -233,7 +302,13 @@ impl PeerWatch {
             revision = revision.max(pair.mod_revision());
             let (key, value) = (text_of(pair.key().to_vec()), pair.value().to_vec());
             // A deletion resets a key's version to 0; etcd-client's own event type panics on unknown ones.
-            if pair.version() == 0 {
+            let is_deleted = pair.version() == 0;
+            self.landmarks.see(&key, pair.mod_revision(), (!is_deleted).then_some(&value));
+            if self.cut.as_ref().is_some_and(|cut| Place::of(&key) > *cut) {
+                self.position = Some(revision);
+                continue;
+            }
+            if is_deleted {
                 changes.push(Change::Delete { key });
             } else {
                 self.note(&key, &value);
@@ -245,6 +320,13 @@ impl PeerWatch {
             self.position = Some(revision);
             sink(Event::Changed { revision, changes });
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mesh_kv::alarm::{Alarm, alarms, raise};
 use mesh_kv::election::{Candidate, Leadership, Standing};
 use mesh_kv::fault::CallReason;
+use mesh_kv::forget::{ForgetError, Remains};
 use mesh_kv::publish::{PublishError, Publisher, Write, read_back, transactions};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, Session};
@@ -223,4 +224,26 @@ async fn an_alarm_is_told_of_and_so_is_its_end() {
     publisher.apply(vec![put("a", "1")]).await.unwrap();
     raise(&session, Alarm::Corrupt).await.unwrap();
     assert_eq!(alarms(&session).await.unwrap().into_iter().collect::<Vec<_>>(), [Alarm::Corrupt]);
+}
+
+#[tokio::test]
+async fn what_a_cluster_left_is_not_removed_once_somebody_leads_under_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    let session = session(&etcd).await;
+    for key in ["clusters/hoth", "services/hoth/ns/a", "synced/hoth/services", "synced/hoth/newer"] {
+        etcd.ctl(&["put", &format!("clustermesh/v1/{key}"), "{}"]);
+    }
+    let remains = Remains::read(&session, &hoth()).await.unwrap();
+    assert_eq!((remains.keys().count(), remains.leader.clone()), (4, None));
+    let leadership = lead(&session, "first").await;
+    let before = etcd.ctl(&["get", "--prefix", "clustermesh/v1/"]);
+    let refused = remains.delete(&session).await.unwrap_err();
+    assert!(matches!(refused, ForgetError::Led { deleted: 0, .. }), "{refused:?}");
+    assert_eq!(etcd.ctl(&["get", "--prefix", "clustermesh/v1/"]), before);
+    let led = Remains::read(&session, &hoth()).await.unwrap();
+    assert_eq!(led.leader.as_deref(), Some("first"));
+    leadership.resign(&session).await.unwrap();
+    assert_eq!(remains.delete(&session).await.unwrap(), 4);
+    assert_eq!(etcd.ctl(&["get", "--prefix", "clustermesh/v1/"]), "");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Txn, TxnOp};
 use mesh_kv::testing::{Ca, Etcd};
-use mesh_kv::{Change, Dialer, Event, PeerWatch, Tls};
+use mesh_kv::{Change, Dialer, Event, PeerWatch, Tls, Wanted};
 use mesh_model::name::ClusterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,9 @@ struct Seen {
     pages: Vec<usize>,
     lists: usize,
     resumes: usize,
+    /// Records after which a list was cut.
+    cuts: Vec<u64>,
+    reads: usize,
     connects: usize,
     /// Changes per delivered event.
     bursts: Vec<usize>,
@@ -47,6 +50,11 @@ impl Seen {
                 self.view = self.listing.take().expect("a list has begun");
                 self.lists += 1;
             }
+            Event::ListCut { records } => self.cuts.push(records),
+            Event::Read { entries, .. } => {
+                self.reads += 1;
+                self.view.extend(entries.into_iter().map(|entry| (entry.key, text(entry.value))));
+            }
             Event::Resumed { .. } => self.resumes += 1,
             Event::Changed { changes, .. } => {
                 self.bursts.push(changes.len());
@@ -69,10 +77,14 @@ struct Watching {
 
 impl Watching {
     fn start(dialer: Dialer) -> Self {
+        Self::start_with(dialer, |watch| watch)
+    }
+
+    fn start_with(dialer: Dialer, with: impl FnOnce(PeerWatch) -> PeerWatch) -> Self {
         let (sender, seen) = watch::channel(Seen::default());
         let token = CancellationToken::new();
         let peer = PeerWatch::new(Arc::new(dialer), &ClusterName::new("hoth").unwrap());
-        let run = peer.run(token.clone(), move |event| sender.send_modify(|seen| seen.take(event)));
+        let run = with(peer).run(token.clone(), move |event| sender.send_modify(|seen| seen.take(event)));
         tokio::spawn(run);
         Self { seen, _end: token.drop_guard() }
     }
@@ -130,7 +142,7 @@ async fn a_list_comes_in_pages_and_then_whole_revisions_follow() {
     put_many(&etcd, 2500).await;
     let mut watching = Watching::of(&etcd);
     let seen = watching.until("listed", |seen| seen.lists == 1).await;
-    assert_eq!(seen.pages, [1000, 1000, 501]);
+    assert_eq!(seen.pages, [1, 1000, 1000, 500]);
     assert_eq!(seen.view.len(), 2501);
 
     put_many(&etcd, 100).await;
@@ -139,6 +151,79 @@ async fn a_list_comes_in_pages_and_then_whole_revisions_follow() {
     assert_eq!(seen.bursts.iter().sum::<usize>(), 200);
     assert!(seen.bursts.iter().all(|burst| burst % 100 == 0), "half a revision: {:?}", seen.bursts);
     assert_eq!((seen.lists, seen.resumes, seen.errors.len()), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_list_is_cut_at_its_records_and_what_lies_beyond_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    put_incarnation(&etcd, "one");
+    put(&etcd, "synced/hoth/services", "{}");
+    for slice in 0..20 {
+        put(&etcd, &format!("endpoints/hoth/ns/s/{slice:02}"), "v");
+    }
+    put(&etcd, "services/hoth/ns/s", "v");
+    let dialer = Dialer::new(vec![etcd.endpoint()], None).unwrap();
+    let mut watching = Watching::start_with(dialer, |watch| watch.with_max_records(10));
+    let seen = watching.until("listed", |seen| seen.lists == 1).await;
+    assert_eq!((seen.cuts, seen.view.len()), (vec![10], 10));
+    // What decides on the rest comes first, then as many endpoints as may be.
+    let key = |key: &str| format!("{PREFIX}{key}");
+    for known in ["clusters/hoth", "synced/hoth/services", "services/hoth/ns/s", "endpoints/hoth/ns/s/06"] {
+        assert!(seen.view.contains_key(&key(known)), "{known}: {:?}", seen.view);
+    }
+    put(&etcd, "endpoints/hoth/ns/s/07", "beyond");
+    put(&etcd, "endpoints/hoth/ns/s/99", "beyond");
+    put(&etcd, "endpoints/hoth/ns/s/03", "new");
+    let seen = watching.until_value("endpoints/hoth/ns/s/03", "new").await;
+    assert!(!seen.view.values().any(|value| value == "beyond"), "{:?}", seen.view);
+    assert_eq!(seen.errors.len(), 0);
+}
+
+#[tokio::test]
+async fn services_that_are_wanted_are_read_at_the_known_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path());
+    put_incarnation(&etcd, "one");
+    for service in ["s", "s-1", "s0"] {
+        put(&etcd, &format!("services/hoth/ns/{service}"), service);
+        put(&etcd, &format!("endpoints/hoth/ns/{service}/1"), service);
+    }
+    let (wanted, receiver) = tokio::sync::watch::channel(Wanted::default());
+    let dialer = Dialer::new(vec![etcd.endpoint()], None).unwrap();
+    let mut watching = Watching::start_with(dialer, |watch| watch.with_wanted(receiver));
+    watching.until("listed", |seen| seen.lists == 1).await;
+    // Nothing else is read than what is wanted.
+    let (sender, mut read) = tokio::sync::watch::channel(Vec::new());
+    let told = wanted.clone();
+    let dialer = Dialer::new(vec![etcd.endpoint()], None).unwrap();
+    let watch =
+        PeerWatch::new(Arc::new(dialer), &ClusterName::new("hoth").unwrap()).with_wanted(wanted.subscribe());
+    let token = CancellationToken::new();
+    tokio::spawn(watch.run(token.clone(), move |event| {
+        if let Event::Read { services, entries } = event {
+            assert_eq!(services.len(), 1);
+            sender.send_replace(entries.into_iter().map(|entry| entry.key).collect());
+            told.send_replace(Wanted::default());
+        }
+    }));
+    let services = std::collections::BTreeSet::from(["ns/s".parse().unwrap()]);
+    wanted.send_replace(Wanted { services, is_cut: false });
+    let keys = tokio::time::timeout(DEADLINE, read.wait_for(|keys| !keys.is_empty()))
+        .await
+        .unwrap()
+        .unwrap()
+        .clone();
+    assert_eq!(keys, [format!("{PREFIX}services/hoth/ns/s"), format!("{PREFIX}endpoints/hoth/ns/s/1")]);
+    token.cancel();
+    // More than can be read one by one are listed.
+    let many = (0..100).map(|n| format!("ns/many-{n}").parse().unwrap()).collect();
+    wanted.send_replace(Wanted { services: many, is_cut: false });
+    watching.until("listed again", |seen| seen.lists == 2).await;
+    wanted.send_replace(Wanted::default());
+    put(&etcd, "services/hoth/ns/s", "after");
+    let seen = watching.until_value("services/hoth/ns/s", "after").await;
+    assert_eq!(seen.errors.len(), 0);
 }
 
 #[tokio::test]
@@ -281,7 +366,7 @@ async fn values_too_big_for_one_message_come_in_smaller_pages() {
     let mut watching = Watching::of(&etcd);
     let seen = watching.until("listed", |seen| seen.lists == 1).await;
     assert_eq!((seen.view.len(), seen.errors.len()), (81, 0), "{:?}", seen.errors);
-    assert!(seen.pages[0] < 80, "{:?}", seen.pages);
+    assert!(seen.pages.iter().all(|page| *page < 80), "{:?}", seen.pages);
     // What was missed meanwhile is too much for one message of the watch: it is listed.
     etcd.kill();
     let mut elsewhere = etcd.on_another_port();
@@ -331,4 +416,51 @@ async fn mutual_tls_works_and_follows_rotated_certificates() {
     watching.until("refused", |seen| !seen.errors.is_empty()).await;
     ca.issue("endor", &rotated);
     watching.until_value("services/hoth/ns/a", "1").await;
+}
+
+const ALIVE: &str = "alive/hoth";
+
+/// An etcd that is restored after a reader has seen more than the backup holds, and then grows.
+async fn restored(growth: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut etcd, backup) = (Etcd::start(dir.path()), dir.path().join("backup"));
+    put_incarnation(&etcd, "one");
+    put(&etcd, ALIVE, "1");
+    put(&etcd, "services/hoth/ns/a", "before");
+    etcd.back_up(&backup);
+    let mut watching = Watching::of(&etcd);
+    put(&etcd, "services/hoth/ns/a", "lost");
+    put(&etcd, "services/hoth/ns/b", "lost");
+    watching.until_value("services/hoth/ns/b", "lost").await;
+    etcd.restore_stopped(&backup);
+    // Nobody sees it before it has grown.
+    let mut hidden = etcd.on_another_port();
+    for number in 0..growth {
+        put(&hidden, ALIVE, &format!("{}", 2 + number));
+    }
+    hidden.kill();
+    etcd.restart();
+    let seen = watching
+        .until("what was restored", |seen| {
+            seen.lists == 2 && !seen.view.contains_key(&format!("{PREFIX}services/hoth/ns/b"))
+        })
+        .await;
+    assert_eq!(seen.view[&format!("{PREFIX}services/hoth/ns/a")], "before");
+    put(&etcd, "services/hoth/ns/c", "after");
+    watching.until_value("services/hoth/ns/c", "after").await;
+}
+
+#[tokio::test]
+async fn an_etcd_restored_from_a_backup_is_listed_anew() {
+    restored(0).await;
+}
+
+#[tokio::test]
+async fn a_restored_etcd_that_grew_up_to_the_known_revision_is_listed_anew() {
+    restored(2).await;
+}
+
+#[tokio::test]
+async fn a_restored_etcd_that_grew_past_the_known_revision_is_listed_anew() {
+    restored(50).await;
 }

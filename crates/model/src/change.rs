@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::desired::{BackendState, DesiredBackend, Frontend, MAX_GROUPS};
-use crate::merge::{Merge, frontends, match_ports, target};
+use crate::merge::{Merge, frontends, match_ports};
 use crate::name::ClusterId;
+use crate::ports::Targets;
 use crate::snapshot::ServicePort;
 use crate::view::{EndpointChange, PeerService};
 
@@ -33,7 +34,7 @@ pub fn changes(before: &Merge<'_>, after: &Merge<'_>) -> Option<Vec<GroupChange>
     if !same_frame || distinct.len() != frontends.len() {
         return None;
     }
-    // Otherwise a change of weights may decide on who takes part.
+    // Who takes part stays the same, but a change of one that doesn't can only be told by a merge.
     let groups = |frontend: &Frontend| 1 + after.peers.len() + (after.carried)(frontend).len();
     if frontends.iter().any(|(frontend, _)| groups(frontend) > MAX_GROUPS) {
         return None;
@@ -67,7 +68,8 @@ impl<'a> Difference<'a> {
             return None;
         }
         let remote = match_ports(local, new.ports()).into_iter();
-        let targets = remote.map(|remote| remote.and_then(|remote| target(ports, remote))).collect();
+        let listen = Targets::new(ports);
+        let targets = remote.map(|remote| remote.and_then(|remote| listen.of(remote))).collect();
         Some(Self { old, new, endpoints: new.changes_since(old)?, targets })
     }
 

@@ -4,11 +4,14 @@
 //! alive and synced records (those are no function of the snapshot), and never touches another cluster's keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::fence::OwnRanges;
 use crate::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
-use crate::record::{self, Chunk, Entry, Kind, MAX_SLICE_ENDPOINTS, RecordKey, ServiceRecord};
-use crate::snapshot::{ClusterSnapshot, Service};
+use crate::record::{
+    self, Chunk, Entry, Kind, MAX_SLICE_ENDPOINTS, Record, RecordKey, ServiceRecord, SliceRecord,
+};
+use crate::snapshot::{ClusterSnapshot, Endpoint, Service, Slice};
 
 /// Who this cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +45,20 @@ pub fn export_service(
         return Vec::new();
     }
     let mut entries = vec![ServiceRecord::from(service).entry(&identity.name, name)];
-    let mut taken: BTreeSet<SliceName> = service.slices.keys().cloned().collect();
-    for (slice_name, slice) in &service.slices {
+    entries.extend(export_slices(identity, name, &service.slices, changed_unix_us));
+    entries
+}
+
+/// The records of a Service's slices alone.
+pub fn export_slices(
+    identity: &Identity,
+    name: &ServiceName,
+    slices: &BTreeMap<SliceName, Arc<Slice>>,
+    changed_unix_us: u64,
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut taken: BTreeSet<SliceName> = slices.keys().cloned().collect();
+    for (slice_name, slice) in slices {
         // A slice without endpoints is still a record: it says that there are none.
         let mut chunks = slice.endpoints.chunks(MAX_SLICE_ENDPOINTS);
         let mut chunk_name = slice_name.clone();
@@ -60,6 +75,17 @@ pub fn export_service(
     entries
 }
 
+/// Whether a record of this name is a slice's, or one of its further chunks.
+pub fn is_part_of(record: &SliceName, slice: &SliceName) -> bool {
+    // Long names are cut where a number follows.
+    let stem = slice.as_str().get(..CUT).unwrap_or(slice.as_str());
+    let rest = record.as_str().strip_prefix(stem);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || stem.len() == CUT)
+}
+
+/// Shorter than any name that a number has made shorter.
+const CUT: usize = 200;
+
 /// The name of a further chunk of a large slice: the first of `name.1`, `name.2` … that no other has.
 fn free_name(name: &SliceName, taken: &BTreeSet<SliceName>) -> SliceName {
     const LONGEST: usize = 253;
@@ -73,6 +99,23 @@ fn free_name(name: &SliceName, taken: &BTreeSet<SliceName>) -> SliceName {
     });
     let mut free = candidates.filter(|candidate| !taken.contains(candidate));
     free.next().expect("there are more numbers than names")
+}
+
+/// What may be written where a slice's wanted record can't be: the one that stands, without the endpoints that the wanted one
+/// no longer lists. Never longer than it, but for conditions. None where nothing of it is gone, or it is no slice's.
+pub fn withdrawn(key: &str, standing: &[u8], wanted: &[u8]) -> Option<Entry> {
+    let (RecordKey::Slice(cluster, service, slice), Record::Slice(stands)) =
+        record::parse(key, standing).ok()?
+    else {
+        return None;
+    };
+    let listed = record::still_listed(wanted)?;
+    let endpoints = stands.endpoints.iter().filter_map(|endpoint| {
+        let condition = *listed.get(&endpoint.address)?;
+        Some(Endpoint { condition, ..endpoint.clone() })
+    });
+    let rest = SliceRecord { endpoints: endpoints.collect(), ..stands.clone() };
+    (rest.endpoints != stands.endpoints).then(|| rest.entry(&cluster, &service, &slice))
 }
 
 /// Whose records an operation changes.

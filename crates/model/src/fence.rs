@@ -10,6 +10,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address_set::AddressSet;
+use crate::record::MAX_RANGES;
+
 /// Address ranges of a cluster that may hold backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -29,13 +32,14 @@ impl Ranges {
         self.pods.len() + self.nodes.len()
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
-        self.pods.iter().chain(&self.nodes).any(|range| range.contains(&address))
+    /// Both kinds as one set.
+    fn set(&self) -> AddressSet {
+        self.pods.iter().chain(&self.nodes).copied().collect()
     }
 }
 
 /// This cluster's own ranges: what no peer may claim.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnRanges {
     pub pods: Vec<IpNet>,
     pub services: Vec<IpNet>,
@@ -43,10 +47,32 @@ pub struct OwnRanges {
 }
 
 impl OwnRanges {
-    /// What the own cluster record tells others.
+    /// What the own cluster record tells others: these ranges, or where they are more than a record takes, fewer and wider
+    /// ones that hold them. A reader believes no more than what was agreed, so that too wide a record is no harm.
     pub fn exported(&self) -> Ranges {
-        Ranges { pods: self.pods.clone(), nodes: self.nodes.clone() }
+        let wider = |ranges: &[IpNet], bits: u8| {
+            let ranges: Vec<IpNet> = ranges.iter().map(|range| widened(*range, bits)).collect();
+            IpNet::aggregate(&ranges)
+        };
+        if self.pods.len() + self.nodes.len() <= MAX_RANGES {
+            return Ranges { pods: self.pods.clone(), nodes: self.nodes.clone() };
+        }
+        let all = (0..=WIDEST_BITS)
+            .map(|bits| Ranges { pods: wider(&self.pods, bits), nodes: wider(&self.nodes, bits) });
+        // A record without ranges narrows nothing.
+        all.into_iter().find(|ranges| ranges.len() <= MAX_RANGES).unwrap_or_default()
     }
+}
+
+/// As far as ranges are widened for a record: IPv6 to /24, IPv4 to /8.
+const WIDEST_BITS: u8 = 104;
+const WIDEST_V4_BITS: u8 = 24;
+
+/// The range, with no more than so many fixed bits fewer than an address has.
+fn widened(range: IpNet, bits: u8) -> IpNet {
+    let bits = if range.network().is_ipv4() { bits.min(WIDEST_V4_BITS) } else { bits };
+    let length = range.prefix_len().min(range.max_prefix_len() - bits);
+    IpNet::new(range.network(), length).map_or(range, |range| range.trunc())
 }
 
 /// What the peer file says of a peer's ranges: the word `declared`, or the ranges agreed when it joined.
@@ -93,54 +119,94 @@ pub enum FenceRejection {
     NoRanges { address: IpAddr },
 }
 
+/// What no peer may claim, by what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OwnSets {
+    pods: AddressSet,
+    services: AddressSet,
+    nodes: AddressSet,
+}
+
+impl From<&OwnRanges> for OwnSets {
+    fn from(own: &OwnRanges) -> Self {
+        let set = |ranges: &[IpNet]| ranges.iter().copied().collect();
+        Self { pods: set(&own.pods), services: set(&own.services), nodes: set(&own.nodes) }
+    }
+}
+
 /// The check of one peer's addresses. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
-    agreed: Arc<PeerRanges>,
-    own: Arc<OwnRanges>,
+    /// What the peer's file says; `None`: the word `declared`.
+    agreed: Option<Arc<AddressSet>>,
+    own: Arc<OwnSets>,
     /// From the peer's cluster record; `None` where it says nothing.
-    declared: Option<Arc<Ranges>>,
+    declared: Option<Arc<AddressSet>>,
 }
 
 impl Fence {
     pub fn new(agreed: PeerRanges, own: OwnRanges) -> Self {
-        Self { agreed: Arc::new(agreed), own: Arc::new(own), declared: None }
+        Self { agreed: agreed_set(&agreed), own: Arc::new(OwnSets::from(&own)), declared: None }
     }
 
     /// The same fence under what the peer's cluster record says. It narrows what was agreed and never widens
     /// it; a record without ranges narrows nothing.
     pub fn narrowed(&self, declared: Option<&Ranges>) -> Self {
-        let declared = declared.filter(|ranges| !ranges.is_empty()).map(|ranges| Arc::new(ranges.clone()));
+        let declared = declared.filter(|ranges| !ranges.is_empty()).map(|ranges| Arc::new(ranges.set()));
         Self { declared, ..self.clone() }
+    }
+
+    /// The same fence by another peer file.
+    pub fn with_agreed(&self, agreed: &PeerRanges) -> Self {
+        Self { agreed: agreed_set(agreed), ..self.clone() }
+    }
+
+    /// Where an address may be judged otherwise than by another fence.
+    pub(crate) fn differences(&self, other: &Self) -> AddressSet {
+        let optional = |one: &Option<Arc<AddressSet>>, other: &Option<Arc<AddressSet>>| match (one, other) {
+            (None, None) => AddressSet::default(),
+            (Some(one), Some(other)) => one.differences(other),
+            _ => AddressSet::everything(),
+        };
+        let (own, others) = (&*self.own, &*other.own);
+        let kinds =
+            [(&own.pods, &others.pods), (&own.services, &others.services), (&own.nodes, &others.nodes)];
+        let own = kinds.into_iter().map(|(one, other)| one.differences(other));
+        let peers = [optional(&self.agreed, &other.agreed), optional(&self.declared, &other.declared)];
+        own.chain(peers).flat_map(AddressSet::into_ranges).collect()
     }
 
     /// The same fence for another extent of this cluster.
     pub fn with_own(&self, own: OwnRanges) -> Self {
-        Self { own: Arc::new(own), ..self.clone() }
+        Self { own: Arc::new(OwnSets::from(&own)), ..self.clone() }
     }
 
     /// Whether only the peer's own word limits its addresses.
     pub fn is_declared(&self) -> bool {
-        matches!(*self.agreed, PeerRanges::Declared(_))
+        self.agreed.is_none()
     }
 
     /// Whether a backend of the peer may have this address.
     pub fn check(&self, address: IpAddr) -> Result<(), FenceRejection> {
+        self.check_carried(address)?;
+        match &self.declared {
+            Some(ranges) if !ranges.contains(address) => Err(FenceRejection::NotDeclared { address }),
+            None if self.is_declared() => Err(FenceRejection::NoRanges { address }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a backend that an earlier process took from the peer may stay until the peer has spoken: what its cluster
+    /// record declares is not known yet.
+    pub fn check_carried(&self, address: IpAddr) -> Result<(), FenceRejection> {
+        #[cfg(test)]
+        tests::CHECKS.with(|checks| checks.set(checks.get() + 1));
         if let Some(what) = forbidden(address) {
             return Err(FenceRejection::Forbidden { address, what });
         }
         self.check_own(address)?;
-        match &*self.agreed {
-            PeerRanges::Agreed(ranges) if !ranges.contains(address) => {
-                return Err(FenceRejection::NotAgreed { address });
-            }
-            PeerRanges::Declared(_) if self.declared.is_none() => {
-                return Err(FenceRejection::NoRanges { address });
-            }
-            PeerRanges::Agreed(_) | PeerRanges::Declared(_) => {}
-        }
-        match &self.declared {
-            Some(ranges) if !ranges.contains(address) => Err(FenceRejection::NotDeclared { address }),
+        match &self.agreed {
+            Some(ranges) if !ranges.contains(address) => Err(FenceRejection::NotAgreed { address }),
             _ => Ok(()),
         }
     }
@@ -148,11 +214,18 @@ impl Fence {
     fn check_own(&self, address: IpAddr) -> Result<(), FenceRejection> {
         let own = [("pod", &self.own.pods), ("service", &self.own.services), ("node", &self.own.nodes)];
         for (what, ranges) in own {
-            if let Some(range) = ranges.iter().find(|range| range.contains(&address)) {
-                return Err(FenceRejection::Own { address, range: *range, what });
+            if let Some(range) = ranges.range_of(address) {
+                return Err(FenceRejection::Own { address, range, what });
             }
         }
         Ok(())
+    }
+}
+
+fn agreed_set(agreed: &PeerRanges) -> Option<Arc<AddressSet>> {
+    match agreed {
+        PeerRanges::Agreed(ranges) => Some(Arc::new(ranges.set())),
+        PeerRanges::Declared(_) => None,
     }
 }
 
@@ -203,8 +276,13 @@ fn forbidden_v6(address: Ipv6Addr) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    thread_local! {
+        /// How often an address was checked by this thread.
+        pub(crate) static CHECKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -273,6 +351,24 @@ mod tests {
             );
         }
         assert_eq!(fence.check(ip("10.2.0.1")), Ok(()));
+    }
+
+    #[test]
+    fn a_record_takes_the_ranges_of_any_number_of_nodes() {
+        let node = |n: u32| IpNet::from(IpAddr::from((0x0a00_0000 + n * 3).to_be_bytes()));
+        let pods = |n: u32| IpNet::new(IpAddr::from((0x6440_0000 + (n << 8)).to_be_bytes()), 24).unwrap();
+        let nodes: Vec<_> = (0..5000).map(node).collect();
+        let own = OwnRanges {
+            pods: (0..5000).map(|n| pods(n * 2)).collect(),
+            services: Vec::new(),
+            nodes: nodes.clone(),
+        };
+        let exported = own.exported();
+        assert!(exported.len() <= MAX_RANGES, "{}", exported.len());
+        let set = exported.set();
+        assert!(own.pods.iter().chain(&nodes).all(|range| set.contains(range.network())));
+        let few = OwnRanges { nodes: nodes[..1024].to_vec(), ..OwnRanges::default() };
+        assert_eq!(few.exported().nodes, few.nodes, "as they are where they fit");
     }
 
     #[test]

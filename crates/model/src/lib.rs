@@ -2,13 +2,17 @@
 //!
 //! Nothing here is async, does I/O, reads a clock, or knows Kubernetes clients, etcd or eBPF.
 
+mod address_set;
 pub mod annotation;
 pub mod change;
 pub mod desired;
+pub mod explain;
 pub mod export;
 pub mod fence;
 pub mod merge;
 pub mod name;
+mod ports;
+pub mod reason;
 pub mod record;
 pub mod select;
 pub mod snapshot;

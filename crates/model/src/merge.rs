@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::desired::{BackendState, DesiredBackend, DesiredService, Frontend};
+use crate::desired::{BackendState, DesiredBackend, DesiredService, Frontend, MAX_GROUPS};
 use crate::name::{ClusterId, ServiceName};
-use crate::select::{self, Candidate};
-use crate::snapshot::{Service, ServicePort, SlicePort};
+pub use crate::ports::match_ports;
+use crate::ports::targets;
+use crate::select::{Candidate, Choice};
+use crate::snapshot::{Service, ServicePort};
 use crate::view::PeerService;
 
 /// What a merge looks at.
@@ -22,12 +24,13 @@ pub struct Merge<'a> {
     pub local: &'a Service,
     /// The service at the peers that have spoken and have it, in any order, each peer once.
     pub peers: &'a [(ClusterId, Arc<PeerService>)],
-    /// Groups that restored maps hold of clusters that have not spoken yet. A cluster that has spoken, even if
-    /// it does not have the service, must not be among them.
+    /// Groups that restored maps hold of clusters that have not spoken yet. A peer that has spoken, even if it does
+    /// not have the service, must not be among them. The own cluster's is added to what it says: not all of that can
+    /// be read.
     pub carried: &'a dyn Fn(&Frontend) -> Vec<CarriedGroup>,
 }
 
-/// A group that the maps hold of a cluster that has not spoken yet.
+/// A group that the maps hold of a cluster that has not spoken yet, or not completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedGroup {
     pub cluster: ClusterId,
@@ -54,10 +57,10 @@ pub enum LeftOut {
     )]
     Port { cluster: ClusterId, port: ServicePort },
     #[error(
-        "{groups} clusters take no part in {address} port {port}/{protocol}: a frontend has room for 16",
-        address = frontend.address, port = frontend.port, protocol = frontend.protocol
+        "{} clusters take no part in {address} port {port}/{protocol}: a frontend has room for {MAX_GROUPS}",
+        clusters.len(), address = frontend.address, port = frontend.port, protocol = frontend.protocol
     )]
-    Groups { frontend: Frontend, groups: usize },
+    Groups { frontend: Frontend, clusters: Vec<ClusterId> },
 }
 
 /// Merges one service. Nothing comes of a local Service without ClusterIPs, nor of one whose connections must not
@@ -72,26 +75,26 @@ pub fn merge_reported(input: &Merge<'_>) -> Merged {
     if frontends(input.local).next().is_none() {
         return merged;
     }
-    let matches: Vec<_> = input
-        .peers
-        .iter()
-        .filter(|(cluster, _)| *cluster != input.own)
-        .map(|(cluster, service)| (*cluster, service, match_ports(&input.local.ports, service.ports())))
-        .collect();
-    for (cluster, _, ports) in &matches {
-        let unmatched = input.local.ports.iter().zip(ports).filter(|(_, remote)| remote.is_none());
+    let peers = input.peers.iter().filter(|(cluster, _)| *cluster != input.own);
+    let mut offers = Vec::new();
+    for (cluster, service) in peers {
+        let ports = match_ports(&input.local.ports, service.ports());
+        let unmatched = input.local.ports.iter().zip(&ports).filter(|(_, remote)| remote.is_none());
         let left_out = unmatched.map(|(port, _)| LeftOut::Port { cluster: *cluster, port: port.clone() });
         merged.left_out.extend(left_out);
+        offers.push((*cluster, service, targets(&ports, service.slices().iter().map(|slice| slice.ports()))));
     }
+    let own_ports: Vec<Option<&ServicePort>> = input.local.ports.iter().map(Some).collect();
+    let own_targets = targets(&own_ports, input.local.slices.values().map(|slice| slice.ports.as_slice()));
     for (frontend, index) in frontends(input.local) {
-        let port = &input.local.ports[index];
         let mut candidates = BTreeMap::new();
-        candidates.insert(input.own, local_candidate(input.local, port, &frontend));
-        for (cluster, service, ports) in &matches {
-            let Some(remote) = ports[index] else { continue };
-            offer(&mut candidates, *cluster, peer_backends(service, remote, &frontend));
+        let listen = own_targets.iter().map(|targets| targets[index]);
+        candidates.insert(input.own, local_candidate(input.local, listen, &frontend));
+        for (cluster, service, targets) in &offers {
+            let listen = targets.iter().map(|targets| targets[index]);
+            offer(&mut candidates, *cluster, peer_backends(service, listen, &frontend));
         }
-        merged.add(input, frontend, port, candidates);
+        merged.add(input, frontend, &input.local.ports[index], candidates);
     }
     merged.left_out.sort_unstable();
     merged
@@ -115,16 +118,19 @@ impl Merged {
         port: &ServicePort,
         mut candidates: BTreeMap<ClusterId, Candidate>,
     ) {
-        let own_ready = candidates.get(&input.own).is_some_and(Candidate::has_active);
         for group in (input.carried)(&frontend) {
             let spoken = input.peers.iter().any(|(cluster, _)| *cluster == group.cluster);
-            if group.cluster != input.own && !spoken {
+            if group.cluster == input.own {
+                offer(&mut candidates, input.own, group.backends.into_iter());
+            } else if !spoken {
                 candidates.insert(group.cluster, Candidate::new(group.backends, Some(group.weight)));
             }
         }
-        let selected = select::select(input.local.scope.affinity, input.own, candidates);
-        if selected.left_out > 0 {
-            self.left_out.push(LeftOut::Groups { frontend, groups: selected.left_out });
+        let own_ready = candidates.get(&input.own).is_some_and(Candidate::has_active);
+        let choice = Choice { affinity: input.local.scope.affinity, own: input.own, service: input.name };
+        let selected = choice.select(candidates);
+        if !selected.left_out.is_empty() {
+            self.left_out.push(LeftOut::Groups { frontend, clusters: selected.left_out });
         }
         let desired = DesiredService {
             service: input.name.clone(),
@@ -145,38 +151,20 @@ fn offer(
     candidates.entry(cluster).or_default().extend(backends);
 }
 
-/// For every local port the remote port that serves it: the one of the same name and protocol, else the one of
-/// the same protocol and number unless that was taken by name. A port without a name has no match by name.
-pub fn match_ports<'r>(local: &[ServicePort], remote: &'r [ServicePort]) -> Vec<Option<&'r ServicePort>> {
-    let by_name = |port: &ServicePort| {
-        let named = |other: &&ServicePort| other.name == port.name && other.protocol == port.protocol;
-        port.name.as_ref().and_then(|_| remote.iter().find(named))
-    };
-    let named: Vec<Option<&ServicePort>> = local.iter().map(by_name).collect();
-    let taken = |other: &ServicePort| named.iter().flatten().any(|taken| std::ptr::eq(*taken, other));
-    let by_number = |port: &ServicePort| {
-        let same = |other: &&ServicePort| other.port == port.port && other.protocol == port.protocol;
-        remote.iter().find(|other| same(other) && !taken(other))
-    };
-    local.iter().zip(&named).map(|(port, named)| named.or_else(|| by_number(port))).collect()
-}
-
-/// Where the endpoints of a slice listen for a Service port: Kubernetes gives both the same name.
-pub(crate) fn target(ports: &[SlicePort], service_port: &ServicePort) -> Option<u16> {
-    let same = |port: &&SlicePort| port.name == service_port.name && port.protocol == service_port.protocol;
-    ports.iter().find(same).map(|port| port.port)
-}
-
 fn same_family(address: IpAddr, frontend: &Frontend) -> bool {
     address.is_ipv4() == frontend.address.is_ipv4()
 }
 
-/// The own cluster's backends without those that topology hints keep from this node's clients. The cluster's share
+/// The own cluster's backends, by where each slice listens, without those that topology hints keep from this node's clients. The cluster's share
 /// of connections is that of all of them.
-fn local_candidate(local: &Service, port: &ServicePort, frontend: &Frontend) -> Candidate {
+fn local_candidate(
+    local: &Service,
+    listen: impl Iterator<Item = Option<u16>>,
+    frontend: &Frontend,
+) -> Candidate {
     let (mut near, mut active, mut all_near) = (Vec::new(), BTreeSet::new(), true);
-    for slice in local.slices.values() {
-        let Some(target) = target(&slice.ports, port) else { continue };
+    for (slice, target) in local.slices.values().zip(listen) {
+        let Some(target) = target else { continue };
         for endpoint in slice.endpoints.iter().filter(|it| same_family(it.address, frontend)) {
             let Some(state) = endpoint.condition.state() else { continue };
             let backend = DesiredBackend { address: endpoint.address, port: target, state };
@@ -196,11 +184,11 @@ fn local_candidate(local: &Service, port: &ServicePort, frontend: &Frontend) -> 
 
 fn peer_backends<'a>(
     service: &'a PeerService,
-    port: &'a ServicePort,
+    listen: impl Iterator<Item = Option<u16>> + 'a,
     frontend: &'a Frontend,
 ) -> impl Iterator<Item = DesiredBackend> + 'a {
-    let slices = service.slices().iter();
-    let targets = slices.filter_map(|slice| Some((slice, target(slice.ports(), port)?)));
+    let slices = service.slices().iter().zip(listen);
+    let targets = slices.filter_map(|(slice, target)| Some((slice, target?)));
     targets.flat_map(move |(slice, target)| {
         slice.endpoints().filter_map(move |endpoint| {
             let backend =

@@ -19,6 +19,8 @@ pub enum NameError {
     Form { what: &'static str, value: String, form: &'static str },
     #[error("cluster id {value} is outside 1–4095")]
     ClusterId { value: u64 },
+    #[error("cluster id {value:?} is no number; write one within 1–4095")]
+    NoClusterId { value: String },
 }
 
 fn is_label(value: &str) -> bool {
@@ -163,9 +165,9 @@ impl TryFrom<u64> for ClusterId {
 
 impl std::str::FromStr for ClusterId {
     type Err = NameError;
-    /// Text that is no number counts as an id outside the range.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text.parse().unwrap_or(0))
+        let short = || text.chars().take(80).collect();
+        text.parse().map_err(|_| NameError::NoClusterId { value: short() }).and_then(Self::new)
     }
 }
 
@@ -264,7 +266,9 @@ mod tests {
         assert_eq!(ClusterId::new(4095).map(ClusterId::value), Ok(4095));
         assert!(ClusterId::new(0).is_err());
         assert!(ClusterId::new(4096).is_err());
-        assert!("x".parse::<ClusterId>().is_err());
+        let told = |text: &str| text.parse::<ClusterId>().unwrap_err().to_string();
+        assert_eq!(told("abc"), "cluster id \"abc\" is no number; write one within 1–4095");
+        assert_eq!(told("5000"), "cluster id 5000 is outside 1–4095");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod alive;
 mod cluster;
 mod key;
+pub mod limits;
 mod node;
 mod port;
 mod rejection;
@@ -20,27 +21,15 @@ use serde::{Deserialize, Serialize};
 pub use alive::AliveRecord;
 pub use cluster::{ClusterRecord, Incarnation, SCHEMA};
 pub use key::{KeyError, KeyRange, Kind, PREFIX, RecordKey, SyncedKind};
+pub use limits::{MAX_PORTS, MAX_RANGES, MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, MAX_VALUE_BYTES};
 pub use node::node_entry;
 pub use rejection::{Fault, Reason, Rejection};
 pub use service::ServiceRecord;
-pub(crate) use slice::Chunk;
 pub use slice::SliceRecord;
+pub(crate) use slice::{Chunk, still_listed};
 pub use synced::SyncedRecord;
 
 use crate::snapshot::Node;
-
-/// Largest value in bytes; a larger one is refused before it is parsed. etcd's own default limit of a whole
-/// request is 1.5 MiB.
-pub const MAX_VALUE_BYTES: usize = 1 << 20;
-/// How many endpoints a writer puts into one slice record. A reader takes as many as fit the value.
-pub const MAX_SLICE_ENDPOINTS: usize = 100;
-/// How many endpoints of one service of one cluster a reader uses; whole slices beyond it, in the order of
-/// their names, are left out and counted.
-pub const MAX_SERVICE_ENDPOINTS: usize = 100_000;
-/// How many ports a service or slice record may have.
-pub const MAX_PORTS: usize = 256;
-/// How many address ranges a cluster record may have.
-pub const MAX_RANGES: usize = 1024;
 
 /// A key and its value, as written to etcd.
 pub type Entry = (String, Vec<u8>);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::annotation::Affinity;
 use crate::desired::{BackendState, DesiredBackend, DesiredGroup, MAX_GROUPS};
-use crate::name::ClusterId;
+use crate::name::{ClusterId, ServiceName};
 
 /// What one cluster offers to a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,12 +42,13 @@ impl Candidate {
     }
 }
 
-/// The groups of a frontend, and how many found no room.
+/// The groups of a frontend, and whose found no room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selected {
     /// Sorted by tier, then cluster.
     pub groups: Vec<DesiredGroup>,
-    pub left_out: usize,
+    /// Sorted.
+    pub left_out: Vec<ClusterId>,
 }
 
 /// The tier of a cluster: 0 is preferred.
@@ -59,21 +60,52 @@ pub fn tier(affinity: Affinity, own: ClusterId, cluster: ClusterId) -> u8 {
     }
 }
 
-/// Groups the active backends; only when no cluster has one, those that serve and terminate. Of more than
-/// [`MAX_GROUPS`] groups those of the lowest tier stay, then the largest, then the lowest cluster ids.
-pub fn select(affinity: Affinity, own: ClusterId, candidates: BTreeMap<ClusterId, Candidate>) -> Selected {
-    let state = if candidates.values().any(Candidate::has_active) {
-        BackendState::Active
-    } else {
-        BackendState::Terminating
-    };
-    let groups = candidates.into_iter().filter_map(|(cluster, candidate)| {
-        candidate.into_group(cluster, tier(affinity, own, cluster), state)
-    });
-    let mut groups: Vec<DesiredGroup> = groups.collect();
-    groups.sort_by_key(|group| (group.tier, std::cmp::Reverse(group.weight), group.cluster));
-    let left_out = groups.len().saturating_sub(MAX_GROUPS);
-    groups.truncate(MAX_GROUPS);
-    groups.sort_by_key(|group| (group.tier, group.cluster));
-    Selected { groups, left_out }
+/// Whose backends a frontend takes, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    pub affinity: Affinity,
+    pub own: ClusterId,
+    pub service: &'a ServiceName,
+}
+
+impl Choice<'_> {
+    /// Groups the active backends; only when no cluster has one, those that serve and terminate. Of more than
+    /// [`MAX_GROUPS`] groups the own cluster's stays, then those of the lowest tier, and among these the first by a hash
+    /// of service and cluster: the same on every node, whatever the number of backends, and for each service others.
+    pub fn select(self, candidates: BTreeMap<ClusterId, Candidate>) -> Selected {
+        let state = if candidates.values().any(Candidate::has_active) {
+            BackendState::Active
+        } else {
+            BackendState::Terminating
+        };
+        let groups = candidates.into_iter().filter_map(|(cluster, candidate)| {
+            candidate.into_group(cluster, tier(self.affinity, self.own, cluster), state)
+        });
+        let mut groups: Vec<DesiredGroup> = groups.collect();
+        let mut left_out = Vec::new();
+        if groups.len() > MAX_GROUPS {
+            groups.sort_by_cached_key(|group| self.place(group));
+            left_out.extend(groups.drain(MAX_GROUPS..).map(|group| group.cluster));
+            left_out.sort_unstable();
+        }
+        groups.sort_by_key(|group| (group.tier, group.cluster));
+        Selected { groups, left_out }
+    }
+
+    fn place(self, group: &DesiredGroup) -> (bool, u8, u64, ClusterId) {
+        (group.cluster != self.own, group.tier, hash(self.service, group.cluster), group.cluster)
+    }
+}
+
+/// FNV-1a over the name, mixed with the id as in splitmix64, so that neighbouring ids are far apart. Never changes: all
+/// nodes have to agree, also while some of them are upgraded.
+fn hash(service: &ServiceName, cluster: ClusterId) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let name = service.as_str().bytes();
+    let name = name.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    let mut mixed = name.wrapping_add(u64::from(cluster.value()).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::Scope;
@@ -38,10 +38,47 @@ pub struct ClusterSnapshot {
     /// Only Services that are global by annotation and can be balanced.
     pub services: OrdMap<ServiceName, Arc<Service>>,
     pub nodes: OrdMap<NodeName, Arc<Node>>,
+    /// What else there is, or may be.
+    pub unread: Unread,
+}
+
+/// What a source holds but cannot read, and of which it knows no earlier value. It may be as it was published before
+/// this process began, so whatever it may be is not deleted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unread {
+    /// Services, global or not, with those of their slices that can be read.
+    pub services: OrdMap<ServiceName, BTreeMap<SliceName, Arc<Slice>>>,
+    /// Slices by namespace and name: which Service they belong to is not known.
+    pub slices: OrdSet<(String, SliceName)>,
+    pub nodes: OrdSet<NodeName>,
+    /// There is something that does not even tell its name, so it may be any object of before.
+    pub anything: bool,
+    /// Services some of whose slices are as an earlier process wrote them down, which may not have been the last that it
+    /// read of them.
+    pub stale: OrdSet<ServiceName>,
+}
+
+impl Unread {
+    /// Whether everything that there is has an earlier value, if a stale one.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.slices.is_empty() && self.nodes.is_empty() && !self.anything
+    }
+
+    /// Whether a Service of which nothing was read may be there all the same.
+    pub fn may_be_service(&self, name: &ServiceName) -> bool {
+        self.anything || self.services.contains_key(name)
+    }
+
+    /// Whether a Service may have more slices than those that were read, or other endpoints in them.
+    pub fn may_have_slices(&self, service: &ServiceName) -> bool {
+        self.anything
+            || self.stale.contains(service)
+            || self.slices.iter().any(|(namespace, _)| namespace == service.namespace())
+    }
 }
 
 /// A global Service with its EndpointSlices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub scope: Scope,
     /// One or two (dual stack); never empty.
@@ -68,8 +105,16 @@ pub struct ServicePort {
     pub port: u16,
 }
 
+impl std::fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, protocol, port } = self;
+        name.iter().try_for_each(|name| write!(f, "{name} "))?;
+        write!(f, "{port}/{protocol}")
+    }
+}
+
 /// One EndpointSlice: its endpoints all serve the same ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<Endpoint>,
@@ -86,7 +131,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The first of the slice's addresses for this endpoint: all are fungible and the first is to be used
     /// (Kubernetes' EndpointSlice API).
@@ -101,7 +146,7 @@ pub struct Endpoint {
 }
 
 /// Conditions of an endpoint (Kubernetes' EndpointConditions, KEP-1672), with their defaults applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Condition {
     pub ready: bool,
     pub serving: bool,
@@ -128,7 +173,7 @@ impl Condition {
 }
 
 /// A Node of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<ipnet::IpNet>,

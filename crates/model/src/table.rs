@@ -124,6 +124,22 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         &self.entries
     }
 
+    /// The value of a key in the list that is being received, else the visible one.
+    pub(crate) fn latest(&self, key: &K) -> Option<&V> {
+        self.listing.as_ref().unwrap_or(&self.entries).get(key)
+    }
+
+    /// The entry with the last key, in the list that is being received, else among the visible ones.
+    pub(crate) fn last(&self) -> Option<(&K, &V)> {
+        self.listing.as_ref().unwrap_or(&self.entries).get_max().map(|(key, value)| (key, value))
+    }
+
+    /// Forgets an entry for want of room, in the list that is being received, else among the visible ones.
+    pub(crate) fn evict(&mut self, key: &K) {
+        self.stale.remove(key);
+        self.listing.as_mut().unwrap_or(&mut self.entries).remove(key);
+    }
+
     /// The first key that is not less than `from`, if it fits; among what is being listed or what is visible.
     pub(crate) fn find_key(&self, from: &K, fits: impl Fn(&K) -> bool) -> Option<&K> {
         let all = self.listing.iter().chain([&self.entries]);

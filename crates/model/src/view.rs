@@ -9,10 +9,19 @@
 //! marker. A cluster record with another id or name
 //! refuses the whole peer: what was published stays as it is until a good record comes.
 
+mod asked;
+mod changes;
 mod difference;
+mod faults;
+mod interest;
+mod judge;
+#[cfg(test)]
+mod judge_tests;
 mod listing;
 mod pool;
 mod publish;
+mod quota;
+mod records;
 mod rejections;
 mod service;
 mod snapshot;
@@ -20,24 +29,29 @@ mod snapshot;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::OrdSet;
 
 pub use difference::EndpointChange;
+pub use faults::Faults;
+pub use interest::Interest;
+pub use quota::{Cut, Excess, Quota};
 pub use rejections::{RECENT_REJECTIONS, Rejections};
 pub use service::{PeerEndpoint, PeerService, PeerSlice};
 pub use snapshot::PeerSnapshot;
 
+use faults::RecordFault;
+use judge::Looked;
 use listing::{Listing, Markers};
-use pool::Pool;
-use service::Offer;
+use publish::Published;
+use records::Records;
 
-use crate::fence::{Fence, OwnRanges};
+use crate::fence::Fence;
 use crate::name::{ClusterId, ClusterName, ServiceName, SliceName};
+use crate::reason::Reason;
 use crate::record::{
     self, AliveRecord, ClusterRecord, Fault, Record, RecordKey, Rejection, SliceRecord, SyncedKind,
 };
-use crate::snapshot::SlicePort;
-use crate::table::{Knowledge, Table};
+use crate::table::Knowledge;
 
 /// What the reader's peer file says of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,13 +64,6 @@ pub struct PeerPin {
 /// A slice's place. `None` sorts before every slice of its service.
 type SliceKey = (ServiceName, Option<SliceName>);
 
-/// Which slices a changed fence was held against.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Looked {
-    AtAll,
-    AtNothing,
-}
-
 /// The state machine behind [`PeerSnapshot`].
 #[derive(Debug)]
 pub struct PeerView {
@@ -66,45 +73,57 @@ pub struct PeerView {
     cluster: Option<Arc<ClusterRecord>>,
     refused: Option<Rejection>,
     alive: Option<AliveRecord>,
-    services: Table<ServiceName, Arc<Offer>>,
-    offers: Pool<Offer>,
-    /// As published, before the fence.
-    slices: Table<SliceKey, Arc<PeerSlice>>,
-    slice_ports: Pool<Vec<SlicePort>>,
+    records: Records,
+    interest: Interest,
+    quota: Quota,
+    /// Services of which all records are known, or would be if there were any; none: all services.
+    tracked: Option<OrdSet<ServiceName>>,
+    /// Services that are asked for and of which nothing has been read yet.
+    unread: BTreeSet<ServiceName>,
+    /// The list had more records than these.
+    records_cut: Option<u64>,
     markers: Markers,
     listing: Option<Listing>,
     listed: bool,
     synced: bool,
     /// Services whose published form may be out of date.
     dirty: BTreeSet<ServiceName>,
-    published: OrdMap<ServiceName, Arc<PeerService>>,
-    /// Behind which fence all of `published` is.
-    published_fence: Fence,
-    endpoints: usize,
+    published: Published,
+    /// Slices with endpoints that the fence may judge otherwise than when they were published.
+    judged_anew: BTreeSet<SliceKey>,
     rejections: Rejections,
+    faults: Faults,
 }
 
 impl PeerView {
+    /// Everything that the peer says is kept.
     pub fn new(pin: PeerPin) -> Self {
+        Self::bounded(pin, Interest::Everything, Quota::NONE)
+    }
+
+    /// Keeps what is of interest, within a quota.
+    pub fn bounded(pin: PeerPin, interest: Interest, quota: Quota) -> Self {
         Self {
             fence: pin.fence.clone(),
-            published_fence: pin.fence.clone(),
+            judged_anew: BTreeSet::new(),
             pin,
             cluster: None,
             refused: None,
             alive: None,
-            services: Table::default(),
-            offers: Pool::default(),
-            slices: Table::default(),
-            slice_ports: Pool::default(),
+            records: Records::new(quota.bytes),
+            tracked: interest.names().map(|_| OrdSet::new()),
+            unread: BTreeSet::new(),
+            interest,
+            quota,
+            records_cut: None,
             markers: Markers::default(),
             listing: None,
             listed: false,
             synced: false,
             dirty: BTreeSet::new(),
-            published: OrdMap::new(),
-            endpoints: 0,
+            published: Published::default(),
             rejections: Rejections::default(),
+            faults: Faults::default(),
         }
     }
 
@@ -114,9 +133,8 @@ impl PeerView {
 
     /// Begins a list of everything at one revision; a list that did not end is forgotten.
     pub fn begin_list(&mut self) {
-        self.listing = Some(Listing::default());
-        self.services.begin_list();
-        self.slices.begin_list();
+        self.listing = Some(Listing { tracked: self.interest.names(), ..Listing::default() });
+        self.records.begin_list();
     }
 
     /// One entry of the list that was begun, in any order.
@@ -129,20 +147,27 @@ impl PeerView {
     pub fn end_list(&mut self) {
         let Some(listing) = self.listing.take() else { return };
         self.markers = listing.markers;
+        self.faults.end_list(listing.faults);
         self.alive = listing.alive.or(self.alive);
-        let changed = self.services.end_list(knowledge(self.markers.services));
-        self.dirty.extend(changed);
-        let changed = self.slices.end_list(knowledge(self.markers.endpoints));
+        let (services, endpoints) = (knowledge(self.markers.services), knowledge(self.markers.endpoints));
+        let (services_changed, changed) = self.records.end_list(services, endpoints);
+        self.dirty.extend(services_changed);
+        self.records_cut = listing.records_cut;
+        // What is kept for want of knowledge goes on being followed.
+        let partial = (services, endpoints) != (Knowledge::Complete, Knowledge::Complete);
+        let before = self.tracked.take().filter(|_| partial).unwrap_or_default();
+        self.tracked = listing.tracked.map(|tracked| tracked.union(before));
+        self.note_unread();
         self.listed = true;
         let looked = match (listing.cluster, listing.foreign) {
             (Some(cluster), _) => self.apply_cluster(cluster),
             (None, Some(foreign)) => {
                 self.refused = Some(foreign);
-                Looked::AtNothing
+                Looked::Nothing
             }
-            (None, None) => Looked::AtNothing,
+            (None, None) => Looked::Nothing,
         };
-        if looked == Looked::AtNothing {
+        if looked != Looked::All {
             changed.iter().for_each(|key| self.note_fenced(key));
         }
         self.dirty.extend(changed.into_iter().map(|(service, _)| service));
@@ -158,9 +183,12 @@ impl PeerView {
         if *parsed.cluster() != self.pin.name {
             return self.put_foreign(key, &parsed);
         }
+        if !self.takes(&parsed) {
+            return;
+        }
         match record::parse_value(&parsed, value) {
             Ok(record) => self.accept(key, parsed, record),
-            Err(fault) => self.refuse_value(&parsed, Rejection::new(key, fault)),
+            Err(fault) => self.refuse_value(&parsed, value, Rejection::new(key, fault)),
         }
         self.note_spoken();
     }
@@ -173,13 +201,15 @@ impl PeerView {
         }
         match parsed {
             RecordKey::Service(_, name) => {
-                if self.services.delete(&name, knowledge(self.markers.services)) {
+                self.faults.remove(&(name.clone(), None));
+                if self.records.delete_service(&name, knowledge(self.markers.services)) {
                     self.dirty.insert(name);
                 }
             }
             RecordKey::Slice(_, service, slice) => {
                 let key = (service, Some(slice));
-                if self.slices.delete(&key, knowledge(self.markers.endpoints)) {
+                self.faults.remove(&key);
+                if self.records.delete_slice(&key, knowledge(self.markers.endpoints)) {
                     self.dirty.insert(key.0);
                 }
             }
@@ -197,10 +227,14 @@ impl PeerView {
             refused: self.refused.clone(),
             alive: self.alive,
             synced: self.synced,
-            services: self.published.clone(),
-            endpoints: self.endpoints,
+            services: self.published.services.clone(),
+            endpoints: self.published.endpoints,
             rejected: self.rejections.by_reason().clone(),
             recent_rejections: self.rejections.recent(),
+            faults: self.faults.clone(),
+            tracked: self.tracked.clone(),
+            cuts: self.cuts(),
+            bytes: self.records.bytes(),
         })
     }
 
@@ -218,12 +252,19 @@ impl PeerView {
         self.reject(rejection);
     }
 
-    fn refuse_value(&mut self, key: &RecordKey, rejection: Rejection) {
+    fn refuse_value(&mut self, key: &RecordKey, value: &[u8], rejection: Rejection) {
         self.reject(rejection.clone());
         match key {
             RecordKey::Cluster(_) if rejection.fault.refuses_peer() => self.take_cluster(Err(rejection)),
-            RecordKey::Service(_, name) => self.services.keep(name),
-            RecordKey::Slice(_, service, slice) => self.slices.keep(&(service.clone(), Some(slice.clone()))),
+            RecordKey::Service(_, name) => {
+                self.records.keep_service(name);
+                self.note_fault((name.clone(), None), Some(RecordFault::refused(&rejection)));
+            }
+            RecordKey::Slice(_, service, slice) => {
+                let key = (service.clone(), Some(slice.clone()));
+                self.withdraw(&key, value, &rejection.fault);
+                self.note_fault(key, Some(RecordFault::refused(&rejection)));
+            }
             _ => {}
         }
     }
@@ -236,12 +277,13 @@ impl PeerView {
                 None => self.alive = Some(record),
             },
             (RecordKey::Service(_, name), Record::Service(record)) => {
-                let name = self.known_name(name);
-                let changed = self.services.put(name.clone(), self.offers.share(record.into()));
+                let name = self.records.known_name(name);
+                self.note_ports(text, (name.clone(), None), record.ports_left_out);
+                let changed = self.records.put_service(name.clone(), record);
                 self.dirty.extend(changed.then_some(name));
             }
             (RecordKey::Slice(_, service, slice), Record::Slice(record)) => {
-                let service = self.known_name(service);
+                let service = self.records.known_name(service);
                 self.accept_slice(text, (service, Some(slice)), record);
             }
             (RecordKey::Synced(_, kind), Record::Synced(_)) => match &mut self.listing {
@@ -254,21 +296,17 @@ impl PeerView {
     }
 
     fn accept_slice(&mut self, text: &str, key: SliceKey, record: SliceRecord) {
+        self.note_ports(text, key.clone(), record.ports_left_out);
         if let Some(fault) = record.first_refused.clone() {
-            self.rejections.add(&Rejection::new(text, fault), record.refused as u64);
+            let rejection = Rejection::new(text, fault);
+            self.rejections.add(&rejection, record.refused as u64);
+            let fault = RecordFault::endpoints(Reason::EndpointRefused, &rejection, record.refused);
+            self.note_fault(key.clone(), Some(fault));
         }
-        let slice = PeerSlice::new(record, &mut self.slice_ports);
-        if self.slices.put(key.clone(), Arc::new(slice)) {
+        if self.records.put_slice(key.clone(), record) {
             self.note_fenced(&key);
             self.dirty.insert(key.0);
         }
-    }
-
-    /// The same name as a slice of the service has it, so that all of a service's entries share one text.
-    fn known_name(&self, name: ServiceName) -> ServiceName {
-        let from = (name, None);
-        let known = self.slices.find_key(&from, |(known, _)| *known == from.0);
-        known.map_or(from.0.clone(), |(known, _)| known.clone())
     }
 
     fn accept_cluster(&mut self, text: &str, record: ClusterRecord) {
@@ -296,32 +334,12 @@ impl PeerView {
             Ok(record) => record,
             Err(rejection) => {
                 self.refused = Some(rejection);
-                return Looked::AtNothing;
+                return Looked::Nothing;
             }
         };
         self.refused = None;
         let first = self.cluster.replace(Arc::new(record)).is_none();
         self.set_fence(first)
-    }
-
-    /// This cluster's own ranges are others than before: every address of the peer is looked at again.
-    pub fn set_own_ranges(&mut self, own: OwnRanges) {
-        self.pin.fence = self.pin.fence.with_own(own);
-        self.set_fence(false);
-    }
-
-    /// Brings the fence up to date with pin and cluster record. Says whether it has looked at the endpoints of every
-    /// slice again; it does at the first record.
-    fn set_fence(&mut self, first: bool) -> Looked {
-        let fence = self.pin.fence.narrowed(self.cluster.as_ref().map(|record| &record.ranges));
-        if !first && fence == self.fence {
-            return Looked::AtNothing;
-        }
-        self.fence = fence;
-        let keys: Vec<SliceKey> = self.slices.entries().keys().cloned().collect();
-        keys.iter().for_each(|key| self.note_fenced(key));
-        self.dirty.extend(keys.into_iter().map(|(service, _)| service));
-        Looked::AtAll
     }
 
     /// A marker came or went outside a list. When one comes, what was stale goes.
@@ -331,27 +349,14 @@ impl PeerView {
             return;
         }
         match kind {
-            SyncedKind::Services => self.dirty.extend(self.services.drop_stale()),
+            SyncedKind::Services => self.dirty.extend(self.records.drop_stale_services()),
             SyncedKind::Endpoints => {
-                self.dirty.extend(self.slices.drop_stale().into_iter().map(|(service, _)| service));
+                let gone = self.records.drop_stale_slices();
+                gone.iter().for_each(|key| self.faults.remove(key));
+                self.dirty.extend(gone.into_iter().map(|(service, _)| service));
             }
             SyncedKind::Nodes => {}
         }
-    }
-
-    /// Counts the endpoints of a slice that the fence keeps out. Before the first cluster record there is no
-    /// telling.
-    fn note_fenced(&mut self, key: &SliceKey) {
-        if self.cluster.is_none() {
-            return;
-        }
-        let (Some(slice), (service, Some(name))) = (self.slices.get(key), key) else { return };
-        let mut refusals =
-            slice.endpoints().filter_map(|endpoint| self.fence.check(endpoint.address()).err());
-        let Some(first) = refusals.next() else { return };
-        let count = 1 + refusals.count() as u64;
-        let text = RecordKey::Slice(self.pin.name.clone(), service.clone(), name.clone()).to_string();
-        self.rejections.add(&Rejection::new(&text, Fault::OutsideFence(first)), count);
     }
 
     /// Whether what the peer says now is to be used.
@@ -361,7 +366,8 @@ impl PeerView {
 
     /// From here on the peer's word counts, also for what it does not mention.
     fn note_spoken(&mut self) {
-        self.synced |= self.is_believed() && self.markers.services && self.markers.endpoints;
+        let is_asked = !matches!(self.interest, Interest::Unknown) && self.unread.is_empty();
+        self.synced |= is_asked && self.is_believed() && self.markers.services && self.markers.endpoints;
     }
 }
 

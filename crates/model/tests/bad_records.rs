@@ -4,9 +4,10 @@
 
 mod support;
 
-use mesh_model::record::{MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, Reason, RecordKey};
+use mesh_model::reason::Reason as OutOfService;
+use mesh_model::record::{MAX_PORTS, MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, Reason, RecordKey};
 use mesh_model::snapshot::{Condition, Endpoint};
-use mesh_model::view::{PeerView, RECENT_REJECTIONS};
+use mesh_model::view::{PeerSnapshot, PeerView, RECENT_REJECTIONS};
 use support::*;
 
 const SERVICE: &str = "clustermesh/v1/services/empire/default/base";
@@ -335,8 +336,61 @@ fn a_bad_port_name_or_too_many_ports() {
         Reason::InvalidField,
         &["ports is invalid"],
     );
-    let many = format!(r#"{{"ports":[{}]}}"#, vec![r#"{"port":1}"#; 300].join(","));
-    keeps_good(SERVICE, many.as_bytes(), Reason::InvalidField, &["at most 256"]);
+}
+
+/// A slice of these endpoints with more ports than count.
+fn with_many_ports(endpoints: &str) -> String {
+    let more = vec![r#"{"port":1}"#; MAX_PORTS + 4].join(",");
+    format!(r#"{{"ports":[{{"name":"http","port":8080}},{more}],"endpoints":[{endpoints}]}}"#)
+}
+
+#[test]
+fn of_too_many_ports_the_first_count_and_the_endpoints_follow() {
+    let mut view = good();
+    view.put(SLICE, with_many_ports(r#"{"address":"10.2.0.2"}"#).as_bytes());
+    let seen = view.snapshot();
+    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::TooManyPorts)), (1, Some(&5)));
+    let faults = seen.faults.of(&service_name("default/base"));
+    assert_eq!(faults.iter().map(|fault| fault.reason).collect::<Vec<_>>(), [OutOfService::TooManyPorts]);
+    view.put(SLICE, with_many_ports("").as_bytes());
+    assert_eq!(view.snapshot().endpoints, 0, "what is gone is gone");
+    view.put(SERVICE, with_many_ports("").replace(r#""endpoints":[]"#, r#""shared":true"#).as_bytes());
+    assert!(view.snapshot().services.contains_key(&service_name("default/base")));
+}
+
+/// One slice that is refused and lists 10.2.0.2 only, as terminating.
+#[track_caller]
+fn withdraws(value: &str, reason: Reason) {
+    let only = ["10.2.0.2 Terminating"];
+    let mut view = good();
+    view.put(SLICE, value.as_bytes());
+    let seen = view.snapshot();
+    assert_eq!(seen.rejected.get(&reason), Some(&1), "{:?}", seen.recent_rejections);
+    let endpoints = |seen: &PeerSnapshot| {
+        let slices = seen.services[&service_name("default/base")].slices().to_vec();
+        slices
+            .iter()
+            .flat_map(|slice| slice.endpoints().map(|it| format!("{it:?}")).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(endpoints(&seen), only);
+    // The same in a list.
+    let mut entries = store(&empire(), &snapshot([]));
+    entries.insert(SERVICE.to_owned(), br#"{"ports":[{"name":"http","port":80}]}"#.to_vec());
+    entries.insert(SLICE.to_owned(), value.as_bytes().to_vec());
+    let mut view = good();
+    list(&mut view, &entries);
+    assert_eq!(endpoints(&view.snapshot()), only);
+}
+
+#[test]
+fn a_refused_slice_keeps_no_endpoint_that_it_no_longer_lists() {
+    let endpoints = r#""endpoints":[{"address":"10.2.0.2","ready":false,"serving":true,"terminating":true},{"address":"10.2.0.3"}]"#;
+    withdraws(&format!(r#"{{"ports":[{{"name":"http"}}],{endpoints}}}"#), Reason::PortZero);
+    withdraws(&format!(r#"{{"ports":[{{"name":"H T","port":1}}],{endpoints}}}"#), Reason::InvalidField);
+    withdraws(&format!(r#"{{"ports":7,{endpoints}}}"#), Reason::WrongType);
+    let padding = "x".repeat(1 << 20);
+    withdraws(&format!(r#"{{"future":"{padding}",{endpoints}}}"#), Reason::TooLarge);
 }
 
 #[test]
@@ -352,7 +406,8 @@ fn a_port_of_an_unknown_protocol_is_ignored_like_an_unknown_field() {
 
 #[test]
 fn a_value_of_2_mb() {
-    let mut value = br#"{"endpoints":[]}"#.to_vec();
+    // It does not say which endpoints there are.
+    let mut value = br#"{"ports":[]}"#.to_vec();
     value.resize(2_000_000, b' ');
     keeps_good(SLICE, &value, Reason::TooLarge, &["2000000 bytes", "1048576", "smaller slices"]);
     keeps_good(CLUSTER, &value, Reason::TooLarge, &[]);

@@ -214,28 +214,61 @@ fn a_remote_port_leads_to_its_own_target() {
     assert_eq!(groups(only(&run(&local(vec![]), &[(2, other)]))), "2:0:1[10.2.0.1:3000]");
 }
 
-#[test]
-fn at_most_16_groups_the_nearest_then_the_largest_then_the_lowest_ids() {
-    let one = as_peer(&remote(ready(&["10.2.0.1"]))).unwrap();
-    let two = as_peer(&remote(ready(&["10.2.0.1", "10.2.0.2"]))).unwrap();
-    let peers: Vec<_> =
-        (2..=40).map(|n| (id(n), if n > 30 { two.clone() } else { one.clone() })).rev().collect();
-    let local = with_affinity(local(ready(&["10.1.0.1"])), Affinity::Local);
+/// The clusters that take part in a service of 40 clusters, and those that don't. All but the given ones have a backend.
+fn chosen(name: &str, affinity: Affinity, own: u64, without: &[u64]) -> (Vec<u64>, Vec<u64>) {
+    let name = service_name(name);
+    let others = (1..=40).filter(|n| *n != own && !without.contains(n));
+    // As many backends as may be: numbers must not matter.
+    let backends = |n: u64| (0..n % 3 + 1).map(|host| format!("10.2.{n}.{host}")).collect::<Vec<_>>();
+    let of = |n: u64| backends(n).iter().map(|address| endpoint(address, Condition::READY)).collect();
+    let peers: Vec<_> = others.map(|n| (id(n), as_peer(&remote(of(n))).unwrap())).rev().collect();
+    let local = with_affinity(local(ready(&["10.1.0.1"])), affinity);
     let merged = merge_reported(&Merge {
-        own: id(OWN),
+        own: id(own),
         plain_ok_allowed: false,
-        name: &service_name("default/base"),
+        name: &name,
         local: &local,
         peers: &peers,
         carried: &nothing_carried,
     });
-    let kept: Vec<u16> = only(&merged).groups.iter().map(|group| group.cluster.value()).collect();
-    assert_eq!(kept, [1, 2, 3, 4, 5, 6, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40]);
-    assert!(
-        matches!(merged.left_out.as_slice(), [LeftOut::Groups { groups: 24, .. }]),
-        "{:?}",
-        merged.left_out
+    let kept = only(&merged).groups.iter().map(|group| group.cluster.value().into()).collect();
+    let [LeftOut::Groups { clusters, .. }] = merged.left_out.as_slice() else {
+        panic!("{:?}", merged.left_out)
+    };
+    (kept, clusters.iter().map(|cluster| cluster.value().into()).collect())
+}
+
+#[test]
+fn of_more_than_16_clusters_the_own_one_always_takes_part_and_it_is_said_who_does_not() {
+    for affinity in [Affinity::None, Affinity::Local, Affinity::Remote] {
+        for own in [1, 17, 40] {
+            let (kept, left_out) = chosen("default/base", affinity, own, &[]);
+            assert_eq!(kept.len(), MAX_GROUPS);
+            assert!(kept.contains(&own), "{affinity:?}: {own} is not among {kept:?}");
+            let all: BTreeSet<u64> = kept.into_iter().chain(left_out).collect();
+            assert_eq!(all, (1..=40).collect());
+        }
+    }
+}
+
+#[test]
+fn the_choice_among_clusters_stays_and_is_another_for_each_service() {
+    let (kept, left_out) = chosen("default/base", Affinity::None, 1, &[]);
+    // All nodes must agree, also those of another version.
+    assert_eq!(kept, KEPT_OF_BASE);
+    assert_eq!(
+        chosen("default/base", Affinity::None, 1, &left_out[..4]).0,
+        kept,
+        "a loser's end changes nothing"
     );
+    let (after, _) = chosen("default/base", Affinity::None, 1, &kept[5..6]);
+    assert_eq!(after.iter().filter(|cluster| !kept.contains(cluster)).count(), 1, "one takes one's place");
+    let services = (0..100).map(|n| chosen(&format!("default/s-{n}"), Affinity::None, 1, &[]).0);
+    let mut shares = [0; 41];
+    services.flatten().for_each(|cluster| shares[usize::try_from(cluster).unwrap()] += 1);
+    assert_eq!(shares[1], 100);
+    let others = &shares[2..];
+    assert!(others.iter().all(|share| (15..65).contains(share)), "15 of 39 each time: {others:?}");
 }
 
 #[test]
@@ -259,9 +292,13 @@ fn carried_groups_stand_in_for_clusters_that_have_not_spoken() {
         peers: &peers,
         carried: &carried,
     });
-    // The own cluster and the peer that spoke are not carried; the tier is that of today.
-    assert_eq!(groups(&merged[0].1), "1:0:1[10.1.0.1:8080] 3:1:5[10.9.0.1:8080]");
+    // The peer that spoke is not carried, what of the own cluster can't be read stands beside what can; the tier is that
+    // of today.
+    assert_eq!(groups(&merged[0].1), "1:0:2[10.1.0.1:8080,10.9.0.1:8080] 3:1:5[10.9.0.1:8080]");
 }
+
+/// By the hash of service and cluster, beside the own cluster, which is 1.
+const KEPT_OF_BASE: [u64; 16] = [1, 2, 3, 5, 12, 14, 17, 19, 23, 27, 28, 31, 32, 35, 36, 40];
 
 /// The rules of global services, read naively: every backend with everything that is known of it, then sieved.
 fn naive(local: &Service, peers: &BTreeMap<ClusterId, Service>) -> BTreeMap<Frontend, Vec<DesiredGroup>> {

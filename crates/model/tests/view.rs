@@ -20,7 +20,12 @@ const SLICE: &str = "clustermesh/v1/endpoints/empire/default/base/s-1";
 
 /// Everything but the counters, which depend on the way.
 fn content(snapshot: &PeerSnapshot) -> PeerSnapshot {
-    PeerSnapshot { rejected: Default::default(), recent_rejections: vec![], ..snapshot.clone() }
+    PeerSnapshot {
+        rejected: Default::default(),
+        recent_rejections: vec![],
+        faults: Default::default(),
+        ..snapshot.clone()
+    }
 }
 
 fn base(endpoints: &[&str]) -> ClusterSnapshot {
@@ -204,6 +209,42 @@ fn a_list_of_an_empty_store_deletes_nothing() {
     let seen = view.snapshot();
     assert!(seen.synced);
     assert_eq!(seen.endpoints, 1);
+}
+
+fn at_once(view: &mut PeerView, changes: &[(String, Option<Vec<u8>>)]) {
+    view.apply(changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())));
+}
+
+#[test]
+fn a_deletion_of_everything_at_once_deletes_nothing_whatever_the_order() {
+    let all = store(&empire(), &base(&["10.2.0.1"]));
+    let mut deletions = changes(&all, &Entries::new());
+    for _ in 0..2 {
+        let mut view = listed(&base(&["10.2.0.1"]));
+        at_once(&mut view, &deletions);
+        assert_eq!(view.snapshot().endpoints, 1);
+        // The exporter writes everything again, and says so at the end.
+        let again = base(&["10.2.0.2"]);
+        at_once(&mut view, &changes(&Entries::new(), &store(&empire(), &again)));
+        assert_eq!(content(&view.snapshot()), content(&listed(&again).snapshot()));
+        deletions.reverse();
+    }
+}
+
+#[test]
+fn what_is_missing_when_the_marker_comes_back_goes() {
+    let all = store(&empire(), &base(&["10.2.0.1"]));
+    let mut all_changes = changes(&all, &Entries::new());
+    all_changes.extend(changes(&Entries::new(), &store(&empire(), &ClusterSnapshot::default())));
+    let mut view = listed(&base(&["10.2.0.1"]));
+    // Both within what one message of etcd holds.
+    at_once(&mut view, &all_changes);
+    assert_eq!((view.snapshot().services.len(), view.snapshot().endpoints), (0, 0));
+    // A marker that comes and goes again within it does not count.
+    let mut view = listed(&base(&["10.2.0.1"]));
+    all_changes.extend(changes(&all, &Entries::new()));
+    at_once(&mut view, &all_changes);
+    assert_eq!(view.snapshot().endpoints, 1);
 }
 
 #[test]

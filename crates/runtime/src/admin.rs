@@ -18,6 +18,7 @@ use axum::routing::get;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::{Lock, LockError};
 use crate::metrics::{self, Registry};
 use crate::readiness::Readiness;
 
@@ -28,7 +29,8 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
-    /// Its directory is created if absent; the socket is for its owner only (mode 0600).
+    /// Its directory is created if absent; the socket is for its owner only (mode 0600). Whoever listens holds the
+    /// lock beside it, `*.lock`.
     Unix(PathBuf),
 }
 
@@ -46,6 +48,8 @@ impl fmt::Display for Listen {
 pub enum AdminError {
     #[error("cannot listen on {listen} for the admin server")]
     Bind { listen: Listen, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("another process answers on {path}; stop it first, or choose another path or instance", path = .path.display())]
     InUse { path: PathBuf },
     #[error("{path} exists and is no socket; remove it, or choose another path", path = .path.display())]
@@ -77,8 +81,9 @@ impl AdminServer {
                 (Listen::Tcp(listener.local_addr().map_err(failed)?), Socket::Tcp(listener))
             }
             Listen::Unix(path) => {
+                let lock = lock(path)?;
                 clear_stale(path).await?;
-                let (listener, file) = bind_unix(path).map_err(failed)?;
+                let (listener, file) = bind_unix(path, lock).map_err(failed)?;
                 (listen.clone(), Socket::Unix(listener, file))
             }
         };
@@ -114,18 +119,31 @@ impl AdminServer {
     }
 }
 
-/// Removes the socket when the server ends.
+/// Removes the socket when the server ends, and then lets go of its lock.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    _lock: Lock,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another instance cannot have taken the path: it would have found this one answering.
-        let _ = std::fs::remove_file(&self.0);
+        // Nobody else can have taken the path: the lock is still held.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Removes a socket on which nobody answers, as a killed process leaves it behind.
+/// To find nobody on the socket proves nothing: two that start at once would each remove the other's.
+fn lock(socket: &Path) -> Result<Lock, AdminError> {
+    if let Some(directory) = socket.parent() {
+        let failed = |source| AdminError::Bind { listen: Listen::Unix(socket.into()), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    Ok(Lock::take(&socket.with_extension("lock"))?)
+}
+
+/// Removes a socket on which nobody answers, as a killed process leaves it behind. A process that answers is of a
+/// version that takes no lock.
 async fn clear_stale(path: &Path) -> Result<(), AdminError> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -138,12 +156,9 @@ async fn clear_stale(path: &Path) -> Result<(), AdminError> {
         .map_err(|source| AdminError::Bind { listen: Listen::Unix(path.into()), source })
 }
 
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
+fn bind_unix(path: &Path, lock: Lock) -> io::Result<(UnixListener, SocketFile)> {
     let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.into());
+    let file = SocketFile { path: path.into(), _lock: lock };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok((listener, file))
 }
@@ -161,12 +176,15 @@ pub fn health_routes(readiness: Readiness, registry: Arc<Registry>) -> Router {
 
 fn readyz(readiness: &Readiness) -> Response {
     let missing = readiness.missing();
+    let remarks = readiness.remarks().into_iter().map(|(about, line)| format!("remark: {about}: {line}\n"));
     if missing.is_empty() {
-        return "ok\n".into_response();
+        return std::iter::once("ok\n".to_owned()).chain(remarks).collect::<String>().into_response();
     }
     let line = |it: crate::readiness::Missing| format!("{}: {}\n", it.condition, it.reason);
-    let body: String =
-        std::iter::once("not ready\n".to_owned()).chain(missing.into_iter().map(line)).collect();
+    let body: String = std::iter::once("not ready\n".to_owned())
+        .chain(missing.into_iter().map(line))
+        .chain(remarks)
+        .collect();
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 

@@ -52,6 +52,10 @@ async fn readyz_lists_what_is_missing_and_why() {
     assert!(response.ends_with("not ready\nmaps: the first plan\n"), "{response}");
     maps.ready();
     assert!(request(&served.listen, "/readyz").await.starts_with("HTTP/1.1 200"));
+    served.readiness.remark("source", vec!["a.yaml is broken".into()]);
+    let response = request(&served.listen, "/readyz").await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(response.ends_with("ok\nremark: source: a.yaml is broken\n"), "{response}");
 }
 
 #[tokio::test]
@@ -83,7 +87,32 @@ async fn a_stale_socket_is_replaced_but_a_live_one_is_not() {
     assert!(path.exists(), "a dead process leaves its socket behind");
     let _served = serve(Listen::Unix(path.clone())).await;
     let error = AdminServer::bind(Listen::Unix(path)).await.expect_err("in use");
+    assert!(matches!(error, AdminError::Lock(LockError::Held { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_socket_that_a_version_without_locks_answers_on_is_not_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.sock");
+    let _older = UnixListener::bind(&path).expect("binds");
+    let error = AdminServer::bind(Listen::Unix(path)).await.expect_err("in use");
     assert!(matches!(error, AdminError::InUse { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn of_many_that_start_at_once_on_a_stale_socket_one_listens() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for round in 0..50 {
+        // Each on a lock of its own: a child that another test starts has the last one's until it executes its program.
+        let path = dir.path().join(format!("agent-{round}.sock"));
+        drop(UnixListener::bind(&path).expect("binds"));
+        let starting = (0..8).map(|_| tokio::spawn(AdminServer::bind(Listen::Unix(path.clone()))));
+        let mut bound = Vec::new();
+        for start in starting.collect::<Vec<_>>() {
+            bound.extend(start.await.expect("no panic"));
+        }
+        assert_eq!(bound.len(), 1, "several believe that they are the only one");
+    }
 }
 
 #[tokio::test]

@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
-use mesh_model::record::MAX_RANGES;
 
 /// Who this process's cluster is.
 #[derive(Args, Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct IdentityArgs {
     ///
     /// Pods of all clusters must be routed to each other, and their ranges must not overlap. A backend that a
     /// peer announces inside this range is refused. With --source kubernetes the Nodes' podCIDRs are the default.
-    #[arg(long = "pod-cidr", env = "CLUSTERMESH_POD_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "pod-cidr", env = "CLUSTERMESH_POD_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
     pub pod_cidrs: Vec<IpNet>,
 
     /// A range that ClusterIPs come from, e.g. 10.96.0.0/16. Repeatable; clusters may use the same one.
@@ -42,7 +42,8 @@ pub struct IdentityArgs {
         long = "service-cidr",
         env = "CLUSTERMESH_SERVICE_CIDR",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = cidr
     )]
     pub service_cidrs: Vec<IpNet>,
 
@@ -50,7 +51,7 @@ pub struct IdentityArgs {
     ///
     /// Backends on the host network have such addresses. With --source kubernetes the Nodes' own addresses are the
     /// default.
-    #[arg(long = "node-cidr", env = "CLUSTERMESH_NODE_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long = "node-cidr", env = "CLUSTERMESH_NODE_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
     pub node_cidrs: Vec<IpNet>,
 }
 
@@ -80,10 +81,6 @@ pub enum IdentityError {
     Overlap { service: IpNet, flag: &'static str, other: IpNet },
     #[error("{flag} is needed: {why}; name the ranges that this cluster uses")]
     Missing { flag: &'static str, why: &'static str },
-    #[error(
-        "--node-cidr is needed: the addresses of this cluster's Nodes make {count} ranges, and peers take {most}"
-    )]
-    TooMany { count: usize, most: usize },
 }
 
 impl TryFrom<IdentityArgs> for Identity {
@@ -123,12 +120,25 @@ impl IdentityArgs {
         if let Some((flag, _, why)) = missing.into_iter().find(|(_, ranges, _)| ranges.is_empty()) {
             return Err(IdentityError::Missing { flag, why });
         }
-        // Peers refuse a cluster record with more (mesh_model::record).
-        let (count, most) = (args.pod_cidrs.len() + args.node_cidrs.len(), MAX_RANGES);
-        if count > most {
-            return Err(IdentityError::TooMany { count, most });
-        }
         args.identity()
+    }
+}
+
+/// A range, or what to write instead.
+fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(address) => {
+            format!("a range has a prefix length; write e.g. {address}/{}", likely_prefix(address))
+        }
+        Err(_) => "it is no range of addresses; write e.g. 10.1.0.0/16 or fd01::/56".into(),
+    })
+}
+
+/// The prefix that whoever wrote the address of a network without one most likely means.
+fn likely_prefix(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(v4) => 32 - v4.to_bits().trailing_zeros().min(24) / 8 * 8,
+        IpAddr::V6(v6) => 128 - v6.to_bits().trailing_zeros().min(64) / 16 * 16,
     }
 }
 
@@ -226,6 +236,25 @@ pub struct AdminArgs {
     pub admin_address: SocketAddr,
 }
 
+/// Parses a number with a unit: ms, s, m or h.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor_ms = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number = number.parse::<u64>().ok();
+    number
+        .zip(factor_ms)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a number and a unit (ms, s, m, h), e.g. 90s".into())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -281,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_place_of_a_range_is_told_what_to_write() {
+        for (written, meant) in [
+            ("10.1.0.0", "10.1.0.0/16"),
+            ("10.0.0.0", "10.0.0.0/8"),
+            ("192.168.1.0", "192.168.1.0/24"),
+            ("192.168.1.7", "192.168.1.7/32"),
+            ("fd01::", "fd01::/64"),
+            ("fd01:0:0:1::", "fd01:0:0:1::/64"),
+            ("fd01::1", "fd01::1/128"),
+        ] {
+            assert_eq!(cidr(written), Err(format!("a range has a prefix length; write e.g. {meant}")));
+            assert!(identity(&["--pod-cidr", meant]).is_ok(), "{meant} is taken");
+        }
+        for no_range in ["", "pods", "10.1.0.0/", "10.1.0.0/33", "10.1.0/16"] {
+            assert!(cidr(no_range).expect_err(no_range).contains("write e.g. 10.1.0.0/16 or fd01::/56"));
+        }
+    }
+
+    #[test]
     fn ranges_that_no_cluster_has_are_refused() {
         for bad in
             ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/0", "::/0", "fe80::/64", "ff00::/8"]
@@ -327,7 +375,7 @@ mod tests {
         );
         let nodes = (0..2000_u32).map(|n| IpNet::from(IpAddr::from((n * 2 + 0x0a00_0000).to_be_bytes())));
         let many = OwnRanges { nodes: nodes.collect(), ..found };
-        assert!(flags.identity_within(&many).expect_err("too many").to_string().contains("--node-cidr"));
+        assert_eq!(flags.identity_within(&many).expect("any number").node_cidrs.len(), 2000);
     }
 
     #[test]
@@ -341,6 +389,15 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         assert!(Flags::try_parse_from(["test", "--cluster-name", "A", "--cluster-id", "1"]).is_err());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for bad in ["", "2", "m", "2 m", "-1s", "1d", "99999999999999999999h"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

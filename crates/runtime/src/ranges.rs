@@ -24,6 +24,8 @@ pub fn fixed(ranges: OwnRanges) -> Known {
 pub struct RangesTask {
     args: IdentityArgs,
     found: Option<Found>,
+    /// What was found so far is what an earlier process was told.
+    reminded: bool,
     known: watch::Sender<Option<Arc<OwnRanges>>>,
 }
 
@@ -32,7 +34,19 @@ impl RangesTask {
     pub fn new(args: &IdentityArgs, identity: &Identity, found: Option<Found>) -> (Self, Known) {
         let flags = found.is_none().then(|| Arc::new(OwnRanges::from(identity)));
         let (known, receiver) = watch::channel(flags);
-        (Self { args: args.clone(), found, known }, receiver)
+        (Self { args: args.clone(), found, reminded: false, known }, receiver)
+    }
+
+    /// Goes by what an earlier process was told until the cluster tells it anew: without own ranges no peer is followed. Where
+    /// a flag is needed beside it the cluster has to say so itself.
+    pub fn remind(&mut self) {
+        let Some(told) = self.found.as_mut().and_then(|found| found.borrow_and_update().clone()) else {
+            return;
+        };
+        self.reminded = true;
+        if let Ok(identity) = self.args.identity_within(&told) {
+            self.known.send_replace(Some(Arc::new(OwnRanges::from(&identity))));
+        }
     }
 
     /// Follows what the cluster tells until the token is cancelled.
@@ -44,8 +58,10 @@ impl RangesTask {
             token.cancelled().await;
             return Ok(());
         };
+        let mut begun = !self.reminded;
         loop {
-            let told = found.borrow_and_update().clone();
+            let told = if begun { found.borrow_and_update().clone() } else { None };
+            begun = true;
             match told.map(|told| self.args.identity_within(&told)) {
                 Some(Ok(identity)) => {
                     let ranges = Arc::new(OwnRanges::from(&identity));
@@ -121,6 +137,32 @@ mod tests {
         known.wait_for(|known| known.as_ref().unwrap().pods[0].prefix_len() == 22).await.unwrap();
         token.cancel();
         assert_eq!(running.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_process_was_told_counts_until_the_cluster_tells() {
+        let (tell, found) = watch::channel(pods("10.244.0.0/24"));
+        let (mut task, mut known) = RangesTask::new(&args(), &args().identity().unwrap(), Some(found));
+        task.remind();
+        let first = |known: &Option<Arc<OwnRanges>>| known.as_ref().unwrap().pods[0].to_string();
+        assert_eq!(first(&known.borrow()), "10.244.0.0/24");
+        let token = CancellationToken::new();
+        let running = tokio::spawn(task.run(token.clone()));
+        tell.send(pods("10.245.0.0/24")).unwrap();
+        known.wait_for(|known| first(known) == "10.245.0.0/24").await.unwrap();
+        token.cancel();
+        assert_eq!(running.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn memory_alone_ends_no_process() {
+        let (tell, found) = watch::channel(Some(Arc::default()));
+        let (mut task, known) = RangesTask::new(&args(), &args().identity().unwrap(), Some(found));
+        task.remind();
+        assert!(known.borrow().is_none());
+        // Said by the cluster itself the same does.
+        tell.send(Some(Arc::default())).unwrap();
+        assert!(task.run(CancellationToken::new()).await.is_err());
     }
 
     #[tokio::test]

@@ -173,7 +173,8 @@ impl Supervisor {
         }
         let mut tasks: Vec<String> = self.running.drain().map(|(_, running)| running.name).collect();
         tasks.sort();
-        self.tasks.shutdown().await;
+        // Not waited for: one that blocks its thread takes no notice.
+        self.tasks.abort_all();
         Err(SupervisorError::Deadline { deadline, tasks })
     }
 

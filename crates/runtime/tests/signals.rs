@@ -32,7 +32,7 @@ fn play(part: &str) -> ! {
 
 struct Process {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    lines: Option<std::io::Lines<BufReader<std::process::ChildStdout>>>,
 }
 
 impl Process {
@@ -45,14 +45,19 @@ impl Process {
             .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self { child, lines: Some(lines) }
     }
 
     fn until(&mut self, wanted: &str) {
         assert!(
-            self.lines.any(|line| line.unwrap().ends_with(wanted)),
+            self.lines.as_mut().unwrap().any(|line| line.unwrap().ends_with(wanted)),
             "the process ended without {wanted:?}"
         );
+    }
+
+    /// Reads no more of what it prints.
+    fn leave(&mut self) {
+        self.lines = None;
     }
 
     fn send(&self, signal: &str) {
@@ -106,4 +111,67 @@ fn a_second_signal_exits_at_once() {
         process.send(signal);
         assert_eq!(process.status().code(), Some(code));
     }
+}
+
+#[test]
+fn a_blocked_thread_does_not_hold_up_the_end() {
+    if let Ok(part) = std::env::var(PART) {
+        let stopped = mesh_runtime::process::block_on(async {
+            let mut supervisor = Supervisor::with_signals("part").unwrap();
+            let token = supervisor.token();
+            supervisor.spawn("task", async move {
+                // As a read of a disk that hangs.
+                let blocked = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(600)));
+                println!("ready");
+                if part == "obedient" {
+                    token.cancelled().await;
+                } else {
+                    blocked.await.unwrap();
+                }
+            });
+            supervisor.run(Duration::from_millis(200)).await
+        });
+        std::process::exit(if stopped.unwrap().is_ok() { 0 } else { 1 });
+    }
+    for (part, code) in [("obedient", 0), ("stubborn", 1)] {
+        let mut process = Process::start("a_blocked_thread_does_not_hold_up_the_end", part);
+        process.until("ready");
+        process.send("TERM");
+        assert_eq!(process.status().code(), Some(code), "{part}");
+    }
+}
+
+#[test]
+fn a_worker_that_blocks_does_not_hold_up_the_end() {
+    if std::env::var(PART).is_ok() {
+        let stopped = mesh_runtime::process::block_on(async {
+            let mut supervisor = Supervisor::with_signals("part").unwrap();
+            supervisor.spawn("task", async move {
+                println!("ready");
+                std::thread::sleep(Duration::from_secs(600));
+            });
+            supervisor.run(Duration::from_millis(200)).await
+        });
+        std::process::exit(if stopped.unwrap().is_ok() { 0 } else { 1 });
+    }
+    let mut process = Process::start("a_worker_that_blocks_does_not_hold_up_the_end", "blocked");
+    process.until("ready");
+    process.send("TERM");
+    assert_eq!(process.status().code(), Some(1));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    if std::env::var(PART).is_ok() {
+        println!("ready");
+        let many = "line\n".repeat(100_000);
+        let error = mesh_runtime::process::print(&many).unwrap_err();
+        let status = mesh_runtime::process::failed("part", &error);
+        std::process::exit(if format!("{status:?}").contains("141") { 141 } else { 1 });
+    }
+    let mut process = Process::start("a_closed_pipe_ends_quietly", "printing");
+    // The test's harness, which has printed its own lines by then, would panic.
+    process.until("ready");
+    process.leave();
+    assert_eq!(process.status().code(), Some(141));
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::{Access, Kubernetes, Options, Report};
 use crate::manifests::Manifests;
+use crate::memory::Known;
 use crate::metrics::SourceMetrics;
 use crate::status::Status;
 
@@ -112,8 +113,28 @@ impl Source {
                 Self::Kubernetes(Box::new(Kubernetes::new(args.access(), options, metrics)))
             }
             SourceSpec::Manifests(folder) => {
-                Self::Manifests(Box::new(Manifests::new(folder, metrics).seen_from(options.node)))
+                let manifests = Manifests::new(folder, metrics).seen_from(options.node);
+                Self::Manifests(Box::new(manifests.within(options.service_ranges)))
             }
+        }
+    }
+
+    /// Begins with what a process before this one knew: what can't be read now stays as it was. `publish`: says so
+    /// before the source has said anything, for a node that has nothing else to go by.
+    pub fn remembering(self, before: &Known, publish: bool) -> Self {
+        match self {
+            Self::Kubernetes(kubernetes) => {
+                Self::Kubernetes(Box::new(kubernetes.remembering(before, publish)))
+            }
+            Self::Manifests(manifests) => Self::Manifests(Box::new(manifests.remembering(before, publish))),
+        }
+    }
+
+    /// What shall outlive this process; `None` until everything has been seen once.
+    pub fn known(&self) -> watch::Receiver<Option<Known>> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.known(),
+            Self::Manifests(manifests) => manifests.known(),
         }
     }
 
@@ -142,7 +163,7 @@ impl Source {
     }
 
     /// The cluster's address ranges as the source tells them; none where it never does. `None` until everything has
-    /// been seen once.
+    /// been seen once, by this process or by the one that it remembers.
     pub fn ranges(&self) -> Option<watch::Receiver<Option<Arc<OwnRanges>>>> {
         match self {
             Self::Kubernetes(kubernetes) => Some(kubernetes.ranges()),

@@ -7,15 +7,19 @@ pub mod args;
 pub mod convert;
 pub mod kubernetes;
 pub mod manifests;
+pub mod memory;
 pub mod metrics;
 pub mod objects;
 mod packed;
 pub mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod topology;
 pub mod wire;
 
 pub use args::{Source, SourceArgs, SourceSpec};
 pub use kubernetes::Kubernetes;
 pub use manifests::Manifests;
+pub use memory::Known;
 pub use metrics::SourceMetrics;
-pub use status::{Problem, Reason, Status};
+pub use status::{Problem, Reason, Standing, Status};

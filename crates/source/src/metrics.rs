@@ -38,6 +38,10 @@ pub struct SourceMetrics {
     pub changes: Family<ResourceLabels, Counter>,
     /// Events written.
     pub events: Counter,
+    /// Objects that stay as they were because nobody can read what they are now.
+    pub kept: Gauge,
+    /// 1 where what is known can't be written down for the next start.
+    pub memory_failed: Gauge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +114,10 @@ impl SourceMetrics {
         registry.register("lists", "Full lists asked for, by resource", all.lists);
         registry.register("changes", "Objects listed, changed or deleted, by resource", all.changes);
         registry.register("events", "Kubernetes Events written", all.events);
+        let help = "Objects that stay as they were, because what they are now can't be read";
+        registry.register("kept", help, all.kept);
+        let help = "1 where what is known can't be written down for the next start";
+        registry.register("memory_failed", help, all.memory_failed);
         metrics
     }
 
@@ -134,6 +142,8 @@ impl SourceMetrics {
             lists: by_resource(),
             changes: by_resource(),
             events: Counter::default(),
+            kept: Gauge::default(),
+            memory_failed: Gauge::default(),
         }
     }
 }

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_model::name::{NodeName, ServiceName, SliceName};
-use mesh_model::snapshot::{ClusterSnapshot, Service, Slice};
+use mesh_model::record::limits::{BeyondLimit, beyond_limits};
+use mesh_model::snapshot::{self, ClusterSnapshot, Node, Service, Slice};
 use mesh_model::table::{Knowledge, Table};
+use serde::{Deserialize, Serialize};
 
 use crate::convert::{Hints, NodeEntry, OwnedSlice, SliceKey};
 use crate::packed::PackedSlice;
@@ -30,11 +32,21 @@ impl Listed {
 }
 
 /// Identifies an object of a kind that we read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ObjectKey {
     Service(ServiceName),
     Slice(SliceKey),
     Node(NodeName),
+}
+
+impl ObjectKey {
+    fn kind(&self) -> Listed {
+        match self {
+            Self::Service(_) => Listed::Services,
+            Self::Slice(_) => Listed::Slices,
+            Self::Node(_) => Listed::Nodes,
+        }
+    }
 }
 
 impl std::fmt::Display for ObjectKey {
@@ -106,7 +118,46 @@ pub struct Objects {
     nodes: Table<NodeName, Arc<NodeEntry>>,
     by_service: BTreeMap<ServiceName, BTreeSet<SliceName>>,
     dirty: Dirty,
+    unread: Unread,
+    /// Remembered from before this process, and not said again yet.
+    unconfirmed: BTreeSet<ObjectKey>,
+    /// Whether slices were ever listed to the end: before, all that is remembered is unconfirmed.
+    has_slices: bool,
     snapshot: ClusterSnapshot,
+    /// Services of which other clusters don't get all.
+    beyond: BTreeMap<ServiceName, Vec<BeyondLimit>>,
+}
+
+/// What exists and can't be read, where no earlier value is known either.
+#[derive(Debug, Default)]
+struct Unread {
+    keys: BTreeSet<ObjectKey>,
+    /// Of lists that have not ended.
+    listing: BTreeMap<Listed, BTreeSet<ObjectKey>>,
+    /// Whether there is something without a name, by kind.
+    nameless: BTreeSet<Listed>,
+    /// Whether the snapshot doesn't say so yet.
+    moved: bool,
+}
+
+impl Unread {
+    fn keys_for(&mut self, kind: Listed) -> &mut BTreeSet<ObjectKey> {
+        self.moved = true;
+        self.listing.get_mut(&kind).unwrap_or(&mut self.keys)
+    }
+
+    fn is_known(&mut self, key: &ObjectKey) {
+        let among = self.listing.get_mut(&key.kind()).unwrap_or(&mut self.keys);
+        self.moved |= among.remove(key);
+    }
+
+    fn end_list(&mut self, kind: Listed) {
+        if let Some(listed) = self.listing.remove(&kind) {
+            self.moved |= !listed.is_empty() || self.keys.iter().any(|key| key.kind() == kind);
+            self.keys.retain(|key| key.kind() != kind);
+            self.keys.extend(listed);
+        }
+    }
 }
 
 impl Objects {
@@ -115,8 +166,41 @@ impl Objects {
         Self { node, ..Self::default() }
     }
 
+    /// Begins with what a process before this one knew. What the first list does not say goes, as ever.
+    pub fn remember(&mut self, before: &ClusterSnapshot) {
+        for (name, service) in &before.services {
+            for (slice, value) in &service.slices {
+                let key = SliceKey { namespace: name.namespace().into(), name: slice.clone() };
+                let owned =
+                    OwnedSlice { service: name.clone(), slice: Slice::clone(value), hints: Vec::new() };
+                self.put(Object::Slice(key.clone(), Arc::new(owned)));
+                self.unconfirmed.insert(key.into());
+            }
+            let base = Service { slices: Slices::new(), ..Service::clone(service) };
+            self.put(Object::Service(name.clone(), Arc::new(base)));
+            self.unconfirmed.insert(name.clone().into());
+        }
+        for (name, node) in &before.nodes {
+            let entry = NodeEntry { node: Node::clone(node), zone: None };
+            self.put(Object::Node(name.clone(), Arc::new(entry)));
+            self.unconfirmed.insert(name.clone().into());
+        }
+    }
+
+    /// What a process before this one knew and the source has not said again.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.unconfirmed.iter()
+    }
+
+    /// Whether there is something of a kind that does not even tell its name, of which nobody knows what it was.
+    pub fn has_nameless(&mut self, kind: Listed, nameless: bool) {
+        let unread = &mut self.unread;
+        unread.moved |= if nameless { unread.nameless.insert(kind) } else { unread.nameless.remove(&kind) };
+    }
+
     /// Begins a list of everything that the source has of a kind.
     pub fn begin_list(&mut self, kind: Listed) {
+        self.unread.listing.insert(kind, BTreeSet::new());
         match kind {
             Listed::Services => self.services.begin_list(),
             Listed::Slices => self.slices.begin_list(),
@@ -126,6 +210,9 @@ impl Objects {
 
     /// An object was listed or has changed.
     pub fn put(&mut self, object: Object) {
+        let key = object.key();
+        self.unread.is_known(&key);
+        self.unread.moved |= self.unconfirmed.remove(&key);
         match object {
             Object::Service(name, service) => {
                 if self.services.put(name.clone(), service) {
@@ -148,15 +235,29 @@ impl Objects {
 
     /// An object exists but cannot be read: its last good value, if any, stays.
     pub fn keep(&mut self, key: &ObjectKey) {
-        match key {
-            ObjectKey::Service(name) => self.services.keep(name),
-            ObjectKey::Slice(key) => self.slices.keep(key),
-            ObjectKey::Node(name) => self.nodes.keep(name),
+        let known = match key {
+            ObjectKey::Service(name) => {
+                self.services.keep(name);
+                self.services.get(name).is_some()
+            }
+            ObjectKey::Slice(key) => {
+                self.slices.keep(key);
+                self.slices.get(key).is_some()
+            }
+            ObjectKey::Node(name) => {
+                self.nodes.keep(name);
+                self.nodes.get(name).is_some()
+            }
+        };
+        if !known {
+            self.unread.keys_for(key.kind()).insert(key.clone());
         }
     }
 
     /// An object is gone, or none for the mesh any more.
     pub fn delete(&mut self, key: &ObjectKey) {
+        self.unread.is_known(key);
+        self.unread.moved |= self.unconfirmed.remove(key);
         match key {
             ObjectKey::Service(name) => {
                 if self.services.delete(name, Knowledge::Complete) {
@@ -182,30 +283,35 @@ impl Objects {
         self.services.get(name)
     }
 
-    /// The Service that a slice belongs to, if it counts.
-    pub fn owner(&self, key: &SliceKey) -> Option<&ServiceName> {
-        let owner = &self.slices.get(key)?.service;
-        self.services.get(owner).map(|_| owner)
-    }
-
-    /// Ends a list: what was neither put nor kept goes.
-    pub fn end_list(&mut self, kind: Listed) {
+    /// Ends a list: what was neither put nor kept goes, if the list says everything.
+    pub fn end_list(&mut self, kind: Listed, knowledge: Knowledge) {
+        self.unread.end_list(kind);
+        self.has_slices |= kind == Listed::Slices;
         match kind {
             Listed::Services => {
-                let changed = self.services.end_list(Knowledge::Complete);
+                let changed = self.services.end_list(knowledge);
                 self.dirty.services.extend(changed);
             }
             Listed::Slices => {
                 let old = self.slices.entries().clone();
-                for key in self.slices.end_list(Knowledge::Complete) {
+                for key in self.slices.end_list(knowledge) {
                     self.move_slice(key.clone(), old.get(&key));
                 }
             }
             Listed::Nodes => {
-                let changed = self.nodes.end_list(Knowledge::Complete);
+                let changed = self.nodes.end_list(knowledge);
                 self.dirty.nodes.extend(changed);
             }
         }
+        let Self { unconfirmed, unread, services, slices, nodes, .. } = self;
+        let is_known = |key: &ObjectKey| match key {
+            ObjectKey::Service(name) => services.get(name).is_some(),
+            ObjectKey::Slice(key) => slices.get(key).is_some(),
+            ObjectKey::Node(name) => nodes.get(name).is_some(),
+        };
+        unread.moved |= !unconfirmed.is_empty();
+        unconfirmed.retain(|key| is_known(key));
+        unread.keys.retain(|key| !is_known(key));
     }
 
     /// Brings the snapshot up to date. Returns whether it changed.
@@ -221,7 +327,51 @@ impl Objects {
         for name in services {
             changed |= self.refresh_service(&name, &slices);
         }
+        changed | self.refresh_unread()
+    }
+
+    fn refresh_unread(&mut self) -> bool {
+        // Slices of unread Services go on changing.
+        let has_services = !self.snapshot.unread.services.is_empty();
+        if !std::mem::take(&mut self.unread.moved) && !has_services {
+            return false;
+        }
+        let anything = !self.unread.nameless.is_empty();
+        let mut unread =
+            snapshot::Unread { anything, stale: self.stale().collect(), ..snapshot::Unread::default() };
+        for key in &self.unread.keys {
+            match key {
+                ObjectKey::Service(name) => {
+                    let slices = self.slices_of(name, None, &BTreeSet::new());
+                    unread.services.insert(name.clone(), slices);
+                }
+                ObjectKey::Slice(key) => {
+                    unread.slices.insert((key.namespace.clone(), key.name.clone()));
+                }
+                ObjectKey::Node(name) => {
+                    unread.nodes.insert(name.clone());
+                }
+            }
+        }
+        let changed = self.snapshot.unread != unread;
+        if changed {
+            self.snapshot.unread = unread;
+        }
         changed
+    }
+
+    /// The Services of slices that are only remembered.
+    fn stale(&self) -> impl Iterator<Item = ServiceName> {
+        let unconfirmed = self.unconfirmed.iter().filter(|_| self.has_slices);
+        unconfirmed.filter_map(|key| match key {
+            ObjectKey::Slice(key) => self.slices.get(key).map(|slice| slice.service.clone()),
+            ObjectKey::Service(_) | ObjectKey::Node(_) => None,
+        })
+    }
+
+    /// What of Services is beyond a limit of records, as of the last refresh.
+    pub fn beyond(&self) -> impl Iterator<Item = (&ServiceName, &BeyondLimit)> {
+        self.beyond.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)))
     }
 
     /// The snapshot as of the last refresh.
@@ -284,6 +434,7 @@ impl Objects {
 
     fn refresh_service(&mut self, name: &ServiceName, dirty: &BTreeSet<SliceKey>) -> bool {
         let Some(base) = self.services.get(name) else {
+            self.beyond.remove(name);
             return self.snapshot.services.remove(name).is_some();
         };
         let old = self.snapshot.services.get(name);
@@ -291,6 +442,12 @@ impl Objects {
         let service = Service { slices, ..Service::clone(base) };
         if old.is_some_and(|old| **old == service) {
             return false;
+        }
+        let beyond = beyond_limits(&service);
+        if beyond.is_empty() {
+            self.beyond.remove(name);
+        } else {
+            self.beyond.insert(name.clone(), beyond);
         }
         self.snapshot.services.insert(name.clone(), Arc::new(service));
         true

@@ -155,7 +155,7 @@ async fn a_rotated_client_certificate_needs_no_restart() {
     write_identity(folder.path(), &first);
     let source = Kubernetes::new(
         Access { kubeconfig: Some(kubeconfig) },
-        Options { node: None, service_cidrs: false },
+        Options::default(),
         SourceMetrics::unregistered(),
     );
     let (mut snapshots, mut status) = (source.snapshots(), source.status());

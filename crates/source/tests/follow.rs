@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -142,6 +143,22 @@ async fn a_deleted_file_goes_and_a_new_one_comes() {
     running.until_services(&["b"]).await;
     fs::write(path.join("c.yaml"), app("c", 0)).unwrap();
     running.until_services(&["b", "c"]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_pauses_loses_nothing_and_is_seen_when_it_closes() {
+    let (_parent, path) = folder(&["a"]);
+    fs::write(path.join("a.yaml"), app("a", 0) + "---\n" + &app("b", 0)).unwrap();
+    let mut running = Running::start(&path);
+    running.until_services(&["a", "b"]).await;
+    let mut writer = fs::File::create(path.join("a.yaml")).unwrap();
+    writer.write_all(app("a", 1).as_bytes()).unwrap();
+    running.until_passes(3).await;
+    assert_eq!(running.services(), ["a", "b"], "what is not written yet is not gone");
+    writer.write_all(format!("---\n{}---\n{}", app("b", 1), app("c", 0)).as_bytes()).unwrap();
+    drop(writer);
+    running.until_services(&["a", "b", "c"]).await;
     running.stop().await;
 }
 

@@ -7,7 +7,7 @@
 
 mod fake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +21,12 @@ use mesh_model::merge::{Merge, merge};
 use mesh_model::name::{ClusterId, ClusterName, NodeName};
 use mesh_model::record::{ClusterRecord, Incarnation, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::table::Knowledge;
 use mesh_model::view::{PeerPin, PeerView};
 use mesh_source::kubernetes::{Access, Kubernetes, Options};
 use mesh_source::metrics::{Resource, ResourceLabels};
 use mesh_source::objects::{Listed, Objects};
-use mesh_source::{Source, SourceArgs, SourceMetrics, SourceSpec};
+use mesh_source::{Reason, Source, SourceArgs, SourceMetrics, SourceSpec, Status};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -134,7 +135,7 @@ const FOLLOWED: [(&str, Resource); 3] = [
 impl Seen {
     fn kubernetes(api: &FakeApi, node: Option<&str>) -> Self {
         let metrics = SourceMetrics::unregistered();
-        let options = Options { node: node.map(|node| NodeName::new(node).unwrap()), service_cidrs: false };
+        let options = Options { node: node.map(|node| NodeName::new(node).unwrap()), ..Options::default() };
         let source = Kubernetes::new(Access { kubeconfig: Some(api.kubeconfig()) }, options, metrics.clone());
         let (snapshots, status, token) = (source.snapshots(), source.status(), CancellationToken::new());
         tokio::spawn(source.run(token.clone()));
@@ -197,8 +198,12 @@ async fn outcome(path: &Path) -> String {
         for problem in &agent.status.borrow().problems {
             writeln!(text, "  told {problem}").unwrap();
         }
-        assert_eq!(*exported, from_manifests(&objects, None).await, "manifests differ in {title:?}");
-        assert_eq!(*local, from_manifests(&objects, Some(NODE)).await, "manifests differ in {title:?}");
+        let told = told(&agent.status.borrow());
+        for (snapshot, node) in [(&exported, None), (&local, Some(NODE))] {
+            let (same, same_told) = from_manifests(&objects, node).await;
+            assert_eq!(**snapshot, same, "manifests differ in {title:?}");
+            assert_eq!(told, same_told, "what is told of manifests differs in {title:?}");
+        }
         // A source that begins now comes to the same as one that has followed.
         let fresh = Seen::kubernetes(&api, Some(NODE));
         fresh.settle(&api).await;
@@ -207,8 +212,17 @@ async fn outcome(path: &Path) -> String {
     text
 }
 
+/// What is wrong with which object. That slices are missing is told of manifests only.
+fn told(status: &Status) -> BTreeSet<(String, String)> {
+    let faults = status.problems.iter().filter(|it| it.reason != Reason::no_slices);
+    faults.map(|it| (it.object.clone(), it.message.clone())).collect()
+}
+
 /// The same objects in a folder.
-async fn from_manifests(objects: &[Value], node: Option<&str>) -> ClusterSnapshot {
+async fn from_manifests(
+    objects: &[Value],
+    node: Option<&str>,
+) -> (ClusterSnapshot, BTreeSet<(String, String)>) {
     let folder = tempfile::tempdir().unwrap();
     for (index, object) in objects.iter().enumerate() {
         let mut object = object.clone();
@@ -220,15 +234,16 @@ async fn from_manifests(objects: &[Value], node: Option<&str>) -> ClusterSnapsho
     }
     let source = SourceSpec::Manifests(folder.path().into());
     let args = SourceArgs { source, kubeconfig: None };
-    let options = Options { node: node.map(|node| NodeName::new(node).unwrap()), service_cidrs: false };
+    let options = Options { node: node.map(|node| NodeName::new(node).unwrap()), ..Options::default() };
     let source = Source::new(&args, options, SourceMetrics::unregistered());
-    let (mut snapshots, token) = (source.snapshots(), CancellationToken::new());
+    let (mut snapshots, status, token) = (source.snapshots(), source.status(), CancellationToken::new());
     let task = tokio::spawn(source.run(token.clone()));
     let known = tokio::time::timeout(DEADLINE, snapshots.wait_for(Option::is_some)).await;
     let snapshot = ClusterSnapshot::clone(known.expect("the folder is read").unwrap().as_ref().unwrap());
     token.cancel();
     task.await.unwrap();
-    snapshot
+    let told = told(&status.borrow());
+    (snapshot, told)
 }
 
 fn scenarios() -> Vec<PathBuf> {
@@ -242,7 +257,7 @@ fn scenarios() -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_scenario_comes_to_what_is_written() {
     let scenarios = scenarios();
-    assert!(scenarios.len() >= 14, "scenarios are missing: {scenarios:?}");
+    assert!(scenarios.len() >= 16, "scenarios are missing: {scenarios:?}");
     let mut wrong = Vec::new();
     for path in scenarios {
         let (text, golden) = (outcome(&path).await, path.with_extension("txt"));
@@ -260,7 +275,7 @@ async fn every_scenario_comes_to_what_is_written() {
 fn nothing_listed_is_nothing() {
     let mut objects = Objects::new(None);
     Listed::ALL.into_iter().for_each(|kind| objects.begin_list(kind));
-    Listed::ALL.into_iter().for_each(|kind| objects.end_list(kind));
+    Listed::ALL.into_iter().for_each(|kind| objects.end_list(kind, Knowledge::Complete));
     assert!(!objects.refresh());
     assert_eq!(*objects.snapshot(), ClusterSnapshot::default());
 }

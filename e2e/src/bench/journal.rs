@@ -49,7 +49,10 @@ impl Story {
             }
             Event::ApplyFailed { reason, .. } => bail!("the agent could not write: {reason}"),
             Event::Lagged { lost, .. } => bail!("{lost} events of the agent were lost"),
-            Event::PeerState { .. } | Event::Adopted { .. } => {}
+            Event::PeerState { .. }
+            | Event::Adopted { .. }
+            | Event::ForeignProgram { .. }
+            | Event::FrontendsTaken { .. } => {}
         }
         Ok(())
     }

@@ -53,9 +53,10 @@ impl Datapath {
     }
 
     pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<()> {
-        let plan = self.actual.plan(services);
+        let mut plan = self.actual.plan(services);
         ensure!(plan.refused.is_empty(), "no room: {:?}", plan.refused.first());
         apply(self.maps.as_mut(), &plan)?;
+        self.actual.written(&mut plan);
         Ok(())
     }
 

@@ -157,11 +157,15 @@ impl Stage {
             format!("--cgroup-root={}", root.path().display()),
             format!("--bpffs={}", self.home.bpffs().display()),
             format!("--run-dir={}", self.home.run_dir().display()),
+            format!("--state-dir={}", self.home.state_dir().display()),
             format!("--admin-address=127.0.0.1:{ADMIN_PORT}"),
             format!("--max-services={services}"),
             format!("--max-slots={slots}"),
             format!("--max-backends={backends}"),
             format!("--max-counters={counters}"),
+            // One peer has it all here.
+            format!("--max-peer-slots={}", slots / 2),
+            format!("--max-peer-backends={}", backends - 1),
         ];
         Launch {
             name: instance.into(),

@@ -38,6 +38,7 @@ const KEPT: &[(&str, &str)] = &[
     ("containerd", "/var/lib/containerd"),
     ("cni-state", "/var/lib/cni"),
     ("kubelet", "/var/lib/kubelet"),
+    ("clustermesh", "/var/lib/clustermesh"),
     ("pods-log", "/var/log/pods"),
     ("containers-log", "/var/log/containers"),
 ];

@@ -132,6 +132,10 @@ impl Home {
         self.folder.join("run")
     }
 
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
     pub fn log(&self, name: &str) -> PathBuf {
         self.folder.join("log").join(format!("{name}.log"))
     }

@@ -73,8 +73,9 @@ fn settle_as_fresh(node: &Node) -> Result<()> {
         compare(&present, &wanted)
     });
     fresh.stop(Stop::Kill)?;
-    let folders =
-        [node.home().bpffs().join("clustermesh").join(&instance), node.home().run_dir().join(&instance)];
+    let home = node.home();
+    let folders = [home.bpffs().join("clustermesh"), home.run_dir(), home.state_dir()];
+    let folders = folders.map(|folder| folder.join(&instance));
     for folder in folders.iter().filter(|folder| folder.exists()) {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }

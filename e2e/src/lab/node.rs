@@ -194,6 +194,7 @@ fn agent(home: &Arc<Home>, identity: &Identity, node: &str, netns: &Netns, cgrou
     folder("cgroup-root", cgroup.path());
     folder("bpffs", &home.bpffs());
     folder("run-dir", &home.run_dir());
+    folder("state-dir", &home.state_dir());
     args.extend(identity.flags());
     Launch {
         name: format!("{}.{node}.agent", identity.cluster),

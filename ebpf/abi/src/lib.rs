@@ -33,7 +33,7 @@ pub use counter::{Counter, Cpu, OUTCOMES, Outcome};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{KeyWords, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::{CELLS, Origin, Sockets, cell_index};
-pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
+pub use pick::{ATTEMPTS, Choice, LOOK_TORN, Scan, Tables, Verdict, decide, look};
 pub use read::current;
 pub use reply::{ReplyEntry, ReplyKey};
 pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceEntry, Stamp, bpf_spin_lock};

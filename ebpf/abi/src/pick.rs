@@ -5,8 +5,7 @@
 //! runs on the host under proptest. Never writes a map, never counts, never touches a socket.
 
 use core::hint::cold_path;
-use core::mem::MaybeUninit;
-use core::ptr::{NonNull, addr_of};
+use core::ptr::NonNull;
 
 use crate::address::is_mapped;
 use crate::alias;
@@ -44,6 +43,14 @@ pub unsafe trait Tables {
     fn heartbeat_is_old(&mut self) -> bool;
     /// Told whenever an entry changed while it was read.
     fn torn(&mut self);
+    /// [`look`], where the implementor wants it.
+    #[inline(always)]
+    fn look(&mut self, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32
+    where
+        Self: Sized,
+    {
+        look(self, entry, scan)
+    }
 }
 
 /// Where a connection goes.
@@ -149,6 +156,9 @@ fn choose<T: Tables>(
     }
     cold_path();
     let pick = Pick::unpack(thorough(tables, entry, service));
+    if pick.backend == Pick::TORN.backend {
+        return None;
+    }
     if pick.backend == Pick::NOTHING.backend {
         return Some(false);
     }
@@ -246,78 +256,123 @@ fn quick<T: Tables>(
 /// The thorough way: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,
 /// groups of one rank share by weight and by how many of their slots are of that rank. Kept out of line, so
 /// that the quick way stays short. Returns a packed [`Pick`].
-///
-/// One flat loop whose state is never a constant to the verifier, which follows every constant on its own:
-/// with loops in loops that is more than it is willing to follow.
 #[inline(never)]
 fn thorough<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, service: u32) -> u64 {
-    let Some(clusters) = tables.clusters() else { return Pick::TORN.pack() };
-    let groups = read::group_count(entry);
-    let first_tier = u32::from(read::tier(entry, 0));
-    let mut random = tables.random();
-    let mut at = random;
-    let mut index = 0u32;
-    let mut best = Best { rank: u32::MAX, total: 0, pick: Pick::NOTHING };
+    let random = tables.random();
+    let mut scan = Scan::new(entry, service, random);
     let mut step = 0u32;
-    while step < SCAN_SLOTS && groups != 0 {
+    while step < SCAN_SLOTS && scan.groups != 0 {
         step += 1;
-        let group = GroupView::read(entry, opaque(index) as usize % MAX_GROUPS);
-        random = opaque(next_random(random));
-        if group.count != 0 {
-            let Some(slot) = tables.slot(group.slot(at % group.count)) else { return Pick::TORN.pack() };
-            let Some(slot) = read::owned_slot(slot, service) else { return Pick::TORN.pack() };
-            let Some(backend) = tables.backend(slot.backend) else { return Pick::TORN.pack() };
-            let rank = rank(read::cluster_state(clusters, group.cluster), read::state(backend), &group);
-            best.offer(rank, &group, slot.backend, random);
+        match tables.look(entry, &mut scan) {
+            LOOK_NEXT => {}
+            LOOK_DONE => break,
+            _ => return Pick::TORN.pack(),
         }
-        index += 1;
-        if index >= opaque(groups) {
-            // A round is over; nothing can be better than what is as good as can be in the first tier. Below it
-            // a group that has only shown bad slots so far may still have a good one.
-            if best.rank <= first_tier {
-                break;
-            }
-            index = 0;
-            at = at.wrapping_add(1);
-        }
-        best.forget();
-        index = opaque(index);
-        at = opaque(at);
     }
-    best.pick.pack()
+    scan.pick().pack()
 }
 
-/// The best backend that the thorough way has met.
-struct Best {
+/// Answers of [`look`]: another slot may be better.
+const LOOK_NEXT: u32 = 0;
+/// None can be better.
+const LOOK_DONE: u32 = 1;
+/// The entry changed meanwhile.
+pub const LOOK_TORN: u32 = 2;
+
+/// The thorough way's state between two slots, with the best backend that it has met. It lies in memory, of which the
+/// verifier knows nothing.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Scan {
+    service: u32,
+    groups: u32,
+    first_tier: u32,
+    random: u32,
+    /// The group to look at, and the slot in it, modulo their number.
+    index: u32,
+    at: u32,
     rank: u32,
     /// Sum of the weights met at this rank.
     total: u32,
-    pick: Pick,
+    backend: u32,
+    counter: u32,
 }
 
-impl Best {
+impl Scan {
+    #[inline(always)]
+    fn new(entry: NonNull<ServiceEntry>, service: u32, random: u32) -> Self {
+        Self {
+            service,
+            groups: read::group_count(entry),
+            first_tier: u32::from(read::tier(entry, 0)),
+            random,
+            index: 0,
+            at: random,
+            rank: u32::MAX,
+            total: 0,
+            backend: Pick::NOTHING.backend,
+            counter: Pick::NOTHING.counter,
+        }
+    }
+
+    #[inline(always)]
+    const fn pick(&self) -> Pick {
+        Pick { backend: self.backend, counter: self.counter }
+    }
+
     /// A reservoir: what is met at the best rank ends up taken in proportion to its weight, and of weight 0
     /// the first is.
     #[inline(always)]
-    fn offer(&mut self, rank: u32, group: &GroupView, backend: u32, random: u32) {
+    fn offer(&mut self, rank: u32, group: &GroupView, backend: u32) {
         if rank > self.rank || rank & RANK_UNFIT != 0 {
             return;
         }
         let better = rank < self.rank;
         self.total = if better { group.weight } else { self.total.wrapping_add(group.weight) };
-        if better || below(random, self.total) < group.weight {
-            self.pick = Pick { backend, counter: group.counter };
+        if better || below(self.random, self.total) < group.weight {
+            (self.backend, self.counter) = (backend, group.counter);
         }
         self.rank = rank;
     }
 
-    /// See [`opaque`].
+    /// Goes on to the next group, or to the next slots of all; says whether that is of any use.
     #[inline(always)]
-    fn forget(&mut self) {
-        self.rank = opaque(self.rank);
-        self.total = opaque(self.total);
-        self.pick = Pick { backend: opaque(self.pick.backend), counter: opaque(self.pick.counter) };
+    fn advance(&mut self) -> u32 {
+        self.index = self.index.wrapping_add(1);
+        if self.index >= self.groups {
+            // A round is over; nothing can be better than what is as good as can be in the first tier. Below it
+            // a group that has only shown bad slots so far may still have a good one.
+            if self.rank <= self.first_tier {
+                return LOOK_DONE;
+            }
+            self.index = 0;
+            self.at = self.at.wrapping_add(1);
+        }
+        LOOK_NEXT
     }
+}
+
+/// A step of the thorough way: looks at one slot of one group. Returns whether another may be better.
+#[inline(always)]
+pub fn look<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32 {
+    let group = GroupView::read(entry, scan.index as usize % MAX_GROUPS);
+    scan.random = next_random(scan.random);
+    if group.count != 0 {
+        let Some((slot, backend)) = owned(tables, group.slot(scan.at % group.count), scan.service) else {
+            return LOOK_TORN;
+        };
+        let Some(clusters) = tables.clusters() else { return LOOK_TORN };
+        let rank = rank(read::cluster_state(clusters, group.cluster), read::state(backend), &group);
+        scan.offer(rank, &group, slot.backend);
+    }
+    scan.advance()
+}
+
+/// A slot of the service, and the backend in it; nothing if it is another's.
+#[inline(always)]
+fn owned<T: Tables>(tables: &mut T, index: u32, service: u32) -> Option<(SlotEntry, NonNull<BackendEntry>)> {
+    let slot = read::owned_slot(tables.slot(index)?, service)?;
+    Some((slot, tables.backend(slot.backend)?))
 }
 
 /// Lower is better: usable before demoted clusters, then active before terminating before quarantined
@@ -369,17 +424,6 @@ impl GroupView {
     const fn slot(&self, at: u32) -> u32 {
         self.first.wrapping_add(at)
     }
-}
-
-/// The same word, of which the verifier knows nothing any more: it tracks what lies in the aligned half of a
-/// stack slot, and this is stored in the other one.
-#[inline(always)]
-fn opaque(word: u32) -> u32 {
-    #[repr(C, align(8))]
-    struct Slot(MaybeUninit<u32>, u32);
-    let slot = Slot(MaybeUninit::uninit(), word);
-    // SAFETY: the reference is to an initialised field of a local variable.
-    unsafe { addr_of!(slot.1).read_volatile() }
 }
 
 /// Maps a uniform word to a number below `bound`; 0 if `bound` is 0.

@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, Cpu, Origin, Outcome, ReplyEntry, ReplyKey, ServiceCell,
-    ServiceEntry, ServiceKey, SlotEntry, Sockets, Tables, current,
+    BackendEntry, ClusterStates, Control, Counter, Cpu, LOOK_TORN, Origin, Outcome, ReplyEntry, ReplyKey,
+    Scan, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Sockets, Tables, current,
 };
 
 /// Entries come and go by the thousand, and a preallocated element is reused even sooner.
@@ -37,6 +37,11 @@ pub(crate) static SOCKETS: Array<Sockets, 1> = Array::new();
 /// Of its own: whatever else is remembered by the thousand must not push out what a reply will ask for.
 #[btf_map]
 pub(crate) static REPLIES: LruHashMap<ReplyKey, ReplyEntry, 1024> = LruHashMap::new();
+
+/// Whether this kernel tells an MPTCP socket by its subflow (`bpf_skc_to_mptcp_sock`, Linux 5.19, with CONFIG_MPTCP): set
+/// by the loader. Where it is 0 the verifier never looks at the call.
+#[unsafe(no_mangle)]
+pub static MPTCP: u32 = 0;
 
 /// The maps as [`mesh_abi::decide`] sees them, from the CPU that the program runs on, where it stays until it ends.
 pub(crate) struct Maps {
@@ -103,6 +108,27 @@ unsafe impl Tables for Maps {
     fn torn(&mut self) {
         self.count(Outcome::Retried);
     }
+
+    #[inline(always)]
+    fn look(&mut self, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32 {
+        mesh_look(entry.as_ptr(), scan)
+    }
+}
+
+/// [`mesh_abi::look`] as a function that the verifier takes on its own, once for each program, whatever its callers know
+/// and however often they call it: for that it has a name that is seen outside (a global function, Linux 5.13 with
+/// pointers). As part of the loop around it, it would take up to all of what the verifier allows, by kernel.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mesh_look(entry: *mut ServiceEntry, scan: *mut Scan) -> u32 {
+    // To the verifier any caller may pass nothing.
+    let (Some(entry), Some(mut scan), Some(mut maps)) =
+        (NonNull::new(entry), NonNull::new(scan), Maps::of_this_cpu())
+    else {
+        return LOOK_TORN;
+    };
+    // SAFETY: the caller's state is nobody else's meanwhile.
+    mesh_abi::look(&mut maps, entry, unsafe { scan.as_mut() })
 }
 
 impl Maps {

@@ -4,14 +4,16 @@
 use core::hint::cold_path;
 use core::intrinsics::AtomicOrdering::SeqCst;
 use core::intrinsics::atomic_cxchg;
-use core::ptr::{addr_of, addr_of_mut};
+use core::ptr::{addr_of, addr_of_mut, null_mut};
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use mesh_abi::{Choice, Origin, PROTOCOL_TCP, ReplyEntry, ReplyKey, cell_index};
 
-use crate::maps::{ORIGINS, REPLIES, SOCKETS};
+use crate::maps::{MPTCP, ORIGINS, REPLIES, SOCKETS};
 use crate::peer::Endpoint;
 
 /// Remembers what was dialled.
@@ -40,11 +42,15 @@ impl Memory for OfSocket {
                 (choice.backend, choice.epoch),
             )
         };
-        if protocol == PROTOCOL_TCP && take_cell(dialling(ctx), &origin()) {
+        let mptcp = mptcp_socket(ctx, protocol);
+        if mptcp.is_null() && protocol == PROTOCOL_TCP && take_cell(dialling(ctx), &origin()) {
             return true;
         }
         cold_path();
         let mut origin = origin();
+        if !mptcp.is_null() {
+            return store_at(mptcp, &mut origin);
+        }
         // SAFETY: the context's socket is valid while the program runs.
         let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
         if stored.is_null() {
@@ -55,7 +61,8 @@ impl Memory for OfSocket {
         true
     }
 
-    /// Both places are cleared: which of them a socket got may differ from one connect to the next.
+    /// Both places are cleared: which of them a socket got may differ from one connect to the next. An MPTCP socket's
+    /// stays: its further subflows dial the backend's other addresses, and pass by here too.
     #[inline(always)]
     fn forget(ctx: &SockAddrContext) {
         give_cell_back(dialling(ctx));
@@ -67,6 +74,40 @@ impl Memory for OfSocket {
             }
         }
     }
+}
+
+/// The MPTCP socket for which a TCP socket of the kernel's own (a subflow) connects; null for all others, and where the
+/// loader has not said that this kernel can tell.
+///
+/// The application asks the MPTCP socket for its peer and closes that one; the subflow passes no release hook, so that a
+/// cell of its own would never be given back.
+#[inline(always)]
+fn mptcp_socket(ctx: &SockAddrContext, protocol: u8) -> *mut c_void {
+    // SAFETY: the word is the loader's, and never changes once the programs are loaded. The context's socket is valid
+    // while the program runs.
+    unsafe {
+        if protocol != PROTOCOL_TCP || addr_of!(MPTCP).read_volatile() == 0 {
+            return null_mut();
+        }
+        bpf_skc_to_mptcp_sock((*ctx.sock_addr).__bindgen_anon_1.sk.cast()).cast()
+    }
+}
+
+/// Remembers an origin in the storage of a socket that is not the context's; false where there is no room.
+#[inline(always)]
+fn store_at(socket: *mut c_void, origin: &mut Origin) -> bool {
+    // SAFETY: the map is one of socket storage, the socket is one that a helper has just returned, and a value of the
+    // map's type is copied. The storage lives as long as the socket, and only the task that connects it writes it.
+    unsafe {
+        let map = addr_of!(ORIGINS).cast_mut().cast();
+        let value: *mut Origin = origin;
+        let stored = bpf_sk_storage_get(map, socket, value.cast(), BPF_SK_STORAGE_GET_F_CREATE.into());
+        if stored.is_null() {
+            return false;
+        }
+        origin.store(stored.cast());
+    }
+    true
 }
 
 impl OfSocket {

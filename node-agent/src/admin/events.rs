@@ -13,8 +13,8 @@ const KEPT: usize = 1024;
 /// The last events and those to come. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Events {
-    kept: Arc<Mutex<VecDeque<Event>>>,
-    live: broadcast::Sender<Event>,
+    kept: Arc<Mutex<VecDeque<Arc<Event>>>>,
+    live: broadcast::Sender<Arc<Event>>,
 }
 
 impl Default for Events {
@@ -25,6 +25,7 @@ impl Default for Events {
 
 impl Events {
     pub fn publish(&self, event: Event) {
+        let event = Arc::new(event);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT {
             kept.pop_front();
@@ -35,8 +36,12 @@ impl Events {
         let _ = self.live.send(event);
     }
 
-    /// The kept events from `since_unix_us` on (none without it), and all that follow.
-    pub fn subscribe(&self, since_unix_us: Option<u64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    /// The kept events from `since_unix_us` on (none without it), and all that follow. They are shared: whoever publishes
+    /// waits for a subscriber no longer than it takes to count references.
+    pub fn subscribe(
+        &self,
+        since_unix_us: Option<u64>,
+    ) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let past = since_unix_us.map(|since| {
             kept.iter().filter(|event| event.at_unix_us() >= since).cloned().collect::<Vec<_>>()

@@ -13,18 +13,19 @@ use futures::{StreamExt, stream};
 use mesh_model::name::ServiceName;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
-use super::api::{Event, List, unix_us};
+use super::api::{Event, HookPrograms, List, unix_us};
 use super::events::Events;
-use crate::merge::query::Query;
+use crate::merge::query::{Answers, Unanswered};
 use crate::peers::PeerSet;
 
 /// Whom the routes ask.
 #[derive(Clone)]
 pub struct Sources {
-    pub queries: mpsc::Sender<Query>,
+    pub answers: Arc<dyn Answers>,
     pub peers: watch::Receiver<Arc<PeerSet>>,
+    pub hooks: watch::Receiver<Arc<Vec<HookPrograms>>>,
     pub events: Events,
 }
 
@@ -34,54 +35,71 @@ pub fn routes(sources: Sources) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/peers", get(peers))
+        .route("/v1/hooks", get(hooks))
         .route("/v1/plan", get(plan))
         .route("/v1/events", get(events))
         .with_state(sources)
 }
 
-async fn services(State(sources): State<Sources>) -> Response {
-    ask(&sources, Query::Services).await
+async fn services(State(sources): State<Sources>, Parameters(of): Parameters<Of>) -> Response {
+    match of.service() {
+        Ok(service) => ask(&sources, move |answers| answers.services(service.as_ref())).await,
+        Err(refusal) => refusal,
+    }
 }
 
 #[derive(Deserialize)]
-struct BackendParameters {
+struct Of {
     /// `namespace/name`; all services without it.
     service: Option<String>,
 }
 
-async fn backends(
-    State(sources): State<Sources>,
-    Parameters(parameters): Parameters<BackendParameters>,
-) -> Response {
-    let service = match parameters.service.map(|name| name.parse::<ServiceName>()).transpose() {
-        Ok(service) => service,
-        Err(error) => {
+impl Of {
+    #[allow(clippy::result_large_err, reason = "the refusal is the answer")]
+    fn service(self) -> Result<Option<ServiceName>, Response> {
+        self.service.map(|name| name.parse()).transpose().map_err(|error| {
             let reason = format!("service must be namespace/name: {error}\n");
-            return (StatusCode::BAD_REQUEST, reason).into_response();
-        }
-    };
-    ask(&sources, |reply| Query::Backends(service, reply)).await
+            (StatusCode::BAD_REQUEST, reason).into_response()
+        })
+    }
+}
+
+async fn backends(State(sources): State<Sources>, Parameters(of): Parameters<Of>) -> Response {
+    match of.service() {
+        Ok(service) => ask(&sources, move |answers| answers.backends(service.as_ref())).await,
+        Err(refusal) => refusal,
+    }
 }
 
 async fn plan(State(sources): State<Sources>) -> Response {
-    ask(&sources, Query::Plan).await
+    ask(&sources, |answers| answers.plan()).await
 }
 
 async fn peers(State(sources): State<Sources>) -> Response {
     Json(List { items: sources.peers.borrow().rows() }).into_response()
 }
 
-async fn ask<T: serde::Serialize>(
+async fn hooks(State(sources): State<Sources>) -> Response {
+    let items = sources.hooks.borrow().clone();
+    Json(List { items: items.to_vec() }).into_response()
+}
+
+/// Reads an answer on a thread where that may take its time. All readers together have one.
+async fn ask<T: serde::Serialize + Send + 'static>(
     sources: &Sources,
-    query: impl FnOnce(oneshot::Sender<Vec<T>>) -> Query,
+    question: impl FnOnce(&dyn Answers) -> Result<Vec<T>, Unanswered> + Send + 'static,
 ) -> Response {
-    let (reply, answer) = oneshot::channel();
-    if sources.queries.send(query(reply)).await.is_err() {
-        return stopping();
-    }
-    match answer.await {
-        Ok(items) => Json(List { items }).into_response(),
-        Err(_) => stopping(),
+    static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+    let _turn = ONE_AT_A_TIME.acquire().await;
+    let answers = sources.answers.clone();
+    let answer = tokio::task::spawn_blocking(move || question(answers.as_ref())).await;
+    match answer {
+        Ok(Ok(items)) => Json(List { items }).into_response(),
+        Ok(Err(error @ Unanswered::Maps(_))) => {
+            let reason = format!("{}\n", mesh_kv::fault::chain(&error));
+            (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
+        }
+        Ok(Err(Unanswered::Stopping)) | Err(_) => stopping(),
     }
 }
 
@@ -104,7 +122,7 @@ async fn events(
         let event = match live.recv().await {
             Ok(event) => event,
             Err(RecvError::Lagged(lost)) => {
-                Event::Lagged { at_unix_us: unix_us(std::time::SystemTime::now()), lost }
+                Arc::new(Event::Lagged { at_unix_us: unix_us(std::time::SystemTime::now()), lost })
             }
             Err(RecvError::Closed) => return None,
         };

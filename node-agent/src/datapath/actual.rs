@@ -1,7 +1,7 @@
 //! The mirror of the maps: every frontend that they hold, in ids and slots.
 //!
-//! Never touches a map itself. `plan` changes the mirror and says what to write; where a write fails, the
-//! mirror is thrown away and restored from the maps.
+//! Never touches a map itself. `plan` changes the mirror and says what to write; `parts` corrects the mirror where a write
+//! failed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,7 +18,9 @@ use mesh_model::snapshot::Protocol;
 use super::backends::{BackendKey, Backends};
 use super::extents::{Extent, Extents};
 use super::ids::Ids;
+use super::parts::Owed;
 use super::plan::Plan;
+use super::shares::Bound;
 
 /// What the canary dials: loopback, the discard port (RFC 863), answered by nobody.
 pub const CANARY: Frontend = Frontend {
@@ -45,7 +47,7 @@ pub struct Actual {
     pub(super) service_ids: Ids,
     pub(super) counters: Ids,
     pub(super) capacity: Capacity,
-    pub(super) namings: u64,
+    pub(super) bound: Option<Bound>,
 }
 
 /// One service entry.
@@ -59,6 +61,8 @@ pub struct Held {
     pub groups: Vec<HeldGroup>,
     /// The maps hold something else than this says: write it again, whatever it says.
     pub(super) damaged: bool,
+    /// After a write that failed.
+    pub(super) owed: Option<Box<Owed>>,
 }
 
 /// One group of a service entry.
@@ -71,6 +75,8 @@ pub struct HeldGroup {
     /// In the order of the slots.
     pub(super) members: Vec<Member>,
     pub counter: u32,
+    /// No entry in the maps has led to the extent yet.
+    pub(super) unseen: bool,
 }
 
 /// A backend id and what the group calls its state, in one word.
@@ -106,7 +112,7 @@ impl Actual {
             service_ids: Ids::new(u32::MAX),
             counters: Ids::new(capacity.counters),
             capacity,
-            namings: 0,
+            bound: None,
         }
     }
 
@@ -151,11 +157,6 @@ impl Actual {
         self.extents.free_slots()
     }
 
-    /// How often a frontend came, went, or got another name.
-    pub fn namings(&self) -> u64 {
-        self.namings
-    }
-
     pub fn capacity(&self) -> Capacity {
         self.capacity
     }
@@ -179,7 +180,9 @@ impl Actual {
             (*frontend, Some(service))
         });
         let mut moved = Self::new(capacity);
-        let plan = moved.plan(&changes.collect::<Vec<_>>());
+        let mut plan = moved.plan(&changes.collect::<Vec<_>>());
+        // Nothing was there before, so nothing is freed.
+        moved.written(&mut plan);
         moved.services.values_mut().for_each(|held| held.service = None);
         (moved, plan)
     }
@@ -212,6 +215,12 @@ impl Held {
     /// Kube-proxy may serve the frontend when the agent is gone.
     pub fn plain_ok(&self) -> bool {
         self.flags & FLAG_PLAIN_OK != 0
+    }
+
+    /// The service has backends, and all of them terminate for it: it has either these or active ones.
+    pub(crate) fn terminates(&self) -> bool {
+        let first = self.groups.iter().find_map(|group| group.members.first());
+        first.is_some_and(|member| member.state() == BackendState::Terminating)
     }
 }
 

@@ -5,8 +5,8 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
-use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_TERMINATING};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING};
 use mesh_model::desired::BackendState;
 
 use super::rows::Rows;
@@ -44,6 +44,9 @@ impl BackendKey {
     }
 }
 
+/// No state of the maps: a write failed.
+const UNKNOWN: u32 = u32::MAX;
+
 /// All backend ids of one instance. Id 0 is never used.
 #[derive(Debug)]
 pub(crate) struct Backends {
@@ -52,6 +55,8 @@ pub(crate) struct Backends {
     hasher: DefaultHashBuilder,
     free: Vec<u32>,
     capacity: u32,
+    /// Ids that are not free, by cluster.
+    taken: HashMap<u16, u32>,
 }
 
 impl Backends {
@@ -63,6 +68,7 @@ impl Backends {
             hasher: DefaultHashBuilder::default(),
             free: Vec::new(),
             capacity,
+            taken: HashMap::new(),
         }
     }
 
@@ -83,6 +89,11 @@ impl Backends {
     /// Number of backends that somebody uses or that wait for their grace period.
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Number of the cluster's backends that somebody uses or that wait for their grace period.
+    pub(crate) fn count_of(&self, cluster: u16) -> u32 {
+        self.taken.get(&cluster).copied().unwrap_or(0)
     }
 
     /// How many more ids can be taken.
@@ -135,6 +146,39 @@ impl Backends {
         row.users == 0
     }
 
+    /// The group holds the backend after all; `was_last` undoes that [`Self::remove_user`] owed its release.
+    pub(crate) fn rejoin(&mut self, id: u32, state: BackendState, was_last: bool) {
+        self.restore_user(id, state);
+        self.rows.get_mut(id).pending -= u16::from(was_last);
+    }
+
+    /// Whatever state the maps hold, the next plan that touches the backend writes it.
+    pub(crate) fn forget_state(&mut self, id: u32) {
+        let row = self.rows.get_mut(id);
+        if row.users > 0 {
+            row.set_state(UNKNOWN);
+        }
+    }
+
+    /// Ids from here on have never been used.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.rows.len()).expect("ids are u32")
+    }
+
+    pub(super) fn is_free(&self, id: u32) -> bool {
+        self.rows.get(id).is_free()
+    }
+
+    pub(super) fn epoch(&self, id: u32) -> u32 {
+        self.rows.get(id).epoch
+    }
+
+    /// What the maps hold under the id, unless nobody knows.
+    pub(super) fn entry(&self, id: u32) -> Option<BackendEntry> {
+        let state = self.rows.get(id).state();
+        (state <= STATE_QUARANTINED).then(|| self.rows.entry(id, state))
+    }
+
     /// The entry to write if the maps hold another one; remembers it as written.
     pub(crate) fn write(&mut self, id: u32) -> Option<BackendEntry> {
         let row = self.rows.get_mut(id);
@@ -157,6 +201,9 @@ impl Backends {
         let (hash, epoch) = (self.hasher.hash_one(self.rows.key(id)), self.rows.get(id).epoch);
         if let Ok(entry) = self.ids.find_entry(hash, |other| *other == id) {
             entry.remove();
+        }
+        if let Some(taken) = self.taken.get_mut(&self.rows.key(id).cluster) {
+            *taken -= 1;
         }
         self.rows.clear(id);
         self.free.push(id);
@@ -198,6 +245,7 @@ impl Backends {
     }
 
     fn index(&mut self, id: u32) {
+        *self.taken.entry(self.rows.key(id).cluster).or_default() += 1;
         let hash = self.hasher.hash_one(self.rows.key(id));
         let Self { rows, ids, hasher, .. } = self;
         ids.insert_unique(hash, id, |other| hasher.hash_one(rows.key(*other)));

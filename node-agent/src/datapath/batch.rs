@@ -13,59 +13,82 @@ use super::sys::{self, How, Stopped};
 
 /// How often in a row a batch may stop at the same element before it is given up.
 const STALLS: u32 = 100;
+/// After so many refusals in a row it is the map that refuses, and not the element.
+const HOPELESS: usize = 32;
 /// After a call that wrote nothing: enough for the kernel's refill.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Writes elements in as few calls as the kernel takes, or one by one where it knows no batches (before 5.6).
+/// Writes elements in as few calls as the kernel takes, or one by one where it knows no batches (before 5.6). Gives the
+/// places of those that it refused, ascending.
 pub(super) fn update<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
     how: How,
-) -> io::Result<()> {
+) -> Vec<(usize, io::Error)> {
     assert_eq!(keys.len(), values.len(), "a key for every value");
-    let written = whole(
-        keys.len(),
-        |from, to| sys::update_batch(map, &keys[from..to], &values[from..to], how),
-        || std::thread::sleep(PAUSE),
-    );
-    match written {
-        Err(error) if sys::knows_no_batches(&error) => {
-            let mut pairs = keys.iter().zip(values);
-            pairs.try_for_each(|(key, value)| sys::update(map, key, std::slice::from_ref(value), how))
+    let batch = |from: usize, to: usize| sys::update_batch(map, &keys[from..to], &values[from..to], how);
+    let single = |at: usize| {
+        let written = sys::update(map, &keys[at], std::slice::from_ref(&values[at]), how);
+        written.map_err(|source| Stopped { written: 0, source })
+    };
+    let mut batches = true;
+    let write = |from: usize, to: usize| {
+        if batches {
+            match batch(from, to) {
+                Err(stopped) if sys::knows_no_batches(&stopped.source) => batches = false,
+                written => return written,
+            }
         }
-        written => written,
-    }
+        (from..to).try_for_each(|at| single(at).map_err(|stopped| Stopped { written: at - from, ..stopped }))
+    };
+    whole(keys.len(), write, || std::thread::sleep(PAUSE))
 }
 
-/// Calls `write` for ranges of `0..count` until all is written. After a stop that may pass it goes on behind what was
-/// written, in smaller pieces, and waits where that is nothing.
+/// Calls `write` for ranges of `0..count` until all is written or refused. After a stop that may pass it goes on behind
+/// what was written, in smaller pieces, and waits where that is nothing; any other stop refuses one element.
 fn whole(
     count: usize,
     mut write: impl FnMut(usize, usize) -> Result<(), Stopped>,
     mut wait: impl FnMut(),
-) -> io::Result<()> {
-    let (mut done, mut piece, mut stalls) = (0, count, 0);
+) -> Vec<(usize, io::Error)> {
+    let mut refused = Vec::new();
+    let (mut done, mut piece, mut stalls, mut patience, mut hopeless) = (0, count, 0, STALLS, 0);
     while done < count {
         let end = count.min(done + piece);
         let Err(Stopped { written, source }) = write(done, end) else {
-            (done, stalls) = (end, 0);
+            (done, stalls, hopeless) = (end, 0, 0);
+            piece = piece.saturating_mul(2);
             continue;
         };
-        if !may_pass(&source) {
-            return Err(source);
+        let written = written.min(end - done);
+        done += written;
+        if written > 0 {
+            (stalls, hopeless) = (0, 0);
         }
-        done += written.min(end - done);
-        piece = (piece / 2).max(1);
-        stalls = if written > 0 { 0 } else { stalls + 1 };
-        if stalls > STALLS {
-            return Err(source);
+        if may_pass(&source) && stalls < patience {
+            piece = (piece / 2).max(1);
+            stalls += 1;
+            if written == 0 {
+                wait();
+            }
+            continue;
         }
-        if written == 0 {
-            wait();
+        // One element has used up the patience of the call.
+        (stalls, patience) = (0, if may_pass(&source) { 1 } else { patience });
+        hopeless += 1;
+        if hopeless > HOPELESS {
+            refused.extend((done..count).map(|at| (at, again(&source))));
+            return refused;
         }
+        refused.push((done, source));
+        done += 1;
     }
-    Ok(())
+    refused
+}
+
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 fn may_pass(error: &io::Error) -> bool {
@@ -76,6 +99,7 @@ fn may_pass(error: &io::Error) -> bool {
 mod tests {
     use std::os::fd::AsFd;
 
+    use super::super::scan;
     use super::*;
 
     fn stopped(written: usize, errno: i32) -> Result<(), Stopped> {
@@ -96,18 +120,44 @@ mod tests {
             seen.extend(from..from + written);
             if calls % 2 == 1 { stopped(written, libc::ENOMEM) } else { Ok(()) }
         };
-        whole(1000, write, || waits += 1).unwrap();
+        assert!(whole(1000, write, || waits += 1).is_empty());
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
         assert!(waits > 0);
     }
 
+    fn places(refused: &[(usize, io::Error)]) -> Vec<usize> {
+        refused.iter().map(|(at, _)| *at).collect()
+    }
+
     #[test]
-    fn what_does_not_pass_ends_it_and_so_does_what_lasts() {
-        let error = whole(10, |_, _| stopped(3, libc::E2BIG), || {}).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
-        let mut waits = 0;
-        let error = whole(10, |_, _| stopped(0, libc::ENOMEM), || waits += 1).unwrap_err();
-        assert_eq!((error.raw_os_error(), waits), (Some(libc::ENOMEM), STALLS));
+    fn an_element_that_is_refused_keeps_none_of_the_others_from_being_written() {
+        for errno in [libc::EPERM, libc::ENOMEM] {
+            let bad = [0, 7, 8, 500, 999];
+            let (mut seen, mut waits) = (Vec::new(), 0);
+            let write = |from: usize, to: usize| {
+                let stop = (from..to).find(|at| bad.contains(at));
+                let end = stop.unwrap_or(to);
+                seen.extend(from..end);
+                stop.map_or(Ok(()), |stop| stopped(stop - from, errno))
+            };
+            let refused = whole(1000, write, || waits += 1);
+            assert_eq!(places(&refused), bad, "{errno}");
+            assert!(refused.iter().all(|(_, error)| error.raw_os_error() == Some(errno)));
+            assert_eq!(seen.len(), 1000 - bad.len());
+            assert!(waits <= STALLS + 8, "{waits} pauses");
+        }
+    }
+
+    #[test]
+    fn a_map_that_refuses_everything_is_not_tried_for_every_element() {
+        let mut calls = 0;
+        let write = |_, _| {
+            calls += 1;
+            stopped(0, libc::EPERM)
+        };
+        let refused = whole(100_000, write, || {});
+        assert_eq!(places(&refused), (0..100_000).collect::<Vec<_>>());
+        assert_eq!(calls, HOPELESS + 1);
     }
 
     /// What `whole` relies on. Needs CAP_BPF.
@@ -139,8 +189,8 @@ mod tests {
             groups: Default::default(),
             tail: Default::default(),
         });
-        update(map.as_fd(), &keys, &vec![value; keys.len()], How::Plain).unwrap();
-        let found = sys::dump::<u32, mesh_abi::ServiceCell>(map.as_fd(), usize::MAX, How::Plain).unwrap();
+        assert!(update(map.as_fd(), &keys, &vec![value; keys.len()], How::Plain).is_empty());
+        let found = scan::dump::<u32, mesh_abi::ServiceCell>(map.as_fd(), usize::MAX, How::Plain).unwrap();
         assert_eq!(found.len(), keys.len());
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use hashbrown::HashMap;
+
 /// A run of slots that belongs to one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -12,6 +14,8 @@ pub(crate) struct Extent {
     pub(crate) first: u32,
     /// log2 of the number of slots.
     pub(crate) order: u8,
+    /// Id of the cluster whose group it is.
+    pub(crate) cluster: u16,
 }
 
 impl Extent {
@@ -34,13 +38,16 @@ pub(crate) struct Extents {
     /// First slots of the free extents by order.
     free: Vec<BTreeSet<u32>>,
     free_slots: u32,
+    /// Slots that are not free, by cluster.
+    taken: HashMap<u16, u32>,
 }
 
 impl Extents {
     /// All of `capacity` slots are free. At most 2^31 slots are used.
     pub(crate) fn new(capacity: u32) -> Self {
         let capacity = capacity.min(1 << 31);
-        let mut extents = Self { free: vec![BTreeSet::new(); 32], free_slots: capacity };
+        let free = vec![BTreeSet::new(); 32];
+        let mut extents = Self { free, free_slots: capacity, taken: HashMap::new() };
         let mut first = 0;
         for order in (0..32_u8).rev() {
             if capacity & (1 << order) != 0 {
@@ -56,16 +63,21 @@ impl Extents {
         self.free_slots
     }
 
-    /// Takes an extent of at least `count` slots.
-    pub(crate) fn allocate(&mut self, count: u32) -> Option<Extent> {
+    /// Number of slots in the cluster's extents, whether they are in use or wait for their grace period.
+    pub(crate) fn slots_of(&self, cluster: u16) -> u32 {
+        self.taken.get(&cluster).copied().unwrap_or(0)
+    }
+
+    /// Takes an extent of at least `count` slots for a cluster.
+    pub(crate) fn allocate(&mut self, count: u32, cluster: u16) -> Option<Extent> {
         let order = Extent::order_for(count);
         let found = (order..32).find(|o| !self.free[usize::from(*o)].is_empty())?;
         let first = self.free[usize::from(found)].pop_first().expect("the order was found non-empty");
         for smaller in (order..found).rev() {
             self.free[usize::from(smaller)].insert(first + (1 << smaller));
         }
-        let extent = Extent { first, order };
-        self.free_slots -= extent.capacity();
+        let extent = Extent { first, order, cluster };
+        self.count(extent);
         Some(extent)
     }
 
@@ -92,14 +104,22 @@ impl Extents {
                 self.free[usize::from(smaller)].insert(upper);
             }
         }
-        self.free_slots -= extent.capacity();
+        self.count(extent);
         true
+    }
+
+    fn count(&mut self, extent: Extent) {
+        self.free_slots -= extent.capacity();
+        *self.taken.entry(extent.cluster).or_default() += extent.capacity();
     }
 
     /// Gives an extent back.
     pub(crate) fn release(&mut self, extent: Extent) {
         self.free_slots += extent.capacity();
-        let Extent { mut first, mut order } = extent;
+        if let Some(taken) = self.taken.get_mut(&extent.cluster) {
+            *taken -= extent.capacity();
+        }
+        let Extent { mut first, mut order, .. } = extent;
         while order < 31 {
             let buddy = first ^ (1 << order);
             if !self.free[usize::from(order)].remove(&buddy) {
@@ -121,21 +141,26 @@ mod tests {
     #[test]
     fn a_capacity_that_is_no_power_of_two_is_used_whole() {
         let mut extents = Extents::new(13);
-        let taken: Vec<_> = std::iter::from_fn(|| extents.allocate(1)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| extents.allocate(1, 1)).collect();
         assert_eq!(taken.len(), 13);
         assert_eq!(extents.free_slots(), 0);
+    }
+
+    fn extent(first: u32, order: u8) -> Extent {
+        Extent { first, order, cluster: 1 }
     }
 
     #[test]
     fn a_reserved_extent_is_not_handed_out() {
         let mut extents = Extents::new(16);
-        assert!(extents.reserve(Extent { first: 4, order: 2 }));
-        assert!(!extents.reserve(Extent { first: 4, order: 0 }), "taken");
-        assert!(!extents.reserve(Extent { first: 0, order: 3 }), "part of it is taken");
-        assert!(!extents.reserve(Extent { first: 1, order: 1 }), "not aligned");
-        assert!(!extents.reserve(Extent { first: 16, order: 0 }), "outside");
+        assert!(extents.reserve(extent(4, 2)));
+        assert!(!extents.reserve(extent(4, 0)), "taken");
+        assert!(!extents.reserve(extent(0, 3)), "part of it is taken");
+        assert!(!extents.reserve(extent(1, 1)), "not aligned");
+        assert!(!extents.reserve(extent(16, 0)), "outside");
         assert_eq!(extents.free_slots(), 12);
-        assert_eq!(extents.allocate(8), Some(Extent { first: 8, order: 3 }));
+        assert_eq!(extents.allocate(8, 1), Some(extent(8, 3)));
+        assert_eq!(extents.slots_of(1), 12);
     }
 
     proptest! {
@@ -148,7 +173,7 @@ mod tests {
             let mut held: Vec<Extent> = Vec::new();
             for (take, size) in steps {
                 if take {
-                    if let Some(extent) = extents.allocate(size) {
+                    if let Some(extent) = extents.allocate(size, u16::try_from(size % 3).expect("small")) {
                         prop_assert!(extent.capacity() >= size);
                         prop_assert!(extent.first + extent.capacity() <= capacity);
                         for other in &held {
@@ -164,6 +189,7 @@ mod tests {
                 }
                 let used: u32 = held.iter().map(|extent| extent.capacity()).sum();
                 prop_assert_eq!(extents.free_slots(), capacity - used);
+                prop_assert_eq!((0..3).map(|cluster| extents.slots_of(cluster)).sum::<u32>(), used);
             }
             // A copy that reserves what is held agrees about what is left.
             let mut copy = Extents::new(capacity);

@@ -19,10 +19,13 @@ use mesh_abi::{
 };
 
 use super::actual::Capacity;
+use super::links::detach_all;
 use super::maps::{MapError, Maps};
-use super::programs::{ProgramsError, detach_all, failed, remove_folder};
+use super::pins;
+use super::programs::{ProgramsError, failed, remove_folder};
 use super::restore::Contents;
-use super::sys::{self, How};
+use super::scan;
+use super::sys::How;
 
 /// How long programs of a layout that can't be read serve beside the own ones while a peer has not spoken. After that what
 /// they hold of all the others is too old to be worth what they hold of that one.
@@ -44,6 +47,8 @@ enum Form {
 pub struct OtherLayout {
     layout: u32,
     folder: PathBuf,
+    /// Pins of its maps are missing.
+    damaged: bool,
 }
 
 /// What maps held, whatever their layout or size.
@@ -70,7 +75,7 @@ impl Content {
 /// Why maps of another layout can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableError {
-    #[error("this version doesn't know the layout")]
+    #[error("this version doesn't know the layout, or pins of its maps are missing")]
     Unknown,
     #[error("map {name} can't be opened")]
     Open { name: &'static str, source: Box<aya::maps::MapError> },
@@ -89,8 +94,8 @@ pub fn others(instance: &Path) -> Result<Vec<OtherLayout>, ProgramsError> {
     let mut others: Vec<OtherLayout> = entries
         .flatten()
         .filter_map(|entry| {
-            let layout = entry.file_name().to_str()?.strip_prefix('v')?.parse().ok()?;
-            (layout != LAYOUT).then(|| OtherLayout { layout, folder: entry.path() })
+            let (layout, damaged) = pins::layout_of(entry.file_name().to_str()?)?;
+            (layout != LAYOUT || damaged).then(|| OtherLayout { layout, folder: entry.path(), damaged })
         })
         .collect();
     others.sort_by_key(|other| std::cmp::Reverse(other.layout));
@@ -108,6 +113,9 @@ impl OtherLayout {
     }
 
     fn form(&self) -> Option<Form> {
+        if self.damaged {
+            return None;
+        }
         READABLE.iter().find(|(layout, _)| *layout == self.layout).map(|(_, form)| *form)
     }
 
@@ -184,7 +192,7 @@ struct OtherMap {
 impl OtherMap {
     fn dump<K: Plain, V: Plain>(&self, how: How) -> Result<Vec<(K, V)>, UnreadableError> {
         let limit = usize::try_from(self.max_entries).unwrap_or(usize::MAX);
-        sys::dump(self.data.fd().as_fd(), limit, how)
+        scan::dump(self.data.fd().as_fd(), limit, how)
             .map_err(|source| UnreadableError::Read { name: self.name, source })
     }
 }
@@ -240,7 +248,7 @@ mod tests {
 
     fn beside() -> Beside {
         let folder = PathBuf::from("/nonexistent/v99");
-        Beside::new(vec![OtherLayout { layout: 99, folder }])
+        Beside::new(vec![OtherLayout { layout: 99, folder, damaged: false }])
     }
 
     #[test]

@@ -6,7 +6,7 @@ use mesh_model::change::GroupChange;
 use mesh_model::desired::{DesiredBackend, DesiredGroup};
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, HeldGroup, Member, mapped, protocol_number, service_key};
+use super::actual::{Actual, HeldGroup, Member, mapped, protocol_number};
 use super::backends::BackendKey;
 use super::extents::Extent;
 use super::plan::Plan;
@@ -34,19 +34,22 @@ impl Actual {
         plan: &mut Plan,
     ) -> HeldGroup {
         let group = target.group;
-        let (mut members, old_extent, counter) = match old {
-            Some(old) => (old.members, Some(old.extent), old.counter),
-            None => (Vec::new(), None, self.take_counter(plan)),
+        let (mut members, old_extent, unseen, counter) = match old {
+            Some(old) => (old.members, Some(old.extent), old.unseen, old.counter),
+            None => (Vec::new(), None, false, self.take_counter(plan)),
         };
         let change = self.compare(target, &mut members, plan);
         let removed: Vec<Member> = change.gone.iter().map(|position| members[*position]).collect();
+        let in_place = fresh.is_none();
         let extent = match (fresh, old_extent) {
             (None, Some(extent)) => {
                 change.in_place(&mut members, extent, target.service, plan);
                 extent
             }
             (fresh, old_extent) => {
-                plan.freed.extents.extend(old_extent);
+                if let Some(extent) = old_extent.filter(|old| Some(*old) != fresh) {
+                    self.free_extent(extent, unseen, plan);
+                }
                 let extent = fresh.expect("make_room takes an extent where the old one does not serve");
                 change.afresh(&mut members, extent, target.service, plan);
                 extent
@@ -55,7 +58,7 @@ impl Actual {
         removed.into_iter().for_each(|member| self.leave(member, plan));
         members.shrink_to_fit();
         let &DesiredGroup { cluster, tier, weight, .. } = group;
-        HeldGroup { cluster, tier, weight, extent, members, counter }
+        HeldGroup { cluster, tier, weight, extent, members, counter, unseen: unseen || !in_place }
     }
 
     /// Plans what becomes of one group of a frontend, relative to what the mirror says; its weight is the number of its
@@ -64,6 +67,7 @@ impl Actual {
     pub fn plan_change(&mut self, change: &GroupChange, plan: &mut Plan) -> bool {
         let Some(gone) = self.positions(change) else { return false };
         let Some(mut held) = self.services.remove(&change.frontend) else { return false };
+        plan.begin(&change.frontend).service = held.stamp.id;
         let before = held.entry(&change.frontend);
         let protocol = protocol_number(change.frontend.protocol);
         if let Some(group) = group_of(&mut held.groups, change.cluster) {
@@ -77,7 +81,7 @@ impl Actual {
         }
         if before != held.entry(&change.frontend) {
             held.stamp.generation = held.stamp.generation.wrapping_add(1);
-            plan.services.push((service_key(&change.frontend), held.entry(&change.frontend)));
+            plan.write_service(&change.frontend, held.entry(&change.frontend));
         }
         self.services.insert(change.frontend, held);
         true
@@ -96,7 +100,7 @@ impl Actual {
         gone.sort_unstable();
         let count = group.members.len().checked_sub(gone.len())? + change.come.len();
         let is_held = |backend: &DesiredBackend| place(backend).is_some();
-        let room = self.backends.room() >= change.come.len()
+        let room = self.backend_room(change.cluster).0 >= change.come.len()
             && count > 0
             && fits(group.extent, u32::try_from(count).ok()?)
             && gone.is_sorted_by(|one, other| one < other)
@@ -140,9 +144,10 @@ impl Actual {
         Member::new(id, backend.state)
     }
 
-    fn leave(&mut self, member: Member, plan: &mut Plan) {
+    pub(super) fn leave(&mut self, member: Member, plan: &mut Plan) {
+        plan.part().left.push(member);
         if self.backends.remove_user(member.id(), member.state()) {
-            plan.freed.backends.push(member.id());
+            plan.part().freed.backends.push(member.id());
         } else {
             let entry = self.backends.write(member.id());
             plan.backends.extend(entry.map(|entry| (member.id(), entry)));
@@ -150,12 +155,20 @@ impl Actual {
     }
 
     pub(super) fn drop_group(&mut self, group: HeldGroup, plan: &mut Plan) {
-        plan.freed.extents.push(group.extent);
+        self.free_extent(group.extent, group.unseen, plan);
         if group.counter != 0 {
-            plan.freed.counters.push(group.counter);
+            plan.part().freed.counters.push(group.counter);
         }
         for member in group.members {
             self.leave(member, plan);
+        }
+    }
+
+    fn free_extent(&mut self, extent: Extent, unseen: bool, plan: &mut Plan) {
+        if unseen {
+            self.extents.release(extent);
+        } else {
+            plan.part().freed.extents.push(extent);
         }
     }
 

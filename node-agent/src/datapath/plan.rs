@@ -2,16 +2,18 @@
 //!
 //! A plan is safe at every prefix, also for a program in the middle of a lookup: backends come first, then
 //! slots, then the service entries that lead to them, then deletions. What a plan no longer needs ([`Freed`])
-//! may be used again only after a grace period: until then an old entry still leads to it.
+//! may be used again only once it has been written and a grace period has passed: until then an old entry still leads
+//! to it.
 
-use hashbrown::HashMap;
 use mesh_abi::{BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey, SlotEntry, Stamp};
 use mesh_model::desired::{DesiredService, Frontend};
-use mesh_model::name::ServiceName;
+use mesh_model::name::{ClusterId, ServiceName};
 
-use super::actual::{Actual, CANARY, Held, protocol_number, service_key};
+use super::actual::{Actual, CANARY, Held, HeldGroup, protocol_number, service_key};
 use super::extents::Extent;
-use super::members::{Target, backend_key, fits};
+use super::members::Target;
+use super::parts::{Deleted, Owed, Part, Parts};
+use super::shares::{Before, Fitted};
 
 /// Writes in the order of the fields, each list in any order.
 #[derive(Debug, Default)]
@@ -22,13 +24,12 @@ pub struct Plan {
     pub deleted: Vec<ServiceKey>,
     /// Counters that begin again at zero, before the services that use them.
     pub fresh_counters: Vec<u32>,
-    /// To be released after a grace period.
-    pub freed: Freed,
-    /// Frontends that keep what they have because there is no room for what is desired.
+    /// Frontends that are not as desired, because there is no room for all of it.
     pub refused: Vec<(Frontend, Shortage)>,
+    pub(super) parts: Parts,
 }
 
-/// Which map has no room.
+/// Which map has no room, for all or for one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shortage {
     #[error("map SERVICES has no room for another frontend: raise --max-services")]
@@ -37,6 +38,12 @@ pub enum Shortage {
     Slots,
     #[error("map BACKENDS has no room for another backend: raise --max-backends")]
     Backends,
+    #[error("cluster {0} has no room left in its share of map SLOTS: raise --max-slots, or --max-peer-slots")]
+    SlotShare(ClusterId),
+    #[error(
+        "cluster {0} has no room left in its share of map BACKENDS: raise --max-backends, or --max-peer-backends"
+    )]
+    BackendShare(ClusterId),
 }
 
 /// What waits for its grace period.
@@ -44,7 +51,7 @@ pub enum Shortage {
 pub struct Freed {
     pub(super) backends: Vec<u32>,
     pub(super) extents: Vec<Extent>,
-    services: Vec<u32>,
+    pub(super) services: Vec<u32>,
     pub(super) counters: Vec<u32>,
 }
 
@@ -75,6 +82,56 @@ impl Plan {
     /// Number of map elements to write or delete.
     pub fn writes(&self) -> usize {
         self.backends.len() + self.slots.len() + self.services.len() + self.deleted.len()
+    }
+
+    /// Keeps the first writes and forgets whose they are. Gives how many are left out.
+    pub(crate) fn truncate(&mut self, limit: usize) -> usize {
+        let before = self.writes() + self.refused.len();
+        let mut left = limit;
+        let mut keep = |len: usize| {
+            let kept = len.min(left);
+            left -= kept;
+            kept
+        };
+        self.backends.truncate(keep(self.backends.len()));
+        self.slots.truncate(keep(self.slots.len()));
+        self.services.truncate(keep(self.services.len()));
+        self.deleted.truncate(keep(self.deleted.len()));
+        self.refused.truncate(keep(self.refused.len()));
+        self.backends.shrink_to_fit();
+        self.slots.shrink_to_fit();
+        self.services.shrink_to_fit();
+        self.fresh_counters = Vec::new();
+        self.parts = Parts::default();
+        before - self.writes() - self.refused.len()
+    }
+
+    /// The frontends that the plan is about.
+    pub(crate) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.parts.iter().map(|part| &part.frontend)
+    }
+
+    /// What is planned from here on is this frontend's.
+    pub(super) fn begin(&mut self, frontend: &Frontend) -> &mut Part {
+        self.parts.begin(frontend, self.backends.len())
+    }
+
+    /// The part of the frontend that is being planned.
+    pub(super) fn part(&mut self) -> &mut Part {
+        self.parts.current()
+    }
+
+    /// Writes an entry. A plan holds one for each frontend, the last: a second one would be written into the version that
+    /// the first has made the one that counts, under its readers.
+    pub(super) fn write_service(&mut self, frontend: &Frontend, entry: ServiceEntry) {
+        let write = (service_key(frontend), entry);
+        match self.part().entry {
+            Some(place) => self.services[place] = write,
+            None => {
+                self.part().entry = Some(self.services.len());
+                self.services.push(write);
+            }
+        }
     }
 }
 
@@ -107,12 +164,14 @@ impl Actual {
         if self.services.get(&CANARY).is_some_and(|held| !held.damaged) {
             return plan;
         }
-        let (mut stamp, groups) = match self.services.remove(&CANARY) {
-            Some(held) => (held.stamp, held.groups),
-            None => (Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 }, Vec::new()),
+        plan.begin(&CANARY);
+        let (mut stamp, groups, owed) = match self.services.remove(&CANARY) {
+            Some(held) => (held.stamp, held.groups, held.owed),
+            None => (self.new_stamp(), Vec::new(), None),
         };
         stamp.generation = stamp.generation.wrapping_add(1);
         groups.into_iter().for_each(|group| self.drop_group(group, &mut plan));
+        self.settle_owed(owed, &mut plan);
         let held = Held {
             stamp,
             flags: FLAG_CANARY,
@@ -120,8 +179,9 @@ impl Actual {
             port_name: None,
             groups: Vec::new(),
             damaged: false,
+            owed: None,
         };
-        plan.services.push((service_key(&CANARY), held.entry(&CANARY)));
+        plan.write_service(&CANARY, held.entry(&CANARY));
         self.services.insert(CANARY, held);
         plan
     }
@@ -147,12 +207,15 @@ impl Actual {
 
     fn plan_deletion(&mut self, frontend: &Frontend, plan: &mut Plan) {
         let Some(held) = self.services.remove(frontend) else { return };
-        self.namings += 1;
         plan.deleted.push(service_key(frontend));
-        plan.freed.services.push(held.stamp.id);
-        for group in held.groups {
+        let Held { stamp, flags, service, port_name, groups, owed, .. } = held;
+        let part = plan.begin(frontend);
+        part.deleted = Some(Deleted { stamp, flags, service, port_name });
+        part.freed.services.push(stamp.id);
+        for group in groups {
             self.drop_group(group, plan);
         }
+        self.settle_owed(owed, plan);
     }
 
     fn plan_service(
@@ -161,27 +224,22 @@ impl Actual {
         desired: &DesiredService,
         plan: &mut Plan,
     ) -> Result<(), Shortage> {
-        let extents = self.make_room(frontend, desired)?;
+        let limit = usize::try_from(self.capacity.services).unwrap_or(usize::MAX);
+        if self.services.len() >= limit && !self.services.contains_key(frontend) {
+            return Err(Shortage::Services);
+        }
+        plan.begin(frontend);
         let held = self.services.remove(frontend);
-        let named = |held: &Held| {
-            held.service.as_ref() == Some(&desired.service) && held.port_name == desired.port_name
-        };
-        self.namings += u64::from(!held.as_ref().is_some_and(named));
         let before = held.as_ref().filter(|held| !held.damaged).map(|held| held.entry(frontend));
-        let (stamp, mut old_groups) = match held {
-            Some(held) => (held.stamp, held.groups),
-            None => (Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 }, Vec::new()),
+        // The slots of a damaged entry are not what the mirror says, so none of them serves as it is.
+        let is_sound = held.as_ref().is_none_or(|held| !held.damaged);
+        let (stamp, old_groups, owed) = match held {
+            Some(held) => (held.stamp, held.groups, held.owed),
+            None => (self.new_stamp(), Vec::new(), None),
         };
-        let mut groups = Vec::with_capacity(desired.groups.len());
-        for (group, extent) in desired.groups.iter().zip(extents) {
-            let old = old_groups.iter().position(|old| old.cluster == group.cluster);
-            let old = old.map(|index| old_groups.swap_remove(index));
-            let target = Target { service: stamp.id, protocol: protocol_number(frontend.protocol), group };
-            groups.push(self.plan_group(&target, old, extent, plan));
-        }
-        for group in old_groups {
-            self.drop_group(group, plan);
-        }
+        plan.part().service = stamp.id;
+        let groups = self.plan_groups(frontend, desired, (old_groups, is_sound), plan);
+        self.settle_owed(owed, plan);
         let mut held = Held {
             stamp,
             flags: if desired.plain_ok { FLAG_PLAIN_OK } else { 0 },
@@ -189,58 +247,59 @@ impl Actual {
             port_name: desired.port_name.clone(),
             groups,
             damaged: false,
+            owed: None,
         };
         if before != Some(held.entry(frontend)) {
             held.stamp.generation = held.stamp.generation.wrapping_add(1);
-            plan.services.push((service_key(frontend), held.entry(frontend)));
+            plan.write_service(frontend, held.entry(frontend));
         }
         self.services.insert(*frontend, held);
         Ok(())
     }
 
-    /// Takes the extents that the desired groups need anew (`None` where the old one serves), or says which
-    /// map is too small and takes nothing.
-    fn make_room(
+    /// Plans each group as far as there is room for it, the own cluster's first.
+    fn plan_groups(
         &mut self,
         frontend: &Frontend,
         desired: &DesiredService,
-    ) -> Result<Vec<Option<Extent>>, Shortage> {
-        let held = self.services.get(frontend);
-        let limit = usize::try_from(self.capacity.services).unwrap_or(usize::MAX);
-        if held.is_none() && self.services.len() >= limit {
-            return Err(Shortage::Services);
-        }
-        // Counting what is new exactly would cost a lookup for each backend twice; that is only paid when it
-        // gets tight.
-        let wanted: usize = desired.groups.iter().map(|group| group.backends.len()).sum();
-        if wanted > self.backends.room() && self.new_backends(frontend, desired) > self.backends.room() {
-            return Err(Shortage::Backends);
-        }
-        // The slots of a damaged entry are not what the mirror says, so none of them serves.
-        let sound = held.filter(|held| !held.damaged);
-        let current: HashMap<_, _> =
-            sound.iter().flat_map(|held| &held.groups).map(|group| (group.cluster, group.extent)).collect();
-        let mut taken: Vec<Option<Extent>> = Vec::with_capacity(desired.groups.len());
-        for group in &desired.groups {
-            let count = u32::try_from(group.backends.len()).unwrap_or(u32::MAX);
-            if current.get(&group.cluster).is_some_and(|extent| fits(*extent, count)) {
-                taken.push(None);
-                continue;
+        (mut old_groups, is_sound): (Vec<HeldGroup>, bool),
+        plan: &mut Plan,
+    ) -> Vec<HeldGroup> {
+        let (service, protocol) = (plan.part().service, protocol_number(frontend.protocol));
+        let (own, others): (Vec<_>, Vec<_>) =
+            desired.groups.iter().partition(|group| self.is_own(group.cluster));
+        let mut groups = Vec::with_capacity(desired.groups.len());
+        for group in own.into_iter().chain(others) {
+            let place = old_groups.iter().position(|old| old.cluster == group.cluster);
+            let before = place.map(|place| Before { group: &old_groups[place], is_sound });
+            match self.fit(group, protocol, before) {
+                Ok(Fitted { group, extent, shortage }) => {
+                    plan.refused.extend(shortage.map(|shortage| (*frontend, shortage)));
+                    let old = place.map(|place| old_groups.swap_remove(place));
+                    let target = Target { service, protocol, group: &group };
+                    groups.push(self.plan_group(&target, old, extent, plan));
+                }
+                Err(shortage) => plan.refused.push((*frontend, shortage)),
             }
-            let Some(extent) = self.extents.allocate(count) else {
-                taken.into_iter().flatten().for_each(|extent| self.extents.release(extent));
-                return Err(Shortage::Slots);
-            };
-            taken.push(Some(extent));
         }
-        Ok(taken)
+        for group in old_groups {
+            self.drop_group(group, plan);
+        }
+        groups.sort_unstable_by_key(|group| (group.tier, group.cluster));
+        groups
     }
 
-    fn new_backends(&self, frontend: &Frontend, desired: &DesiredService) -> usize {
-        let protocol = protocol_number(frontend.protocol);
-        let keys = desired.groups.iter().flat_map(|group| {
-            group.backends.iter().map(move |backend| backend_key(group.cluster, backend, protocol))
-        });
-        keys.filter(|key| self.backends.find(key).is_none()).count()
+    fn new_stamp(&mut self) -> Stamp {
+        Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 }
+    }
+
+    /// The frontend no longer needs what the maps may still lead to, once the plan is written.
+    fn settle_owed(&mut self, owed: Option<Box<Owed>>, plan: &mut Plan) {
+        let Some(owed) = owed else { return };
+        let Owed { mut extents, mut counters, members } = *owed;
+        let freed = &mut plan.part().freed;
+        freed.extents.append(&mut extents);
+        freed.counters.append(&mut counters);
+        members.into_iter().for_each(|member| self.leave(member, plan));
     }
 }

@@ -9,9 +9,10 @@ use mesh_model::name::ClusterId;
 use mesh_model::snapshot::Protocol;
 use proptest::prelude::*;
 
-use super::actual::{Actual, Capacity, service_key, unmapped};
+use super::actual::{Actual, Capacity, HeldGroup, service_key, unmapped};
 use super::plan::{Freed, Plan, Shortage};
 use super::restore::{Contents, restore};
+use super::shares::Share;
 
 const CAPACITY: Capacity = Capacity { services: 8, slots: 256, backends: 64, counters: 16 };
 
@@ -57,6 +58,14 @@ impl Maps {
         while self.step(plan, step) {
             step += 1;
         }
+    }
+
+    /// Plans and writes, and frees nothing.
+    fn carry_out(&mut self, actual: &mut Actual, changes: &[(Frontend, Option<DesiredService>)]) -> Plan {
+        let mut plan = actual.plan(changes);
+        self.apply(&plan);
+        actual.written(&mut plan);
+        plan
     }
 
     fn release(&mut self, actual: &mut Actual, freed: Freed) {
@@ -231,7 +240,7 @@ proptest! {
                 readers.iter().for_each(|reader| reader.finish(&maps, &ever));
                 readers.extend(Reader::start(&maps, step % 2 == 0));
             }
-            waiting.append(std::mem::take(&mut plan.freed));
+            waiting.append(actual.written(&mut plan));
             if grace {
                 // A grace period ends only after every reader that was there at its start.
                 readers.clear();
@@ -247,7 +256,7 @@ proptest! {
                 let all: Vec<_> = desired.iter().map(|(f, s)| (*f, Some(s.clone()))).collect();
                 let mut plan = actual.plan(&all);
                 maps.apply(&plan);
-                waiting.append(std::mem::take(&mut plan.freed));
+                waiting.append(actual.written(&mut plan));
             }
             let expected: BTreeMap<_, _> = desired
                 .iter()
@@ -268,7 +277,7 @@ proptest! {
         let gone: Vec<_> = desired.keys().map(|frontend| (*frontend, None)).collect();
         let mut plan = actual.plan(&gone);
         maps.apply(&plan);
-        waiting.append(std::mem::take(&mut plan.freed));
+        waiting.append(actual.written(&mut plan));
         maps.release(&mut actual, waiting);
         prop_assert_eq!(actual.backend_count(), 0);
         prop_assert_eq!(actual.free_slots(), CAPACITY.slots);
@@ -284,9 +293,9 @@ proptest! {
             service(&vec![(1, hosts.iter().map(|host| (*host, true)).collect()), (2, vec![(1, true)])])
         };
         let (mut maps, mut actual, mut held) = (Maps::new(), Actual::new(CAPACITY), first);
-        maps.apply(&actual.plan(&[(frontend(1), Some(wanted(&held)))]));
+        maps.carry_out(&mut actual, &[(frontend(1), Some(wanted(&held)))]);
         // A service that shares backends, so that not all that goes is gone.
-        maps.apply(&actual.plan(&[(frontend(2), Some(wanted(&BTreeSet::from([1, 2, 3]))))]));
+        maps.carry_out(&mut actual, &[(frontend(2), Some(wanted(&BTreeSet::from([1, 2, 3]))))]);
         let ever: BTreeSet<_> = (1..=2).flat_map(|index| {
             let all = wanted(&(0..40).collect());
             backends_of(&all).map(|(address, port)| (frontend(index), address, port)).collect::<Vec<_>>()
@@ -301,7 +310,7 @@ proptest! {
             let mut plan = Plan::default();
             let change = group_change(&held, &hosts);
             if !actual.plan_change(&change, &mut plan) {
-                prop_assert!(plan.is_empty() && plan.freed.is_empty());
+                prop_assert!(plan.is_empty() && actual.written(&mut plan).is_empty());
                 plan = actual.plan(&[(frontend(1), Some(wanted(&hosts)))]);
             }
             let slots = change.gone.len().max(change.come.len());
@@ -314,7 +323,8 @@ proptest! {
                 readers.extend(Reader::start(&maps, step % 2 == 0));
             }
             prop_assert!(plan.slots.len() <= slots || plan.slots.len() == hosts.len(), "{:?}", plan.slots);
-            maps.release(&mut actual, plan.freed);
+            let freed = actual.written(&mut plan);
+            maps.release(&mut actual, freed);
             let read: BTreeSet<_> = maps.read()[&frontend(1)][&1].iter().copied().collect();
             let expected: BTreeSet<_> = backends_of(&wanted(&hosts)).take(hosts.len()).collect();
             prop_assert_eq!(read, expected);
@@ -330,9 +340,9 @@ proptest! {
         let mut maps = Maps::new();
         let mut actual = Actual::new(CAPACITY);
         let one = |active| service(&vec![(1, vec![(1, active)])]);
-        maps.apply(&actual.plan(&[(frontend(1), Some(one(true)))]));
-        maps.apply(&actual.plan(&[(frontend(2), Some(one(first)))]));
-        maps.apply(&actual.plan(&[(frontend(1), Some(one(second)))]));
+        maps.carry_out(&mut actual, &[(frontend(1), Some(one(true)))]);
+        maps.carry_out(&mut actual, &[(frontend(2), Some(one(first)))]);
+        maps.carry_out(&mut actual, &[(frontend(1), Some(one(second)))]);
         prop_assert_eq!(maps.contents.backends.len(), 1);
         let active = maps.contents.backends[0].1.state == STATE_ACTIVE;
         prop_assert_eq!(active, first || second);
@@ -370,13 +380,16 @@ fn one_backends_change_costs_a_slot_whatever_the_size() {
 }
 
 #[test]
-fn a_full_map_refuses_one_frontend_and_keeps_the_others() {
+fn a_full_map_cuts_one_frontend_and_keeps_the_others() {
     let capacity = Capacity { services: 2, slots: 16, backends: 4, counters: 2 };
     let mut actual = Actual::new(capacity);
     let small = service(&vec![(1, vec![(1, true)])]);
     let large = service(&vec![(1, (1..10).map(|host| (host, true)).collect())]);
-    let plan = actual.plan(&[(frontend(1), Some(small.clone())), (frontend(2), Some(large))]);
+    let plan = actual.plan(&[(frontend(1), Some(small.clone())), (frontend(2), Some(large.clone()))]);
     assert_eq!(plan.refused, [(frontend(2), Shortage::Backends)]);
+    let sizes = |actual: &Actual| [1, 2].map(|n| actual.held(&frontend(n)).unwrap().groups[0].len());
+    assert_eq!(sizes(&actual), [1, 3], "as many as there is room for");
+    assert!(actual.plan(&[(frontend(2), Some(large))]).is_empty(), "and the same again");
     let plan = actual.plan(&[(frontend(2), Some(small.clone()))]);
     assert!(plan.refused.is_empty());
     let plan = actual.plan(&[(frontend(3), Some(small))]);
@@ -389,7 +402,7 @@ fn a_service_entry_with_foreign_slots_is_written_again() {
     let mut maps = Maps::new();
     let mut actual = Actual::new(CAPACITY);
     let wanted = service(&vec![(1, vec![(1, true), (2, true)])]);
-    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    maps.carry_out(&mut actual, &[(frontend(1), Some(wanted.clone()))]);
     let entry = maps.contents.services[0].1;
     maps.contents.slots[entry.groups[0].first as usize].service = 999;
     let mut restored = restore(&maps.contents, CAPACITY);
@@ -405,13 +418,13 @@ fn a_group_of_more_slots_than_there_can_be_is_damage_and_not_the_end() {
     let mut maps = Maps::new();
     let mut actual = Actual::new(CAPACITY);
     let wanted = service(&vec![(1, vec![(1, true), (2, true)])]);
-    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    maps.carry_out(&mut actual, &[(frontend(1), Some(wanted.clone()))]);
     for count in [257, 1 << 31, (1 << 31) + 1, u32::MAX] {
         let mut wild = maps.clone();
         wild.contents.services[0].1.groups[0].count = count;
         let mut restored = restore(&wild.contents, CAPACITY);
         assert_eq!(restored.damaged, 1, "{count}");
-        wild.apply(&restored.actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+        wild.carry_out(&mut restored.actual, &[(frontend(1), Some(wanted.clone()))]);
         assert_eq!(wild.read()[&frontend(1)][&1].len(), 2, "{count}");
         // `bpf dump` says so in a line or two.
         wild.contents.services[0].1.groups[0].count = count;
@@ -427,15 +440,15 @@ fn an_entry_that_refuses_connects_is_damage_under_any_address_but_the_canarys() 
     let mut maps = Maps::new();
     let mut actual = Actual::new(CAPACITY);
     let wanted = service(&vec![(1, vec![(1, true)])]);
-    maps.apply(&actual.plan(&[(frontend(1), Some(wanted.clone()))]));
+    maps.carry_out(&mut actual, &[(frontend(1), Some(wanted.clone()))]);
     maps.contents.services[0].1.flags |= mesh_abi::FLAG_CANARY;
     let mut restored = restore(&maps.contents, CAPACITY);
     assert_eq!((restored.damaged, restored.actual.frontends().count()), (1, 1));
-    maps.apply(&restored.actual.plan(&[(frontend(1), Some(wanted))]));
+    maps.carry_out(&mut restored.actual, &[(frontend(1), Some(wanted))]);
     assert_eq!(maps.contents.services[0].1.flags & mesh_abi::FLAG_CANARY, 0);
     maps.contents.services[0].1.flags |= mesh_abi::FLAG_CANARY;
     let mut restored = restore(&maps.contents, CAPACITY);
-    maps.apply(&restored.actual.plan(&[(frontend(1), None)]));
+    maps.carry_out(&mut restored.actual, &[(frontend(1), None)]);
     assert_eq!(maps.contents.services, []);
 }
 
@@ -446,7 +459,7 @@ fn a_change_that_does_not_fit_what_is_held_plans_nothing() {
     let refuses = |actual: &mut Actual, change: &GroupChange| {
         let mut plan = Plan::default();
         let refused = !actual.plan_change(change, &mut plan);
-        assert!(!refused || plan.is_empty() && plan.freed.is_empty());
+        assert!(!refused || plan.is_empty() && actual.written(&mut plan).is_empty());
         refused
     };
     assert!(refuses(&mut actual, &group_change(&hosts(&[1]), &hosts(&[2]))), "no such frontend");
@@ -466,7 +479,7 @@ fn a_damaged_canary_is_written_again_and_what_it_held_is_free() {
     maps.apply(&actual.plan_canary());
     assert!(actual.plan_canary().is_empty());
     // Somebody gave the canary the groups of a service.
-    maps.apply(&actual.plan(&[(frontend(1), Some(service(&vec![(1, vec![(1, true), (2, true)])])))]));
+    maps.carry_out(&mut actual, &[(frontend(1), Some(service(&vec![(1, vec![(1, true), (2, true)])])))]);
     let entry = maps.contents.services[1].1;
     maps.contents.services[0].1.groups = entry.groups;
     maps.contents.services[0].1.group_count = entry.group_count;
@@ -475,8 +488,62 @@ fn a_damaged_canary_is_written_again_and_what_it_held_is_free() {
     assert_eq!(restored.damaged, 1);
     let mut plan = restored.actual.plan_canary();
     maps.apply(&plan);
-    maps.release(&mut restored.actual, std::mem::take(&mut plan.freed));
+    let freed = restored.actual.written(&mut plan);
+    maps.release(&mut restored.actual, freed);
     maps.release(&mut restored.actual, restored.leftover);
     assert_eq!((restored.actual.free_slots(), restored.actual.backend_count()), (CAPACITY.slots, 0));
     assert_eq!(restore(&maps.contents, CAPACITY).damaged, 0);
+}
+
+/// Hosts of a cluster behind a frontend, beside one of cluster 1.
+fn beside_own(cluster: u16, hosts: std::ops::Range<u8>) -> DesiredService {
+    service(&vec![(1, vec![(1, true)]), (cluster, hosts.map(|host| (host, true)).collect())])
+}
+
+#[test]
+fn a_peer_beyond_its_share_is_cut_and_its_neighbours_are_as_desired() {
+    let mut actual = Actual::new(Capacity { services: 8, slots: 256, backends: 64, counters: 64 });
+    let share = Share { backends: 15, slots: 64 };
+    actual.bound_peers(ClusterId::new(1).unwrap(), share);
+    let mut maps = Maps::new();
+    let held = |actual: &Actual, index: u8, cluster: u16| {
+        let groups = &actual.held(&frontend(index)).unwrap().groups;
+        groups.iter().find(|group| group.cluster.value() == cluster).map_or(0, HeldGroup::len)
+    };
+    for index in 1..=3 {
+        let plan = maps.carry_out(&mut actual, &[(frontend(index), Some(beside_own(2, 0..100)))]);
+        assert_eq!(plan.refused, [(frontend(index), Shortage::BackendShare(ClusterId::new(2).unwrap()))]);
+        assert_eq!(
+            (held(&actual, index, 1), held(&actual, index, 2)),
+            (1, 15),
+            "the group of another is whole"
+        );
+    }
+    // A neighbour has all of its share.
+    let plan = maps.carry_out(&mut actual, &[(frontend(4), Some(beside_own(3, 0..15)))]);
+    assert!(plan.refused.is_empty());
+    // Everything is replaced at once, again and again, before any grace period is over.
+    for round in 1..=5 {
+        let hosts = round * 20..round * 20 + 15;
+        let mut plan = actual.plan(&[(frontend(1), Some(beside_own(2, hosts)))]);
+        maps.apply(&plan);
+        // What it freed waits.
+        let _waits = actual.written(&mut plan);
+        assert!(actual.backends.count_of(2) <= share.backends && actual.extents.slots_of(2) <= share.slots);
+        assert_eq!(held(&actual, 1, 1), 1);
+    }
+}
+
+#[test]
+fn a_group_without_a_larger_extent_keeps_its_own() {
+    let mut actual = Actual::new(Capacity { services: 8, slots: 256, backends: 64, counters: 64 });
+    actual.bound_peers(ClusterId::new(1).unwrap(), Share { backends: 60, slots: 10 });
+    let mut maps = Maps::new();
+    maps.carry_out(&mut actual, &[(frontend(1), Some(beside_own(2, 0..8)))]);
+    let plan = maps.carry_out(&mut actual, &[(frontend(1), Some(beside_own(2, 4..20)))]);
+    assert_eq!(plan.refused, [(frontend(1), Shortage::SlotShare(ClusterId::new(2).unwrap()))]);
+    let mut hosts: Vec<_> = maps.read()[&frontend(1)][&2].iter().map(|(address, _)| *address).collect();
+    hosts.sort_unstable();
+    let all: Vec<_> = backends_of(&beside_own(2, 0..20)).map(|(address, _)| address).collect();
+    assert_eq!(hosts, all[5..13], "what stays, then what comes first; nothing of what has gone");
 }

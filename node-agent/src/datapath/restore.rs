@@ -1,4 +1,4 @@
-//! Rebuilds the mirror from what the maps hold: after a restart, and after a write that failed.
+//! Rebuilds the mirror from what the maps hold, after a restart.
 //!
 //! The maps are trusted only as far as they agree with themselves: an entry that leads to a slot of another
 //! service or to a free backend is taken as damaged, loses that member and is written again.
@@ -71,7 +71,7 @@ pub fn restore(contents: &Contents, capacity: Capacity) -> Restored {
         service_ids: Ids::restored(u32::MAX, service_ids),
         counters: Ids::restored(capacity.counters, counters),
         capacity,
-        namings: 0,
+        bound: None,
     };
     Restored { actual, leftover, damaged, foreign }
 }
@@ -99,13 +99,22 @@ impl Reader<'_> {
         let is_canary = frontend_of(key) == Some(CANARY);
         // An entry that refuses connects belongs under the canary's address, and nowhere else.
         damaged |= is_canary != (entry.flags & FLAG_CANARY != 0) || is_canary && !groups.is_empty();
-        Held { stamp: entry.head, flags: entry.flags, service: None, port_name: None, groups, damaged }
+        Held {
+            stamp: entry.head,
+            flags: entry.flags,
+            service: None,
+            port_name: None,
+            groups,
+            damaged,
+            owed: None,
+        }
     }
 
     /// The group and whether all its slots were good; none where its extent or cluster cannot be.
     fn group(&mut self, service: u32, group: &Group) -> Option<(HeldGroup, bool)> {
         let cluster = ClusterId::new(group.cluster.into()).ok()?;
-        let extent = Extent { first: group.first, order: Extent::order_for(group.count) };
+        let order = Extent::order_for(group.count);
+        let extent = Extent { first: group.first, order, cluster: group.cluster };
         if !self.extents.reserve(extent) {
             return None;
         }
@@ -125,6 +134,7 @@ impl Reader<'_> {
             extent,
             members,
             counter: group.counter,
+            unseen: false,
         };
         Some((held, whole))
     }

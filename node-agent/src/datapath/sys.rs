@@ -1,5 +1,5 @@
-//! The bpf(2) calls that the eBPF library lacks: typed element access, batches, atomic link updates, and the
-//! grace period. Never decides anything.
+//! The bpf(2) calls that the eBPF library lacks: typed element access, batches, atomic link updates. Never decides
+//! anything.
 #![allow(unsafe_code, reason = "the kernel is called with addresses")]
 
 use std::ffi::CString;
@@ -8,16 +8,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::fence;
 
 use mesh_abi::Plain;
 
+const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const MAP_DELETE: libc::c_int = 3;
-const MAP_NEXT_KEY: libc::c_int = 4;
+const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
-const OBJ_GET_INFO: libc::c_int = 15;
-const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const MAP_UPDATE_BATCH: libc::c_int = 26;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
@@ -25,58 +26,36 @@ const LINK_DETACH: libc::c_int = 34;
 /// `union bpf_attr` for single elements.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct ElementAttr {
-    map_fd: u32,
-    zero: u32,
-    key: u64,
+pub(super) struct ElementAttr {
+    pub(super) map_fd: u32,
+    pub(super) zero: u32,
+    pub(super) key: u64,
     /// Value or next key.
-    value: u64,
-    flags: u64,
+    pub(super) value: u64,
+    pub(super) flags: u64,
 }
 
 /// `union bpf_attr` for batches (kernel 5.6).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
+pub(super) struct BatchAttr {
+    pub(super) in_batch: u64,
+    pub(super) out_batch: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map_fd: u32,
+    pub(super) elem_flags: u64,
+    pub(super) flags: u64,
 }
 
-/// `union bpf_attr` for opening a pin.
+/// `union bpf_attr` for pins.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct ObjectAttr {
     path: u64,
     fd: u32,
     flags: u32,
-}
-
-/// `union bpf_attr` for asking about an object.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct InfoAttr {
-    fd: u32,
-    length: u32,
-    info: u64,
-}
-
-/// The beginning of `struct bpf_link_info` for a cgroup link.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CgroupLinkInfo {
-    kind: u32,
-    id: u32,
-    program: u32,
-    zero: u32,
-    cgroup: u64,
-    attach_type: u32,
-    zero_2: u32,
 }
 
 /// `union bpf_attr` for updating a link (kernel 5.7).
@@ -92,17 +71,20 @@ struct LinkUpdateAttr {
 /// # Safety
 /// `T` is the attribute that `command` takes, and what its addresses point to is as large as the command
 /// reads or writes and lives until the call returns.
-unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+    // The kernel puts no barrier between two writes of arrays: without this one arm64 may show programs a slot before the
+    // backend that it names (docs/kernels.md). What this CPU stored before is seen first, be it stored by the kernel.
+    fence(SeqCst);
     // SAFETY: the caller vouches for the attribute; the kernel reads and writes `size_of::<T>()` bytes of it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn raw(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn raw(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).expect("an open descriptor is not negative")
 }
 
-fn address<T: ?Sized>(of: *const T) -> u64 {
+pub(super) fn address<T: ?Sized>(of: *const T) -> u64 {
     of.cast::<u8>() as u64
 }
 
@@ -220,106 +202,21 @@ pub(super) fn knows_no_batches(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP))
 }
 
-/// Elements read per call.
-const DUMP: usize = 4096;
-
-/// The first `limit` elements of a map, or a few more: of an array in the order of their indices, of a hash in
-/// no order. What changes meanwhile may be seen or not.
-pub(super) fn dump<K: Plain, V: Plain>(
-    map: BorrowedFd<'_>,
-    limit: usize,
-    how: How,
-) -> io::Result<Vec<(K, V)>> {
-    match dump_batched(map, limit, how) {
-        Err(error) if knows_no_batches(&error) => dump_one_by_one(map, limit),
-        other => other,
-    }
-}
-
-fn dump_batched<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize, how: How) -> io::Result<Vec<(K, V)>> {
-    let mut elements = Vec::new();
-    // A hash bucket must fit into one call; the kernel says ENOSPC where it does not.
-    let mut room = limit.clamp(64, DUMP);
-    // Hash maps keep a bucket number there, array maps an index: four bytes both.
-    let (mut position, mut next) = (0_u32, 0_u32);
-    let mut first = true;
-    loop {
-        let mut keys = Vec::<K>::with_capacity(room);
-        let mut values = Vec::<V>::with_capacity(room);
-        let mut attr = BatchAttr {
-            in_batch: if first { 0 } else { address(&raw const position) },
-            out_batch: address(&raw mut next),
-            keys: address(keys.as_mut_ptr()),
-            values: address(values.as_mut_ptr()),
-            count: u32::try_from(room).expect("room is small"),
-            map_fd: raw(map),
-            elem_flags: how as u64,
-            ..BatchAttr::default()
-        };
-        // SAFETY: keys and values have room for `count` elements of the map's sizes, and `position` and `next`
-        // for the position; all outlive the call.
-        let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
-        let finished = match &result {
-            Ok(_) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
-                room *= 4;
-                continue;
-            }
-            Err(_) => return result.map(|_| Vec::new()),
-        };
-        let count = usize::try_from(attr.count).expect("u32 fits usize");
-        // SAFETY: the kernel wrote `count` elements, and any bytes make plain values.
-        unsafe {
-            keys.set_len(count);
-            values.set_len(count);
-        }
-        elements.extend(keys.into_iter().zip(values));
-        if finished || elements.len() >= limit {
-            return Ok(elements);
-        }
-        (position, first) = (next, false);
-    }
-}
-
-fn dump_one_by_one<K: Plain, V: Plain>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(K, V)>> {
-    let mut elements = Vec::new();
-    let mut key: Option<K> = None;
-    while elements.len() < limit
-        && let Some(next) = next_key(map, key.as_ref())?
-    {
-        elements.extend(lookup(map, &next)?.map(|value| (next, value)));
-        key = Some(next);
-    }
-    Ok(elements)
-}
-
-fn next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
-    let mut next = MaybeUninit::<K>::zeroed();
-    let mut attr = ElementAttr {
-        map_fd: raw(map),
-        key: key.map_or(0, |key| address(&raw const *key)),
-        value: address(next.as_mut_ptr()),
-        ..ElementAttr::default()
-    };
-    // SAFETY: both keys are as large as the map's and outlive the call.
-    match unsafe { bpf(MAP_NEXT_KEY, &mut attr) } {
-        // SAFETY: `K` is plain, and the kernel wrote all of it.
-        Ok(_) => Ok(Some(unsafe { next.assume_init() })),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Opens what is pinned at a path.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = ObjectAttr { path: address(path.as_ptr()), ..ObjectAttr::default() };
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(OBJ_GET, &mut attr) }?;
-    let fd = libc::c_int::try_from(fd).expect("descriptors are ints");
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(owned(fd))
+}
+
+/// Pins an object at a path where there is nothing.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjectAttr { path: address(path.as_ptr()), fd: raw(object), ..ObjectAttr::default() };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Makes a link run another program from the next call on, without a moment in between.
@@ -338,29 +235,6 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
 }
 
-/// The id of the cgroup that a pinned link serves, which is the inode number of the cgroup's directory; 0 where
-/// the cgroup is gone.
-pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut info = CgroupLinkInfo::default();
-    let mut attr = InfoAttr {
-        fd: raw(link),
-        length: u32::try_from(size_of::<CgroupLinkInfo>()).expect("a few bytes"),
-        info: address(&raw mut info),
-    };
-    // SAFETY: the kernel writes at most `length` bytes of `info`.
-    unsafe { bpf(OBJ_GET_INFO, &mut attr) }?;
-    Ok(info.cgroup)
-}
-
-/// Returns once every program that was running at the call has ended: `membarrier(2)` with
-/// `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period (kernel 4.3), and programs run inside RCU read sections.
-pub fn wait_grace_period() -> io::Result<()> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: the call takes no addresses.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// `CLOCK_MONOTONIC` in nanoseconds: what `bpf_ktime_get_ns` gives to a program.
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -371,26 +245,53 @@ pub fn monotonic_ns() -> u64 {
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
-/// Number of possible CPUs: how many values a per-CPU map gives.
-pub(super) fn possible_cpus() -> io::Result<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let ranges = text.trim().split(',').map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?)
-    });
-    ranges.sum::<Option<usize>>().ok_or_else(|| io::Error::other(format!("no list of CPUs: {text:?}")))
+/// What a map is to be like; `union bpf_attr` for creating one.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct MapAttr {
+    pub(super) kind: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+    /// What the maps in an outer map are like: a descriptor.
+    pub(super) inner: u32,
+}
+
+impl MapAttr {
+    #[cfg(test)]
+    pub(super) const HASH: u32 = 1;
+    pub(super) const ARRAY: u32 = 2;
+    pub(super) const ARRAY_OF_MAPS: u32 = 12;
+    #[cfg(test)]
+    pub(super) const NO_PREALLOC: u32 = 1;
+}
+
+/// Creates a map that nobody else knows.
+pub(super) fn create_map(mut attr: MapAttr) -> io::Result<OwnedFd> {
+    // SAFETY: the attribute holds no addresses.
+    let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
+    Ok(owned(fd))
+}
+
+/// # Panics
+/// The kernel gave no descriptor although it said so.
+pub(super) fn owned(fd: libc::c_long) -> OwnedFd {
+    let fd = libc::c_int::try_from(fd).expect("descriptors are ints");
+    // SAFETY: the kernel has just given us this descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// A map of keys and values of these sizes, without elements allocated in advance: as `SERVICES` is made.
 #[cfg(test)]
 pub(super) fn create_hash((key, value): (u32, u32), capacity: u32) -> io::Result<OwnedFd> {
-    const MAP_CREATE: libc::c_int = 0;
-    const HASH: u32 = 1;
-    const NO_PREALLOC: u32 = 1;
-    let mut attr = [HASH, key, value, capacity, NO_PREALLOC];
-    // SAFETY: these are the beginning of the attribute, which holds no addresses.
-    let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
-    let fd = libc::c_int::try_from(fd).expect("descriptors are ints");
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let (kind, flags) = (MapAttr::HASH, MapAttr::NO_PREALLOC);
+    let attr = MapAttr { kind, key_size: key, value_size: value, max_entries: capacity, flags, inner: 0 };
+    create_map(attr)
 }
+
+#[cfg(test)]
+#[path = "long_program.rs"]
+mod long_program;
+#[cfg(test)]
+pub(super) use long_program::LongProgram;

@@ -1,8 +1,10 @@
 //! Plans as text: one line per write, in the order in which they happen.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use mesh_abi::{BackendEntry, Group, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_model::desired::Frontend;
 
 use super::actual::{frontend_of, unmapped};
 use super::plan::Plan;
@@ -23,6 +25,11 @@ pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
         lines.push(format!("… and {} more", total - limit));
     }
     lines
+}
+
+/// As it is written everywhere: `10.96.0.1:80/TCP`.
+pub fn frontend(frontend: &Frontend) -> String {
+    format!("{}/{}", SocketAddr::new(frontend.address, frontend.port), frontend.protocol)
 }
 
 fn backend((id, entry): &(u32, BackendEntry)) -> String {

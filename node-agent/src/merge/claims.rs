@@ -11,6 +11,8 @@ pub(super) struct Claims {
     wanted: HashMap<ServiceName, Vec<Frontend>>,
     /// Sorted; never empty.
     claimants: HashMap<Frontend, Vec<ServiceName>>,
+    /// Claims that are not the first of their frontend.
+    contested: usize,
 }
 
 /// What becomes of a frontend that a service no longer wants.
@@ -31,12 +33,18 @@ impl Claims {
         self.claimants.get(frontend)?.first()
     }
 
+    /// How many claims lead to nothing, because the frontend is another service's.
+    pub(super) fn contested(&self) -> usize {
+        self.contested
+    }
+
     /// The service wants exactly these frontends now.
     pub(super) fn update(&mut self, service: &ServiceName, wanted: Vec<Frontend>) -> Vec<GivenUp> {
         let before = self.wanted.remove(service).unwrap_or_default();
         for frontend in &wanted {
             let claimants = self.claimants.entry(*frontend).or_default();
             if let Err(place) = claimants.binary_search(service) {
+                self.contested += usize::from(!claimants.is_empty());
                 claimants.insert(place, service.clone());
             }
         }
@@ -52,6 +60,7 @@ impl Claims {
         let claimants = self.claimants.get_mut(&frontend)?;
         let place = claimants.binary_search(service).ok()?;
         claimants.remove(place);
+        self.contested -= usize::from(!claimants.is_empty());
         match claimants.first() {
             None => {
                 self.claimants.remove(&frontend);
@@ -78,9 +87,10 @@ mod tests {
         assert_eq!(claims.owner(&frontend), Some(&b));
         assert!(claims.update(&a, vec![frontend]).is_empty());
         assert_eq!(claims.owner(&frontend), Some(&a));
+        assert_eq!(claims.contested(), 1, "whoever of the two came first");
         assert_eq!(claims.update(&a, vec![]), [GivenUp::To(b.clone())]);
         assert_eq!(claims.update(&b, vec![]), [GivenUp::Nobody(frontend)]);
-        assert_eq!(claims.owner(&frontend), None);
+        assert_eq!((claims.owner(&frontend), claims.contested()), (None, 0));
         assert!(!claims.knows(&b));
     }
 }

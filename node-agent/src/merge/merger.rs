@@ -6,47 +6,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use mesh_model::change;
 use mesh_model::desired::{DesiredService, Frontend};
-use mesh_model::merge::{CarriedGroup, Merge, frontends, merge};
+use mesh_model::merge::{CarriedGroup, Merge, Merged, frontends, merge_reported};
 use mesh_model::name::{ClusterId, ServiceName};
-use mesh_model::snapshot::{ClusterSnapshot, Service};
+use mesh_model::snapshot::{ClusterSnapshot, Service, Unread};
 use mesh_model::view::PeerService;
 
 use super::claims::{Claims, GivenUp};
+use super::inherited::Inherited;
+pub use super::inputs::PeerInputs;
+use super::inputs::{Observed, PeerServices};
+use super::left_out::{self, LeftOutClusters};
+pub use super::refusal::Refusal;
+use super::refusal::Refusals;
+use super::terminating::{self, TerminatingFrontends};
 use crate::datapath::actual::Actual;
-use crate::datapath::plan::{Plan, Shortage};
+use crate::datapath::plan::Plan;
+use crate::quota::QuotaArgs;
 
 /// Services per plan: bounds the memory of a plan and the time until its first write.
 const SERVICES_PER_PLAN: usize = 1024;
-
-type PeerServices = OrdMap<ServiceName, Arc<PeerService>>;
-
-/// What the peers say.
-#[derive(Clone, Debug, Default)]
-pub struct PeerInputs {
-    /// Ids that a peer file claims, whatever became of the peer; none while the folder has not been read
-    /// completely, and then any cluster may be a peer.
-    pub claimed: Option<BTreeSet<ClusterId>>,
-    /// The peers of which everything is known.
-    pub synced: BTreeMap<ClusterId, PeerServices>,
-}
-
-impl PeerInputs {
-    /// Whether everything is known of every peer that there is.
-    pub fn have_all_spoken(&self) -> bool {
-        let spoke = |id: &ClusterId| self.synced.contains_key(id);
-        self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(spoke))
-    }
-
-    /// Whether what the maps hold of a cluster stays until the cluster has spoken.
-    fn carries(&self, own: ClusterId, cluster: ClusterId) -> bool {
-        let may_be_a_peer = self.claimed.as_ref().is_none_or(|claimed| claimed.contains(&cluster));
-        cluster != own && may_be_a_peer && !self.synced.contains_key(&cluster)
-    }
-}
 
 /// What a plan is about.
 #[derive(Debug)]
@@ -55,63 +35,30 @@ pub struct Planned {
     pub services: Vec<ServiceName>,
 }
 
-/// What the sources said at one time.
-#[derive(Clone, Debug)]
-struct Observed {
-    local: Arc<ClusterSnapshot>,
-    peers: PeerInputs,
-}
-
-impl Observed {
-    /// The service at the peers that have it.
-    fn offers(&self, name: &ServiceName) -> Vec<(ClusterId, Arc<PeerService>)> {
-        let peers = self.peers.synced.iter();
-        peers.filter_map(|(id, services)| Some((*id, services.get(name)?.clone()))).collect()
-    }
-
-    /// Whether the same clusters have a say.
-    fn hears_whom(&self, other: &Self) -> bool {
-        self.peers.claimed == other.peers.claimed && self.peers.synced.keys().eq(other.peers.synced.keys())
-    }
-}
-
 /// The state between two passes.
 #[derive(Debug)]
 pub struct Merger {
-    own: ClusterId,
+    pub(super) own: ClusterId,
     plain_ok_allowed: bool,
-    actual: Actual,
-    local: Option<Arc<ClusterSnapshot>>,
-    peers: PeerInputs,
-    dirty: BTreeSet<ServiceName>,
+    pub(super) actual: Actual,
+    pub(super) local: Option<Arc<ClusterSnapshot>>,
+    pub(super) peers: PeerInputs,
+    pub(super) dirty: BTreeSet<ServiceName>,
     /// What all was last planned from.
     planned: Option<Observed>,
     /// Services that were planned since, from something newer.
-    replanned: BTreeSet<ServiceName>,
-    claims: Claims,
+    pub(super) replanned: BTreeSet<ServiceName>,
+    pub(super) claims: Claims,
     /// The maps may hold frontends of services that no longer exist.
     sweep: bool,
     /// Frontends that keep what they have, and why.
-    refused: BTreeMap<Frontend, Refusal>,
-}
-
-/// Why a frontend is not as desired.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("{shortage}")]
-    Shortage { service: ServiceName, shortage: Shortage },
-    #[error(
-        "the frontend belongs to service {owner}, which comes first by name: give one of the two another ClusterIP"
-    )]
-    Contested { service: ServiceName, owner: ServiceName },
-}
-
-impl Refusal {
-    fn service(&self) -> &ServiceName {
-        match self {
-            Self::Shortage { service, .. } | Self::Contested { service, .. } => service,
-        }
-    }
+    refused: Refusals,
+    /// Frontends that are not planned for the time being, because a write failed.
+    held_back: BTreeSet<Frontend>,
+    inherited: Inherited,
+    left_out: LeftOutClusters,
+    terminating: TerminatingFrontends,
+    quotas: QuotaArgs,
 }
 
 impl Merger {
@@ -121,6 +68,7 @@ impl Merger {
         Self {
             own,
             plain_ok_allowed,
+            inherited: Inherited::of(&actual),
             actual,
             local: None,
             peers: PeerInputs::default(),
@@ -129,18 +77,17 @@ impl Merger {
             replanned: BTreeSet::new(),
             claims: Claims::default(),
             sweep: true,
-            refused: BTreeMap::new(),
+            refused: Arc::default(),
+            held_back: BTreeSet::new(),
+            left_out: LeftOutClusters::default(),
+            terminating: TerminatingFrontends::default(),
+            quotas: QuotaArgs::default(),
         }
     }
 
-    /// The mirror was restored from the maps: everything is planned again.
-    pub fn restart(&mut self, actual: Actual) {
-        let Self { own, plain_ok_allowed, .. } = *self;
-        let (local, peers) = (self.local.take(), std::mem::take(&mut self.peers));
-        *self = Self::new(own, plain_ok_allowed, actual);
-        if let Some(local) = local {
-            self.observe(Some(&local), &peers);
-        }
+    /// Bounds what each peer may have in the maps.
+    pub fn with_quotas(self, quotas: QuotaArgs) -> Self {
+        Self { quotas, ..self }
     }
 
     pub fn actual(&self) -> &Actual {
@@ -156,8 +103,24 @@ impl Merger {
         &mut self.actual
     }
 
-    pub fn refused(&self) -> &BTreeMap<Frontend, Refusal> {
+    /// Shared with those who show it.
+    pub(super) fn refused(&self) -> &Refusals {
         &self.refused
+    }
+
+    /// Who takes no part for want of room. Shared with those who show it.
+    pub fn left_out(&self) -> &LeftOutClusters {
+        &self.left_out
+    }
+
+    /// Whose backends all terminate. Shared with those who show it.
+    pub(super) fn terminating(&self) -> &TerminatingFrontends {
+        &self.terminating
+    }
+
+    /// How many frontends are not as desired.
+    pub fn refused_count(&self) -> usize {
+        self.refused.len() + self.claims.contested()
     }
 
     /// Whether the own source has spoken; before that nothing is planned.
@@ -175,17 +138,34 @@ impl Merger {
         let Some(local) = local else { return };
         match self.local.take() {
             Some(before) if Arc::ptr_eq(&before, local) => {}
-            Some(before) => self.mark_changed(&before.services, &local.services),
+            Some(before) => {
+                self.mark_changed(&before.services, &local.services);
+                if before.unread != local.unread {
+                    self.dirty.extend(local.services.keys().cloned());
+                    self.sweep = true;
+                }
+            }
             None => self.dirty.extend(local.services.keys().cloned()),
         }
         self.local = Some(local.clone());
         self.mark_forgotten(peers);
+        self.mark_disallowed(peers);
+        self.bound(peers);
+        self.mark_read(peers);
         let before = std::mem::replace(&mut self.peers, peers.clone());
         let ids: BTreeSet<_> = before.synced.keys().chain(peers.synced.keys()).collect();
         let nothing = PeerServices::new();
         for id in ids {
             let side = |inputs: &PeerInputs| inputs.synced.get(id).unwrap_or(&nothing).clone();
             self.mark_changed(&side(&before), &side(peers));
+        }
+    }
+
+    /// The number of peers is that of their files, the same on every node. While the folder can't be read it stays.
+    fn bound(&mut self, peers: &PeerInputs) {
+        if let Some(claimed) = &peers.claimed {
+            let share = self.quotas.while_rewriting(self.actual.capacity(), claimed.len());
+            self.actual.bound_peers(self.own, share);
         }
     }
 
@@ -208,13 +188,23 @@ impl Merger {
                 self.replanned.clear();
                 return None;
             }
+            let stays = |frontend: &Frontend| {
+                self.inherited.may_be_served(frontend, self.actual.owner(frontend), &now.local.unread)
+            };
             let unowned = self.actual.frontends().map(|(frontend, _)| *frontend);
-            changes.extend(unowned.filter(|f| self.claims.owner(f).is_none()).map(|f| (f, None)));
+            let unowned = unowned.filter(|frontend| self.claims.owner(frontend).is_none());
+            changes.extend(unowned.filter(|frontend| !stays(frontend)).map(|frontend| (frontend, None)));
         }
-        self.actual.plan_into(&changes.into_iter().collect::<Vec<_>>(), &mut plan);
+        changes.retain(|frontend, _| !self.held_back.contains(frontend));
+        self.forgive(|frontend, refusal| refusal.is_failure() && changes.contains_key(frontend));
+        let changes: Vec<_> = changes.into_iter().collect();
+        self.actual.plan_into(&changes, &mut plan);
+        let merged = changes.iter().map(|(frontend, _)| frontend);
+        terminating::update(&mut self.terminating, merged, &self.actual);
         for (frontend, shortage) in &plan.refused {
             if let Some(service) = self.claims.owner(frontend).cloned() {
-                self.refused.insert(*frontend, Refusal::Shortage { service, shortage: *shortage });
+                Arc::make_mut(&mut self.refused)
+                    .insert(*frontend, Refusal::Shortage { service, shortage: *shortage });
             }
         }
         Some(Planned { plan, services })
@@ -222,8 +212,55 @@ impl Merger {
 
     /// A grace period has passed and room was made: what found none is tried again.
     pub fn released(&mut self) {
-        let waiting = self.refused.values().filter(|refusal| matches!(refusal, Refusal::Shortage { .. }));
-        self.dirty.extend(waiting.map(|refusal| refusal.service().clone()));
+        let waiting = self.refused.values().filter(|refusal| refusal.is_shortage());
+        self.dirty.extend(waiting.filter_map(|refusal| refusal.service().cloned()));
+    }
+
+    /// A write of the frontend failed: it is not planned before [`Self::retry`].
+    pub fn failed(&mut self, frontend: Frontend, reason: String) {
+        let service = self.claims.owner(&frontend).cloned();
+        Arc::make_mut(&mut self.refused).insert(frontend, Refusal::Failed { service, reason });
+        self.held_back.insert(frontend);
+    }
+
+    /// Whoever shows the refusals keeps those of before; nothing is copied where all stand.
+    fn forgive(&mut self, over: impl Fn(&Frontend, &Refusal) -> bool) {
+        if self.refused.iter().any(|(frontend, refusal)| over(frontend, refusal)) {
+            Arc::make_mut(&mut self.refused).retain(|frontend, refusal| !over(frontend, refusal));
+        }
+    }
+
+    /// How many frontends wait for room in a map that is full, whoever has filled it.
+    pub fn shortages(&self) -> usize {
+        let is_full = |refusal: &&Refusal| refusal.is_shortage() && refusal.cluster().is_none();
+        self.refused.values().filter(is_full).count()
+    }
+
+    /// Whether a frontend waits for room in a map, or in a cluster's share of it.
+    pub fn has_shortage(&self) -> bool {
+        self.refused.values().any(Refusal::is_shortage)
+    }
+
+    /// Whether a write of the frontend failed, and nothing has been written since.
+    pub fn has_failed(&self, frontend: &Frontend) -> bool {
+        self.refused.get(frontend).is_some_and(Refusal::is_failure)
+    }
+
+    /// All of the frontend's writes have succeeded.
+    pub fn succeeded(&mut self, frontend: &Frontend) {
+        self.held_back.remove(frontend);
+        if self.has_failed(frontend) {
+            Arc::make_mut(&mut self.refused).remove(frontend);
+        }
+    }
+
+    /// The frontend is to be planned again.
+    pub fn retry(&mut self, frontend: &Frontend) {
+        self.held_back.remove(frontend);
+        match self.claims.owner(frontend) {
+            Some(owner) => drop(self.dirty.insert(owner.clone())),
+            None => self.sweep = true,
+        }
     }
 
     /// Plans what is different about a service since it was last planned, if that can be told from the difference.
@@ -235,25 +272,42 @@ impl Merger {
     fn differences(&self, now: &Observed, name: &ServiceName) -> Option<Vec<change::GroupChange>> {
         let before = self.planned.as_ref().filter(|planned| planned.hears_whom(now))?;
         let (old, local) = (before.local.services.get(name)?, now.local.services.get(name)?);
+        let unread = &now.local.unread;
+        // What was carried for what could not be read is in the maps and in no difference.
+        if before.local.unread.may_have_slices(name) != unread.may_have_slices(name) {
+            return None;
+        }
         let is_held = |frontend: &Frontend| {
-            self.claims.owner(frontend) == Some(name) && self.actual.owner(frontend) == Some(name)
+            let owners = (self.claims.owner(frontend), self.actual.owner(frontend));
+            owners == (Some(name), Some(name))
+                && !self.refused.contains_key(frontend)
+                && !self.inherited.may_have_backends(frontend, name, unread)
         };
         let as_planned = Arc::ptr_eq(old, local)
             && !self.replanned.contains(name)
-            && frontends(local).all(|(frontend, _)| is_held(&frontend))
-            && !self.refused.values().any(|refusal| refusal.service() == name);
+            && frontends(local).all(|(frontend, _)| is_held(&frontend));
         if !as_planned {
             return None;
         }
-        let carried = |frontend: &Frontend| self.carried(frontend);
+        let carried = |frontend: &Frontend| self.carried(frontend, name, unread);
         let (old, new) = (before.offers(name), now.offers(name));
         let input = |peers| self.input((name, local.as_ref()), peers, &carried);
         change::changes(&input(&old), &input(&new))
     }
 
-    /// What the maps hold of clusters that have not spoken.
-    fn carried(&self, frontend: &Frontend) -> Vec<CarriedGroup> {
-        self.actual.carried(frontend, |cluster| self.peers.carries(self.own, cluster))
+    /// What the maps hold of clusters that have not spoken, or not of all, as far as their address policies allow it.
+    fn carried(&self, frontend: &Frontend, name: &ServiceName, unread: &Unread) -> Vec<CarriedGroup> {
+        let own = self.inherited.may_have_backends(frontend, name, unread).then_some(self.own);
+        let carries = |cluster| {
+            let waits = self.peers.carries(self.own, cluster) || self.peers.is_unread(cluster, name);
+            waits || own == Some(cluster)
+        };
+        let mut groups = self.actual.carried(frontend, carries);
+        for group in &mut groups {
+            group.backends.retain(|backend| self.peers.allows(group.cluster, backend.address));
+        }
+        groups.retain(|group| !group.backends.is_empty());
+        groups
     }
 
     fn input<'a>(
@@ -271,16 +325,19 @@ impl Merger {
         name: &ServiceName,
         changes: &mut BTreeMap<Frontend, Option<DesiredService>>,
     ) {
+        let unread = &now.local.unread;
         let merged = now.local.services.get(name).map(|service| {
-            let carried = |frontend: &Frontend| self.carried(frontend);
-            merge(&self.input((name, service), &now.offers(name), &carried))
+            let carried = |frontend: &Frontend| self.carried(frontend, name, unread);
+            merge_reported(&self.input((name, service), &now.offers(name), &carried))
         });
-        let merged = merged.unwrap_or_default();
-        self.refused.retain(|_, refusal| refusal.service() != name);
+        let Merged { services: merged, left_out } = merged.unwrap_or_default();
+        self.inherited.forget_read(merged.iter().map(|(frontend, _)| frontend), name, unread);
+        self.forgive(|_, refusal| !refusal.is_failure() && refusal.service() == Some(name));
         let wanted = merged.iter().map(|(frontend, _)| *frontend).collect();
         for given_up in self.claims.update(name, wanted) {
             match given_up {
                 GivenUp::Nobody(frontend) => {
+                    left_out::forget(&mut self.left_out, &frontend);
                     changes.insert(frontend, None);
                 }
                 GivenUp::To(heir) => {
@@ -288,48 +345,17 @@ impl Merger {
                 }
             }
         }
+        let owned =
+            merged.iter().map(|(frontend, _)| frontend).filter(|it| self.claims.owner(it) == Some(name));
+        left_out::update(&mut self.left_out, owned, left_out);
         for (frontend, desired) in merged {
             match self.claims.owner(&frontend) {
-                Some(owner) if owner != name => {
-                    let refusal = Refusal::Contested { service: name.clone(), owner: owner.clone() };
-                    self.refused.entry(frontend).or_insert(refusal);
-                }
+                // Shown as `names` finds it.
+                Some(owner) if owner != name => {}
                 _ => {
                     changes.insert(frontend, Some(desired));
                 }
             }
         }
-    }
-
-    fn mark_changed<V: PartialEq>(
-        &mut self,
-        before: &OrdMap<ServiceName, V>,
-        after: &OrdMap<ServiceName, V>,
-    ) {
-        for item in before.diff(after) {
-            let (DiffItem::Add(name, _)
-            | DiffItem::Remove(name, _)
-            | DiffItem::Update { new: (name, _), .. }) = item;
-            let here = self.local.as_ref().is_none_or(|local| local.services.contains_key(name));
-            if here || self.claims.knows(name) {
-                self.dirty.insert(name.clone());
-            }
-        }
-    }
-
-    /// Marks the services that carry groups of clusters that are carried no longer: they have spoken, or no
-    /// peer file claims them.
-    fn mark_forgotten(&mut self, peers: &PeerInputs) {
-        let before = &self.peers;
-        if before.claimed == peers.claimed && before.synced.keys().eq(peers.synced.keys()) {
-            return;
-        }
-        let forgotten =
-            |cluster: ClusterId| self.peers.carries(self.own, cluster) && !peers.carries(self.own, cluster);
-        let frontends = self.actual.frontends();
-        let stale = frontends.filter(|(_, held)| held.groups.iter().any(|group| forgotten(group.cluster)));
-        let owners = stale.filter_map(|(frontend, _)| self.claims.owner(frontend).cloned());
-        let owners: Vec<_> = owners.collect();
-        self.dirty.extend(owners);
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mesh_kv::PeerFile;
-use mesh_kv::peer_folder::{self, Peer, Peers};
+use mesh_kv::peer_folder::{self, Now, Peer, Peers, Remembered};
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
-use mesh_model::view::PeerPin;
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::view::{PeerPin, PeerSnapshot, Quota};
+use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::ranges::Known;
 use mesh_runtime::supervisor::{Supervisor, SupervisorError, Task};
 use notify::event::{AccessKind, AccessMode};
@@ -17,10 +19,12 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
 
 use super::metrics::Metrics;
-use super::peer::PeerTask;
+use super::peer::{Asked, Followed, PeerTask};
 use super::{Link, PeerSet, PeerStatus};
 use crate::admin::api::{Event, PeerState, unix_us};
 use crate::admin::events::Events;
+use crate::datapath::actual::Capacity;
+use crate::quota::QuotaArgs;
 
 /// Folders that inotify does not report on, or that were replaced, are read this often.
 const POLL: Duration = Duration::from_secs(2);
@@ -37,6 +41,13 @@ pub struct FolderConfig {
     pub own_ranges: Known,
     /// A folder with `tls.crt` and `tls.key`: our identity towards all peers.
     pub identity: Option<PathBuf>,
+    /// What the own source says: only what it asks for is kept of a peer. Without it everything is.
+    pub local: Option<watch::Receiver<Option<Arc<ClusterSnapshot>>>>,
+    pub quotas: QuotaArgs,
+    /// Of the maps that the peers share.
+    pub capacity: Capacity,
+    /// What an agent before this one knew.
+    pub remembered: Remembered,
 }
 
 /// Where the peers' tasks show what they know.
@@ -81,10 +92,15 @@ pub struct PeerFolder {
     config: FolderConfig,
     board: Board,
     peers: Peers,
-    tasks: BTreeMap<ClusterName, (Arc<PeerFile>, Task)>,
+    tasks: BTreeMap<ClusterName, (watch::Sender<Followed>, Task)>,
     supervisor: Supervisor,
     /// The last problem logged.
     problem: Option<String>,
+    /// The same with its time.
+    problem_shown: Option<String>,
+    known: watch::Sender<Option<Remembered>>,
+    /// What each peer may have, by the number of their files.
+    quota: watch::Sender<Quota>,
 }
 
 impl PeerFolder {
@@ -97,8 +113,16 @@ impl PeerFolder {
     ) -> (Self, watch::Receiver<Arc<PeerSet>>) {
         let (set, receiver) = watch::channel(Arc::default());
         let board = Board { set, events, metrics };
-        let (peers, tasks) = (Peers::default(), BTreeMap::new());
-        (Self { config, board, peers, tasks, supervisor, problem: None }, receiver)
+        let peers = Peers::remembering(&config.remembered, &config.own_name, config.own_id);
+        let (tasks, known) = (BTreeMap::new(), watch::Sender::default());
+        let quota = watch::Sender::new(config.quotas.of_view(config.capacity, 1));
+        let (problem, problem_shown) = (None, None);
+        (Self { config, board, peers, tasks, supervisor, problem, problem_shown, known, quota }, receiver)
+    }
+
+    /// What shall outlive this process; `None` until the folder has been looked at.
+    pub fn known(&self) -> watch::Receiver<Option<Remembered>> {
+        self.known.subscribe()
     }
 
     /// Runs until the supervisor's token is cancelled.
@@ -119,6 +143,8 @@ impl PeerFolder {
                 () = token.cancelled() => return self.supervisor.stop(STOP_DEADLINE).await,
                 failure = self.supervisor.failure() => return Err(failure),
                 () = changed.notified() => {}
+                // Policies are made of them.
+                Ok(()) = own_ranges.changed() => {}
                 () = tokio::time::sleep(again.unwrap_or(POLL).min(POLL)) => {}
             }
         }
@@ -145,8 +171,10 @@ impl PeerFolder {
     fn read(&mut self) -> Option<Duration> {
         let FolderConfig { folder, own_name, own_id, .. } = &self.config;
         let reading = peer_folder::read(folder, own_name, *own_id);
-        let change = self.peers.update(reading, Instant::now());
+        let change = self.peers.update(reading, Now::read());
+        self.share();
         self.log_problem();
+        self.remember();
         for name in &change.removed {
             tracing::info!(peer = %name, "peer file removed: its backends are drained");
             if let Some((_, task)) = self.tasks.remove(name) {
@@ -163,6 +191,23 @@ impl PeerFolder {
         change.read_again_after
     }
 
+    fn remember(&self) {
+        let known = Some(self.peers.known());
+        self.known.send_if_modified(|before| {
+            let other = *before != known;
+            *before = known;
+            other
+        });
+    }
+
+    /// While the folder can't be read, the number of peers is what it was.
+    fn share(&self) {
+        if let Some(claimed) = self.peers.claimed_ids() {
+            let quota = self.config.quotas.of_view(self.config.capacity, claimed.len());
+            self.quota.send_if_modified(|known| std::mem::replace(known, quota) != quota);
+        }
+    }
+
     fn log_problem(&mut self) {
         let problems = self.peers.misnamed().iter().map(ToString::to_string);
         let folder = self.peers.problem().map(ToString::to_string);
@@ -176,6 +221,9 @@ impl PeerFolder {
                 Some(reason) => tracing::warn!(reason, "peers folder is incomplete; no peer is drained"),
                 None => tracing::info!("peers folder is complete"),
             }
+            let since = rfc3339(unix_seconds(SystemTime::now()));
+            let shown = |reason: &String| format!("{reason} (since {since}; no peer is drained)");
+            self.problem_shown = problem.as_ref().map(shown);
             self.problem = problem;
         }
     }
@@ -183,10 +231,16 @@ impl PeerFolder {
     fn restart(&mut self, name: &ClusterName) {
         let Some(peer) = self.peers.peers().get(name) else { return };
         if let Some(error) = &peer.error {
-            tracing::warn!(peer = %name, error = mesh_kv::fault::chain(error), "peer file refused");
+            let error = mesh_kv::fault::chain(error);
+            match peer.kept_since.map(rfc3339) {
+                Some(since) => {
+                    tracing::warn!(peer = %name, error, since, "peer file refused; what it said before stays");
+                }
+                None => tracing::warn!(peer = %name, error, "peer file refused"),
+            }
         }
         let Some(file) = peer.file.clone() else { return };
-        if self.tasks.get(name).is_some_and(|(running, _)| Arc::ptr_eq(running, &file)) {
+        if self.tasks.get(name).is_some_and(|(followed, _)| Arc::ptr_eq(&followed.borrow().file, &file)) {
             return;
         }
         let dialer = match file.dialer(self.config.identity.as_deref()) {
@@ -196,14 +250,27 @@ impl PeerFolder {
                 return;
             }
         };
+        if let Some((followed, _)) = self.tasks.get(name)
+            && is_same_peer(&followed.borrow().file, &file)
+        {
+            tracing::info!(peer = %name, "the peer's file has changed: what is known is judged by it");
+            followed.send_replace(Followed { file, dialer });
+            return;
+        }
         tracing::info!(peer = %name, id = %file.id, "following the peer");
         let mut own_ranges = self.config.own_ranges.clone();
         let own = own_ranges.borrow_and_update().as_deref().map_or_else(OwnRanges::default, OwnRanges::clone);
         let fence = Fence::new(file.ranges.clone(), own);
         let pin = PeerPin { name: name.clone(), id: file.id, fence };
-        let task = PeerTask::new(file.clone(), pin, own_ranges, self.board.clone());
-        let task = self.supervisor.spawn_stoppable(name.as_str(), |token| task.run(dialer, token));
-        if let Some((_, before)) = self.tasks.insert(name.clone(), (file, task)) {
+        let asked = Asked {
+            local: self.config.local.clone(),
+            quota: self.quota.subscribe(),
+            max_records: self.config.quotas.max_peer_records,
+        };
+        let task = PeerTask::new(file.clone(), pin, (own_ranges, asked), self.board.clone());
+        let (sender, followed) = watch::channel(Followed { file, dialer });
+        let task = self.supervisor.spawn_stoppable(name.as_str(), |token| task.run(followed, token));
+        if let Some((_, before)) = self.tasks.insert(name.clone(), (sender, task)) {
             before.stop();
         }
     }
@@ -213,41 +280,83 @@ impl PeerFolder {
         let misnamed = self.peers.misnamed().iter().map(|error| (error.file.clone(), error.to_string()));
         let misnamed: Vec<_> = misnamed.collect();
         let claimed = self.peers.claimed_ids();
+        let own = self.config.own_ranges.borrow().clone().unwrap_or_default();
         self.board.set.send_if_modified(|set| {
             let peers: BTreeMap<_, _> = (self.peers.peers().iter())
-                .map(|(name, peer)| (name.clone(), status(set.peers.get(name), peer)))
+                .map(|(name, peer)| (name.clone(), status(set.peers.get(name), peer, &own)))
                 .collect();
             let same = |(name, status): (&ClusterName, &PeerStatus)| {
-                set.peers
-                    .get(name)
-                    .is_some_and(|old| old.file == status.file && old.file_error == status.file_error)
+                set.peers.get(name).is_some_and(|old| is_same_status(old, status))
             };
             let unchanged = set.peers.len() == peers.len()
                 && peers.iter().all(same)
                 && set.claimed == claimed
-                && set.misnamed == misnamed;
+                && set.misnamed == misnamed
+                && set.problem == self.problem_shown;
             if !unchanged {
                 for (name, status) in &peers {
                     let before = set.peers.get(name).map(|before| before.state().0);
                     self.board.announce(name, before, status);
                 }
-                *set = Arc::new(PeerSet { claimed: claimed.clone(), peers, misnamed: misnamed.clone() });
+                let (misnamed, problem) = (misnamed.clone(), self.problem_shown.clone());
+                *set = Arc::new(PeerSet { claimed: claimed.clone(), peers, misnamed, problem });
             }
             !unchanged
         });
     }
 }
 
-pub(crate) fn status(before: Option<&PeerStatus>, peer: &Peer) -> PeerStatus {
-    let file_error = peer.error.as_ref().map(|error| mesh_kv::fault::chain(error));
+/// Whether a folder says the same of a peer, whatever its task has found since.
+fn is_same_status(old: &PeerStatus, new: &PeerStatus) -> bool {
+    old.file == new.file && old.file_error == new.file_error && old.policy == new.policy
+}
+
+/// Whether what was learnt by one file counts for the other. A file that trusts none of the roots that the one before
+/// trusted is about somebody else, whoever that is.
+fn is_same_peer(before: &PeerFile, after: &PeerFile) -> bool {
+    before.name == after.name && before.id == after.id && shares_trust(before, after)
+}
+
+fn shares_trust(before: &PeerFile, after: &PeerFile) -> bool {
+    match (&before.trust, &after.trust) {
+        (Some(before), Some(after)) => mesh_kv::share_roots(before, after),
+        _ => true,
+    }
+}
+
+fn is_trusted_still(before: &PeerStatus, peer: &Peer) -> bool {
+    match (&before.file, &peer.file) {
+        (Some(before), Some(after)) => shares_trust(before, after),
+        _ => true,
+    }
+}
+
+pub(crate) fn status(before: Option<&PeerStatus>, peer: &Peer, own: &OwnRanges) -> PeerStatus {
+    let file_error = peer.error.as_ref().map(|error| {
+        let stays = |since| format!("; what it said before {} stays", rfc3339(since));
+        mesh_kv::fault::chain(error) + &peer.kept_since.map(stays).unwrap_or_default()
+    });
     let refused_id = peer.error.as_ref().and_then(|error| error.id);
     let same_pin = |before: &&PeerStatus| {
         let id = |file: &Option<Arc<PeerFile>>| file.as_ref().map(|file| file.id);
         id(&before.file) == id(&peer.file)
     };
     let (link, snapshot) = match before.filter(same_pin) {
-        Some(before) => (before.link.clone(), before.snapshot.clone()),
+        Some(before) if is_trusted_still(before, peer) => (before.link.clone(), before.snapshot.clone()),
+        // Nothing of it counts any more, nor does what the maps hold.
+        Some(before) => {
+            (Link::default(), Arc::new(PeerSnapshot { synced: before.snapshot.synced, ..Default::default() }))
+        }
         None => (Link::default(), Arc::default()),
     };
-    PeerStatus { file: peer.file.clone(), file_error, refused_id, link, snapshot }
+    let policy = peer.file.as_ref().map(|file| Fence::new(file.ranges.clone(), own.clone()));
+    PeerStatus {
+        file: peer.file.clone(),
+        file_error,
+        kept_since: peer.kept_since,
+        refused_id,
+        policy,
+        link,
+        snapshot,
+    }
 }

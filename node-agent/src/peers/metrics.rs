@@ -2,6 +2,7 @@
 
 use mesh_model::name::ClusterName;
 use mesh_model::record::Reason;
+use mesh_model::view::Excess;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -45,15 +46,26 @@ const STATES: [PeerState; 5] = [
     PeerState::Refused,
 ];
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CutLabel {
+    peer: String,
+    quota: &'static str,
+}
+
 /// The peers' metrics. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     state: Family<StateLabel, Gauge>,
     services: Family<PeerLabel, Gauge>,
     backends: Family<PeerLabel, Gauge>,
+    memory: Family<PeerLabel, Gauge>,
+    cut: Family<CutLabel, Gauge>,
     rejected: Family<RejectionLabel, Gauge>,
     disconnects: Family<PeerLabel, Counter>,
     folder_failures: Counter,
+    file_kept_since_seconds: Family<PeerLabel, Gauge>,
+    /// 1 where what peer files say can't be written down for the next start.
+    pub memory_failed: Gauge,
 }
 
 impl Metrics {
@@ -61,12 +73,30 @@ impl Metrics {
         let metrics = Self::default();
         let peer = registry.sub_registry_with_prefix("peer");
         peer.register("state", "1 for the state that the peer is in", metrics.state.clone());
-        peer.register("services", "Services that the peer shares", metrics.services.clone());
-        peer.register("backends", "Endpoints that the peer shares", metrics.backends.clone());
+        peer.register(
+            "services",
+            "Services that the peer shares and this cluster has",
+            metrics.services.clone(),
+        );
+        peer.register(
+            "backends",
+            "Endpoints that the peer shares, of these services",
+            metrics.backends.clone(),
+        );
         peer.register(
             "rejected_records",
             "Records and endpoints of the peer that were refused since its task started",
             metrics.rejected.clone(),
+        );
+        peer.register(
+            "memory_bytes",
+            "Memory that the peer's records take, as its quota counts it",
+            metrics.memory.clone(),
+        );
+        peer.register(
+            "cut",
+            "1 where the peer has more than its quota and is cut at it",
+            metrics.cut.clone(),
         );
         peer.register("disconnects", "Lost connections", metrics.disconnects.clone());
         peer.register(
@@ -74,6 +104,13 @@ impl Metrics {
             "Readings of the peers folder that were incomplete",
             metrics.folder_failures.clone(),
         );
+        peer.register(
+            "file_kept_since_seconds",
+            "Unix time since when the last good content stands in for a peer file that is refused, else 0",
+            metrics.file_kept_since_seconds.clone(),
+        );
+        let help = "1 where what peer files say can't be written down for the next start";
+        peer.register("memory_failed", help, metrics.memory_failed.clone());
         metrics
     }
 
@@ -96,6 +133,14 @@ impl Metrics {
         let label = PeerLabel { peer: peer() };
         self.services.get_or_create(&label).set(count(status.snapshot.services.len()));
         self.backends.get_or_create(&label).set(count(status.snapshot.endpoints));
+        let since = i64::try_from(status.kept_since.unwrap_or_default()).unwrap_or(i64::MAX);
+        self.file_kept_since_seconds.get_or_create(&label).set(since);
+        self.memory.get_or_create(&label).set(count(status.snapshot.bytes));
+        for excess in Excess::ALL {
+            let is_cut = status.snapshot.cuts.iter().any(|cut| cut.excess == excess);
+            let label = CutLabel { peer: peer(), quota: excess.as_str() };
+            self.cut.get_or_create(&label).set(is_cut.into());
+        }
         // A series that appears only with its first event can't be alerted on.
         drop(self.disconnects.get_or_create(&label));
         for reason in Reason::ALL {
@@ -114,6 +159,11 @@ impl Metrics {
         self.services.remove(&PeerLabel { peer: peer() });
         self.backends.remove(&PeerLabel { peer: peer() });
         self.disconnects.remove(&PeerLabel { peer: peer() });
+        self.memory.remove(&PeerLabel { peer: peer() });
+        for excess in Excess::ALL {
+            self.cut.remove(&CutLabel { peer: peer(), quota: excess.as_str() });
+        }
+        self.file_kept_since_seconds.remove(&PeerLabel { peer: peer() });
         for reason in Reason::ALL {
             self.rejected.remove(&RejectionLabel { peer: peer(), reason: reason.as_str() });
         }

@@ -9,11 +9,13 @@ mod peer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdSet;
 use mesh_kv::PeerFile;
+use mesh_model::fence::Fence;
 use mesh_model::name::{ClusterId, ClusterName};
-use mesh_model::view::PeerSnapshot;
+use mesh_model::view::{Cut, PeerSnapshot};
 
-use crate::admin::api::{Peer, PeerState, RangesOrigin};
+use crate::admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
 use crate::merge::merger::PeerInputs;
 
 /// All peers at one moment.
@@ -24,6 +26,8 @@ pub struct PeerSet {
     pub peers: BTreeMap<ClusterName, PeerStatus>,
     /// Files that name no peer, and why.
     pub misnamed: Vec<(String, String)>,
+    /// Why the folder could not be read completely, and since when.
+    pub problem: Option<String>,
 }
 
 /// One peer at one moment.
@@ -33,8 +37,12 @@ pub struct PeerStatus {
     pub file: Option<Arc<PeerFile>>,
     /// Why its file is refused as it is now.
     pub file_error: Option<String>,
+    /// Since when the last good content has stood in for a file that is refused; seconds since the epoch.
+    pub kept_since: Option<u64>,
     /// The id that a refused file claims.
     pub refused_id: Option<ClusterId>,
+    /// Which addresses its backends may have, by the file and this cluster's own ranges.
+    pub policy: Option<Fence>,
     pub link: Link,
     pub snapshot: Arc<PeerSnapshot>,
 }
@@ -77,9 +85,21 @@ impl PeerStatus {
             Phase::Following => PeerState::Synced,
             Phase::Lost => PeerState::Disconnected,
         };
-        let waiting = (self.link.phase == Phase::Waiting)
-            .then(|| "its clustermesh-apiserver has not finished its first export".to_owned());
-        (state, self.link.reason.clone().or(waiting).or_else(|| self.file_error.clone()))
+        let waiting = (self.link.phase == Phase::Waiting).then(|| self.waits_for().to_owned());
+        // Neither hides the other.
+        let reasons: Vec<String> =
+            self.link.reason.clone().or(waiting).into_iter().chain(self.file_error.clone()).collect();
+        (state, (!reasons.is_empty()).then(|| reasons.join("; ")))
+    }
+
+    /// What keeps a peer that is followed from counting as known.
+    fn waits_for(&self) -> &'static str {
+        let nothing_asked = self.snapshot.tracked.as_ref().is_some_and(OrdSet::is_empty);
+        if nothing_asked {
+            "its clustermesh-apiserver has not finished its first export, or this cluster's own source its first list"
+        } else {
+            "its clustermesh-apiserver has not finished its first export"
+        }
     }
 
     /// Takes what a task knows of the peer. A task that has just begun, because the file was edited, knows nothing:
@@ -94,6 +114,9 @@ impl PeerStatus {
                 synced: true,
                 services: known.services.clone(),
                 endpoints: known.endpoints,
+                faults: known.faults.clone(),
+                tracked: known.tracked.clone(),
+                cuts: known.cuts.clone(),
                 ..(*snapshot).clone()
             })
         };
@@ -113,6 +136,7 @@ impl PeerStatus {
             id: file.map(|file| file.id).or(self.refused_id),
             state,
             reason,
+            kept_since_unix_us: self.kept_since.map(|seconds| seconds.saturating_mul(1_000_000)),
             endpoints: endpoints.unwrap_or_default(),
             endpoint: self.link.endpoint.clone(),
             revision: self.link.revision,
@@ -122,7 +146,18 @@ impl PeerStatus {
             backends: self.snapshot.endpoints,
             rejected: self.snapshot.rejected_total(),
             rejections: self.snapshot.recent_rejections.iter().map(ToString::to_string).collect(),
+            memory_bytes: self.snapshot.bytes,
+            cuts: self.snapshot.cuts.iter().map(cut).collect(),
         }
+    }
+}
+
+fn cut(cut: &Cut) -> PeerCut {
+    PeerCut {
+        quota: cut.excess.as_str().into(),
+        allowed: cut.allowed,
+        from: cut.from.clone(),
+        reason: cut.to_string(),
     }
 }
 
@@ -131,7 +166,19 @@ impl PeerSet {
     pub fn inputs(&self) -> PeerInputs {
         let synced = self.peers.values().filter(|peer| peer.snapshot.synced);
         let synced = synced.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.snapshot.services.clone())));
-        PeerInputs { claimed: self.claimed.clone(), synced: synced.collect() }
+        let policies = self.peers.values();
+        let policies = policies.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.policy.clone()?)));
+        let tracked = self.peers.values().filter(|peer| peer.snapshot.synced);
+        let tracked =
+            tracked.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.snapshot.tracked.clone()?)));
+        let (synced, policies, tracked) = (synced.collect(), policies.collect(), tracked.collect());
+        PeerInputs { claimed: self.claimed.clone(), synced, policies, tracked }
+    }
+
+    /// What counts although the folder or a file can't be read as it is now, and since when; one line each.
+    pub fn kept(&self) -> Vec<String> {
+        let kept = self.peers.values().filter(|peer| peer.kept_since.is_some());
+        self.problem.iter().cloned().chain(kept.filter_map(|peer| peer.file_error.clone())).collect()
     }
 
     /// Names by id.
@@ -146,6 +193,7 @@ impl PeerSet {
             id: None,
             state: PeerState::Refused,
             reason: Some(reason.clone()),
+            kept_since_unix_us: None,
             endpoints: Vec::new(),
             endpoint: None,
             revision: None,
@@ -155,6 +203,8 @@ impl PeerSet {
             backends: 0,
             rejected: 0,
             rejections: Vec::new(),
+            memory_bytes: 0,
+            cuts: Vec::new(),
         });
         self.peers.iter().map(|(name, peer)| peer.row(name)).chain(misnamed).collect()
     }

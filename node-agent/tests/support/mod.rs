@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod foreign;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -73,9 +75,17 @@ impl World {
         self.attached_with(CAPACITY)
     }
 
+    /// As on a kernel that lets nobody choose a place among the programs of others.
+    pub(crate) fn attached_in_turn(&self) -> Box<Maps> {
+        self.attached_by(&self.installation().in_turn(), CAPACITY)
+    }
+
     /// The same with maps of other sizes.
     pub(crate) fn attached_with(&self, capacity: Capacity) -> Box<Maps> {
-        let installation = self.installation();
+        self.attached_by(&self.installation(), capacity)
+    }
+
+    fn attached_by(&self, installation: &Installation, capacity: Capacity) -> Box<Maps> {
         let Found::Built { mut maps, old: None } = installation.maps(capacity).unwrap() else {
             panic!("a new world holds maps already")
         };
@@ -85,18 +95,48 @@ impl World {
 
     /// As an agent with these flags beside the usual ones installs it.
     pub(crate) fn installed(&self, flags: &str) -> Installed {
+        self.installed_with(CAPACITY, flags)
+    }
+
+    /// The same with maps of other sizes.
+    pub(crate) fn installed_with(&self, capacity: Capacity, flags: &str) -> Installed {
         #[derive(Parser)]
         struct Args {
             #[command(flatten)]
             datapath: DatapathArgs,
         }
-        let Capacity { services, slots, backends, counters } = CAPACITY;
+        let Capacity { services, slots, backends, counters } = capacity;
         let args = format!(
             "test --node-name n --max-services {services} --max-slots {slots} --max-backends {backends} \
              --max-counters {counters} {flags}"
         );
         let args = Args::parse_from(args.split_whitespace()).datapath;
         install_with(self.installation(), &args, &Events::default()).unwrap()
+    }
+
+    /// Leaves the programs' cgroup.
+    pub(crate) fn leave(&self) {
+        enter(&self.home);
+    }
+
+    /// Takes a program off its cgroup as somebody else could; its pin stays.
+    pub(crate) fn detach(&self, program: &str) {
+        const OBJ_GET: i32 = 7;
+        const LINK_DETACH: i32 = 34;
+        let path = std::ffi::CString::new(self.pin("links", program).to_str().unwrap()).unwrap();
+        let link = u64::try_from(bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0])).unwrap();
+        bpf(LINK_DETACH, &mut [link, 0]);
+    }
+
+    /// How many programs run for the world's cgroup at a hook of this attach type.
+    pub(crate) fn effective(&self, attach_type: u64) -> u64 {
+        const PROG_QUERY: i32 = 16;
+        const EFFECTIVE: u64 = 1;
+        let cgroup = fs::File::open(&self.cgroup).unwrap();
+        let target = u64::try_from(cgroup.as_raw_fd()).unwrap();
+        let mut attr = [target | attach_type << 32, EFFECTIVE, 0, 0, 0, 0, 0, 0];
+        bpf(PROG_QUERY, &mut attr);
+        attr[3]
     }
 
     pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
@@ -113,6 +153,47 @@ impl Drop for World {
             panic!("cgroup {} could not be removed", self.cgroup.display());
         }
     }
+}
+
+/// A cgroup below the world's, as the agent's or a pod's.
+pub(crate) struct Below(pub(crate) PathBuf);
+
+impl Below {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
+        let path = world.cgroup.join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn enter(&self) {
+        enter(&self.0);
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        enter(self.0.parent().unwrap());
+        wait_until(Duration::from_secs(5), || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+/// Numbers of capabilities (capabilities(7)).
+pub(crate) const NET_ADMIN: u32 = 12;
+pub(crate) const PERFMON: u32 = 38;
+pub(crate) const BPF: u32 = 39;
+
+/// Takes all other capabilities away from this thread.
+#[allow(unsafe_code, reason = "std knows no capabilities")]
+pub(crate) fn keep_capabilities(kept: &[u32]) {
+    // `_LINUX_CAPABILITY_VERSION_3`, and this thread.
+    let header = [0x2008_0522_u32, 0];
+    let bits = kept.iter().fold(0_u64, |bits, capability| bits | 1 << capability);
+    let [low, high] = [bits as u32, (bits >> 32) as u32];
+    // Effective, permitted, inheritable: of the lower half, then of the upper.
+    let sets = [low, low, 0, high, high, 0];
+    // SAFETY: header and sets are as the call takes them, and outlive it.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const sets) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Polls until the predicate holds or the time is over; says which.
@@ -156,6 +237,14 @@ fn cgroup_root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
     PathBuf::from(line.expect("these tests need cgroup v2").split(' ').nth(1).unwrap())
+}
+
+#[allow(unsafe_code)]
+fn bpf<const N: usize>(command: i32, attr: &mut [u64; N]) -> i64 {
+    // SAFETY: the callers' addresses outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of_val(attr)) };
+    assert!(result >= 0, "bpf {command}: {}", std::io::Error::last_os_error());
+    result
 }
 
 fn own_cgroup() -> PathBuf {
@@ -296,14 +385,14 @@ impl Service {
 
     /// Writes backends, slots and entry, in the order that is safe for readers.
     pub(crate) fn write(&self, maps: &mut Maps) {
-        maps.write_backends(&self.backends).unwrap();
-        maps.write_slots(&self.slots).unwrap();
-        maps.write_services(&[(self.key, self.entry())]).unwrap();
+        assert!(maps.write_backends(&self.backends).is_empty());
+        assert!(maps.write_slots(&self.slots).is_empty());
+        assert!(maps.write_services(&[(self.key, self.entry())]).is_empty());
     }
 
     pub(crate) fn set_state(&mut self, maps: &mut Maps, index: usize, state: u32) {
         self.backends[index].1.state = state;
-        maps.write_backends(&self.backends[index..=index]).unwrap();
+        assert!(maps.write_backends(&self.backends[index..=index]).is_empty());
     }
 }
 
@@ -423,3 +512,31 @@ pub(crate) struct Bytes<T>(pub(crate) T);
 #[allow(unsafe_code, reason = "aya asks for a promise that mesh-abi has made already")]
 // SAFETY: `Plain` promises the same: no padding, no references, every bit pattern valid.
 unsafe impl<T: mesh_abi::Plain> aya::Pod for Bytes<T> {}
+
+/// Looks at the owners of all cells, and may change them. On a thread whose stack has room for some copies of them.
+pub(crate) fn with_owners<T: Send>(
+    world: &World,
+    work: impl FnOnce(&mut [u64; mesh_abi::CELLS]) -> T + Send,
+) -> T {
+    let pin = world.pin("maps", "SOCKETS");
+    let look = || {
+        let map = aya::maps::Map::Array(aya::maps::MapData::from_pin(pin).unwrap());
+        let mut sockets: aya::maps::Array<_, Bytes<mesh_abi::Sockets>> = map.try_into().unwrap();
+        let mut all = sockets.get(&0, 0).unwrap();
+        let before = all.0.owners;
+        let result = work(&mut all.0.owners);
+        if all.0.owners != before {
+            sockets.set(0, all, 0).unwrap();
+        }
+        result
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, look);
+        thread.unwrap().join().unwrap()
+    })
+}
+
+/// Cells that belong to a socket.
+pub(crate) fn cells_in_use(world: &World) -> usize {
+    with_owners(world, |owners| owners.iter().filter(|owner| **owner != 0).count())
+}

@@ -9,16 +9,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use mesh_kv::peer_folder::Remembered;
 use mesh_kv::testing::{Etcd, free_port};
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
+use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::ranges::fixed;
 use mesh_runtime::{Registry, Supervisor};
 use node_agent::admin::api::{Event, Peer};
 use node_agent::admin::events::Events;
+use node_agent::datapath::actual::Capacity;
 use node_agent::metrics::Metrics;
 use node_agent::peers::PeerSet;
 use node_agent::peers::folder::{FolderConfig, PeerFolder};
+use node_agent::quota::QuotaArgs;
 use tokio::sync::watch;
 use tracing::field::{Field, Visit};
 
@@ -32,6 +36,8 @@ pub(crate) struct World {
     set: watch::Receiver<Arc<PeerSet>>,
     events: Events,
     supervisor: Supervisor,
+    known: watch::Receiver<Option<Remembered>>,
+    identity: Option<PathBuf>,
 }
 
 impl World {
@@ -42,12 +48,45 @@ impl World {
     pub(crate) fn with_identity(identity: Option<PathBuf>) -> Self {
         collect_lines();
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("peers")).unwrap();
+        Self::start(dir, identity, Remembered::default())
+    }
+
+    /// The next process on the same folder, with what this one knew; `meanwhile` happens while none runs.
+    pub(crate) async fn restart(mut self, meanwhile: impl FnOnce(&Self)) -> Self {
+        self.supervisor.stop(DEADLINE).await.unwrap();
+        let known = self.known.borrow().clone().expect("the folder was looked at");
+        meanwhile(&self);
+        Self::start(self.dir, self.identity, known)
+    }
+
+    fn start(dir: tempfile::TempDir, identity: Option<PathBuf>, remembered: Remembered) -> Self {
         let folder = dir.path().join("peers");
-        std::fs::create_dir(&folder).unwrap();
-        let (registry, metrics) = Metrics::register();
-        let events = Events::default();
-        let config = FolderConfig {
-            folder: folder.clone(),
+        Self::configured(dir, Self::config(folder, identity, remembered))
+    }
+
+    /// One whose own cluster asks for what it has only, on a folder that stays.
+    pub(crate) fn asking(
+        folder: &std::path::Path,
+        local: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
+        quotas: QuotaArgs,
+        capacity: Capacity,
+    ) -> Self {
+        collect_lines();
+        let config = Self::config(folder.to_owned(), None, Remembered::default());
+        let config = FolderConfig { local: Some(local), quotas, capacity, ..config };
+        Self::configured(tempfile::tempdir().unwrap(), config)
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<PeerSet>> {
+        let mut set = self.set.clone();
+        set.mark_changed();
+        set
+    }
+
+    fn config(folder: PathBuf, identity: Option<PathBuf>, remembered: Remembered) -> FolderConfig {
+        FolderConfig {
+            folder,
             own_name: ClusterName::new("hoth").unwrap(),
             own_id: ClusterId::new(1).unwrap(),
             own_ranges: fixed(OwnRanges {
@@ -55,11 +94,22 @@ impl World {
                 ..OwnRanges::default()
             }),
             identity,
-        };
+            remembered,
+            local: None,
+            quotas: QuotaArgs::default(),
+            capacity: Capacity { services: 16, slots: 1 << 20, backends: 1 << 20, counters: 16 },
+        }
+    }
+
+    fn configured(dir: tempfile::TempDir, config: FolderConfig) -> Self {
+        let (folder, identity) = (config.folder.clone(), config.identity.clone());
+        let (registry, metrics) = Metrics::register();
+        let events = Events::default();
         let mut supervisor = Supervisor::new("test", Default::default());
         let (peers, set) = PeerFolder::new(config, supervisor.child("peers"), events.clone(), metrics.peers);
+        let known = peers.known();
         supervisor.spawn("peers", peers.run());
-        Self { folder, registry, dir, set, events, supervisor }
+        Self { folder, registry, dir, set, events, supervisor, known, identity }
     }
 
     /// An etcd with a data folder of its own.
@@ -141,12 +191,21 @@ impl World {
     }
 
     pub(crate) fn past_events(&self) -> Vec<Event> {
-        self.events.subscribe(Some(0)).0
+        self.events.subscribe(Some(0)).0.iter().map(|event| (**event).clone()).collect()
     }
 
     /// Ends everything; nothing may have failed.
     pub(crate) async fn stop(mut self) {
         self.supervisor.stop(DEADLINE).await.unwrap();
+    }
+}
+
+/// A folder with the files of these peers: name, id, etcd, pod ranges.
+pub(crate) fn prepare(folder: &std::path::Path, peers: &[(&str, u64, &Etcd, &str)]) {
+    std::fs::create_dir(folder).unwrap();
+    for (name, id, etcd, pods) in peers {
+        let text = file(*id, &format!("\"{}\"", etcd.endpoint()), &agreed(pods));
+        std::fs::write(folder.join(format!("{name}.yaml")), text).unwrap();
     }
 }
 

@@ -37,7 +37,7 @@ impl Etcd {
         // So that there is something to wait for.
         self.ctl(&["put", "history/end", ""]);
         let end = self.revision().await;
-        let mut stream = session.watch_all(from).await.unwrap();
+        let mut stream = session.watch_all(from - 1).await.unwrap();
         let mut past = Vec::new();
         loop {
             let response = stream.message().await.unwrap().expect("etcd ended the watch");

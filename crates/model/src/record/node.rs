@@ -27,8 +27,8 @@ pub fn node_entry(cluster: &ClusterName, name: &NodeName, node: &Node) -> Entry 
     let wire = Wire {
         cluster: Some(cluster.as_str().into()),
         node: Some(name.as_str().into()),
-        addresses: node.addresses.clone(),
-        pod_cidrs: node.pod_cidrs.clone(),
+        addresses: node.addresses.iter().copied().take(MAX_RANGES).collect(),
+        pod_cidrs: node.pod_cidrs.iter().copied().take(MAX_RANGES).collect(),
     };
     entry(&RecordKey::Node(cluster.clone(), name.clone()), &wire)
 }

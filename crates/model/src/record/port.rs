@@ -37,14 +37,12 @@ impl From<&SlicePort> for WirePort {
 }
 
 /// Validates ports. One with a protocol that this version does not balance is ignored like an unknown field,
-/// so that a newer peer's other ports keep working. An empty name is no name, as in Kubernetes.
-pub(super) fn decode(wires: Vec<WirePort>) -> Result<Vec<ServicePort>, Fault> {
-    if wires.len() > MAX_PORTS {
-        let detail = format!("{} ports; at most {MAX_PORTS} are accepted", wires.len());
-        return Err(Fault::field("ports", &detail));
-    }
-    let mut ports = Vec::with_capacity(wires.len());
-    for wire in wires {
+/// so that a newer peer's other ports keep working. An empty name is no name, as in Kubernetes. Gives the first
+/// [`MAX_PORTS`], and how many are left out.
+pub(super) fn decode(wires: Vec<WirePort>) -> Result<(Vec<ServicePort>, usize), Fault> {
+    let left_out = wires.len().saturating_sub(MAX_PORTS);
+    let mut ports = Vec::with_capacity(wires.len().min(MAX_PORTS));
+    for wire in wires.into_iter().take(MAX_PORTS) {
         let protocol = match wire.protocol.as_str() {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
@@ -58,5 +56,5 @@ pub(super) fn decode(wires: Vec<WirePort>) -> Result<Vec<ServicePort>, Fault> {
         let name = name.map_err(|error| Fault::field("ports", &error))?;
         ports.push(ServicePort { name, protocol, port: wire.port });
     }
-    Ok(ports)
+    Ok((ports, left_out))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::KeyError;
-use super::{MAX_SERVICE_ENDPOINTS, MAX_VALUE_BYTES, SCHEMA};
+use super::{MAX_PORTS, MAX_SERVICE_ENDPOINTS, MAX_VALUE_BYTES, SCHEMA};
 use crate::fence::FenceRejection;
 use crate::name::{ClusterId, ClusterName};
 
@@ -68,6 +68,8 @@ pub enum Fault {
          that are not used; split the service"
     )]
     TooManyEndpoints { left_out: usize },
+    #[error("it has more than {MAX_PORTS} ports; {left_out} are left out: spread them over several Services")]
+    TooManyPorts { left_out: usize },
 }
 
 impl Fault {
@@ -96,7 +98,21 @@ impl Fault {
             Self::Endpoint { .. } => Reason::BadEndpoint,
             Self::OutsideFence(_) => Reason::OutsideFence,
             Self::TooManyEndpoints { .. } => Reason::TooManyEndpoints,
+            Self::TooManyPorts { .. } => Reason::TooManyPorts,
         }
+    }
+
+    /// Whether a slice's record with such a fault is the slice's all the same, so that what it does not list any more
+    /// is gone.
+    pub(crate) fn withdraws(&self) -> bool {
+        matches!(
+            self.reason(),
+            Reason::TooLarge
+                | Reason::WrongType
+                | Reason::PortZero
+                | Reason::InvalidField
+                | Reason::BadEndpoint
+        )
     }
 
     /// Whether such a fault in the cluster record means that this is not the cluster that the peer's file
@@ -122,11 +138,12 @@ pub enum Reason {
     BadEndpoint,
     OutsideFence,
     TooManyEndpoints,
+    TooManyPorts,
 }
 
 impl Reason {
     /// All reasons, so that a metric can show each from the start.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadKey,
         Self::TooLarge,
         Self::NotJson,
@@ -140,6 +157,7 @@ impl Reason {
         Self::BadEndpoint,
         Self::OutsideFence,
         Self::TooManyEndpoints,
+        Self::TooManyPorts,
     ];
 
     /// The stable label value.
@@ -158,6 +176,7 @@ impl Reason {
             Self::BadEndpoint => "bad_endpoint",
             Self::OutsideFence => "outside_fence",
             Self::TooManyEndpoints => "too_many_endpoints",
+            Self::TooManyPorts => "too_many_ports",
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::key::RecordKey;
+use super::limits::{self, MAX_CREATED_AT_BYTES};
 use super::port::{self, WirePort};
 use super::rejection::Fault;
 use super::{Entry, agree, decode_json, entry};
@@ -21,6 +22,8 @@ pub struct ServiceRecord {
     pub session_affinity_seconds: Option<u32>,
     /// RFC 3339, as written by the cluster.
     pub created_at: Option<String>,
+    /// Ports beyond [`MAX_PORTS`](super::MAX_PORTS), which a reader leaves out.
+    pub ports_left_out: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,9 +48,6 @@ fn yes() -> bool {
     true
 }
 
-/// Longest `created_at` in bytes; RFC 3339 with nanoseconds has 35.
-const MAX_CREATED_AT_BYTES: usize = 64;
-
 impl From<&Service> for ServiceRecord {
     fn from(service: &Service) -> Self {
         Self {
@@ -56,6 +56,7 @@ impl From<&Service> for ServiceRecord {
             affinity: service.scope.affinity,
             session_affinity_seconds: service.session_affinity_seconds,
             created_at: service.created_at.clone(),
+            ports_left_out: 0,
         }
     }
 }
@@ -65,11 +66,11 @@ impl ServiceRecord {
         let wire = Wire {
             cluster: Some(cluster.as_str().into()),
             service: Some(service.as_str().into()),
-            ports: self.ports.iter().map(WirePort::from).collect(),
+            ports: limits::service_ports(&self.ports).iter().map(WirePort::from).collect(),
             shared: self.shared,
             affinity: self.affinity,
             session_affinity_seconds: self.session_affinity_seconds,
-            created_at: self.created_at.clone(),
+            created_at: self.created_at.clone().filter(|text| text.len() <= MAX_CREATED_AT_BYTES),
         };
         entry(&RecordKey::Service(cluster.clone(), service.clone()), &wire)
     }
@@ -81,8 +82,10 @@ impl ServiceRecord {
         if wire.created_at.as_ref().is_some_and(|text| text.len() > MAX_CREATED_AT_BYTES) {
             return Err(Fault::field("created_at", &"it is no RFC 3339 time"));
         }
+        let (ports, ports_left_out) = port::decode(wire.ports)?;
         Ok(Self {
-            ports: port::decode(wire.ports)?,
+            ports,
+            ports_left_out,
             shared: wire.shared,
             affinity: wire.affinity,
             session_affinity_seconds: wire.session_affinity_seconds,

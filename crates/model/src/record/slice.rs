@@ -1,11 +1,13 @@
 //! The record of a slice of a Service's endpoints: one pod's change rewrites one of these.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::key::RecordKey;
+use super::limits::{self, MAX_TEXT_BYTES, MAX_VALUE_BYTES};
 use super::port::{self, WirePort};
 use super::rejection::{Fault, shorten};
 use super::{Entry, agree, decode_json, entry};
@@ -25,6 +27,8 @@ pub struct SliceRecord {
     pub refused: usize,
     /// What is wrong with the first of them.
     pub first_refused: Option<Fault>,
+    /// Ports beyond [`MAX_PORTS`](super::MAX_PORTS), which a reader leaves out.
+    pub ports_left_out: usize,
 }
 
 /// Compact: fields with their default value are left out.
@@ -75,9 +79,6 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// Longest zone or hostname in bytes (label values and DNS labels have at most 63; some room for others).
-const MAX_TEXT_BYTES: usize = 253;
-
 /// Some endpoints of a slice and what they share.
 pub(crate) struct Chunk<'a> {
     pub(crate) ports: &'a [SlicePort],
@@ -92,7 +93,7 @@ impl Chunk<'_> {
             cluster: Some(cluster.as_str().into()),
             service: Some(service.as_str().into()),
             slice: Some(slice.as_str().into()),
-            ports: self.ports.iter().map(WirePort::from).collect(),
+            ports: limits::slice_ports(self.ports).iter().map(WirePort::from).collect(),
             endpoints: self.endpoints.iter().map(WireEndpoint::from).collect(),
             changed_unix_us: self.changed_unix_us,
         };
@@ -109,10 +110,32 @@ impl<'a> From<&'a Endpoint> for WireEndpoint<'a> {
             serving: (serving != ready).then_some(serving),
             terminating,
             node: endpoint.node.as_ref().map(|node| node.as_str().into()),
-            zone: endpoint.zone.as_deref().map(Cow::from),
-            hostname: endpoint.hostname.as_deref().map(Cow::from),
+            zone: text(&endpoint.zone),
+            hostname: text(&endpoint.hostname),
         }
     }
+}
+
+fn text(text: &Option<String>) -> Option<Cow<'_, str>> {
+    text.as_deref().filter(|text| text.len() <= MAX_TEXT_BYTES).map(Cow::from)
+}
+
+/// Which endpoints a slice's record still lists, and how they are, although the record is refused for something else. None
+/// where that can't be told.
+pub(crate) fn still_listed(value: &[u8]) -> Option<BTreeMap<IpAddr, Condition>> {
+    #[derive(Deserialize)]
+    struct Listed<'a> {
+        #[serde(borrow)]
+        endpoints: Vec<WireEndpoint<'a>>,
+    }
+    // Nobody writes more: etcd takes 1.5 MiB.
+    if value.len() > 2 * MAX_VALUE_BYTES {
+        return None;
+    }
+    let listed: Listed<'_> = decode_json(value).ok()?;
+    let endpoints = listed.endpoints.into_iter();
+    let conditions = endpoints.filter_map(|it| Some((it.address.parse().ok()?, it.condition())));
+    Some(conditions.collect())
 }
 
 impl SliceRecord {
@@ -133,14 +156,18 @@ impl SliceRecord {
         agree("cluster", wire.cluster.as_deref(), cluster.as_str())?;
         agree("service", wire.service.as_deref(), service.as_str())?;
         agree("slice", wire.slice.as_deref(), slice.as_str())?;
-        let ports = port::decode(wire.ports)?;
+        let (ports, ports_left_out) = port::decode(wire.ports)?;
         let ports = ports.into_iter().map(|port| SlicePort {
             name: port.name,
             protocol: port.protocol,
             port: port.port,
         });
-        let mut record =
-            Self { ports: ports.collect(), changed_unix_us: wire.changed_unix_us, ..Self::default() };
+        let mut record = Self {
+            ports: ports.collect(),
+            changed_unix_us: wire.changed_unix_us,
+            ports_left_out,
+            ..Self::default()
+        };
         for endpoint in wire.endpoints {
             match endpoint.validate() {
                 Ok(endpoint) => record.endpoints.push(endpoint),
@@ -155,6 +182,11 @@ impl SliceRecord {
 }
 
 impl WireEndpoint<'_> {
+    fn condition(&self) -> Condition {
+        let serving = self.serving.unwrap_or(self.ready);
+        Condition { ready: self.ready, serving, terminating: self.terminating }
+    }
+
     fn validate(self) -> Result<Endpoint, Fault> {
         let refuse = |detail: String| Fault::Endpoint { detail };
         let address: IpAddr = self
@@ -173,11 +205,7 @@ impl WireEndpoint<'_> {
                 )));
             }
         }
-        let condition = Condition {
-            ready: self.ready,
-            serving: self.serving.unwrap_or(self.ready),
-            terminating: self.terminating,
-        };
+        let condition = self.condition();
         let zone = self.zone.map(Cow::into_owned);
         Ok(Endpoint {
             address,

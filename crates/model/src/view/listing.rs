@@ -1,5 +1,9 @@
 //! What a list says besides services and slices, until it ends and is applied whole.
 
+use imbl::OrdSet;
+
+use super::faults::Faults;
+use crate::name::ServiceName;
 use crate::record::{AliveRecord, ClusterRecord, Rejection, SyncedKind};
 
 /// Which kinds the peer's exporter has marked as complete.
@@ -27,4 +31,8 @@ pub(super) struct Listing {
     pub(super) foreign: Option<Rejection>,
     pub(super) alive: Option<AliveRecord>,
     pub(super) markers: Markers,
+    pub(super) faults: Faults,
+    /// Services of which records are taken; none: all.
+    pub(super) tracked: Option<OrdSet<ServiceName>>,
+    pub(super) records_cut: Option<u64>,
 }

@@ -1,14 +1,16 @@
 //! A peer's service in the form in which it is kept: 5 bytes per IPv4 endpoint, 17 where IPv6 is among them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::difference::Finder;
 use super::pool::Pool;
+use crate::address_set::AddressSet;
 use crate::desired::BackendState;
 use crate::fence::Fence;
 use crate::record::{MAX_SERVICE_ENDPOINTS, ServiceRecord, SliceRecord};
-use crate::snapshot::{ServicePort, SlicePort};
+use crate::snapshot::{Condition, ServicePort, SlicePort};
 
 /// An address and a state. Node, zone and host names of a peer's endpoints are not kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +92,14 @@ impl Endpoints {
         }
     }
 
+    /// The place of the first endpoint from this address on.
+    fn first_from(&self, address: [u8; 16]) -> usize {
+        match self {
+            Self::V4(all) => all.partition_point(|endpoint| PeerEndpoint::from(*endpoint).address < address),
+            Self::Any(all) => all.partition_point(|endpoint| endpoint.address < address),
+        }
+    }
+
     fn find(&self, address: [u8; 16]) -> Option<PeerEndpoint> {
         let found = match self {
             Self::V4(all) => {
@@ -131,6 +141,16 @@ impl PeerSlice {
         Self { ports: pool.share(record.ports), endpoints: Endpoints::new(&endpoints) }
     }
 
+    /// Without what is not listed any more, and in the state in which the rest is listed.
+    pub(super) fn retained(&self, listed: &BTreeMap<IpAddr, Condition>) -> Self {
+        let endpoints = self.endpoints().filter_map(|endpoint| {
+            let state = listed.get(&endpoint.address())?.state()?;
+            Some(PeerEndpoint { state, ..endpoint })
+        });
+        let endpoints: Vec<PeerEndpoint> = endpoints.collect();
+        Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) }
+    }
+
     pub fn ports(&self) -> &[SlicePort] {
         &self.ports
     }
@@ -139,9 +159,33 @@ impl PeerSlice {
         (0..self.endpoints.len()).filter_map(|at| self.endpoints.get(at))
     }
 
+    /// Bytes that the endpoints take.
+    pub(super) fn endpoint_bytes(&self) -> usize {
+        match &self.endpoints {
+            Endpoints::V4(all) => size_of_val::<[V4Endpoint]>(all),
+            Endpoints::Any(all) => size_of_val::<[PeerEndpoint]>(all),
+        }
+    }
+
+    /// The first so many endpoints.
+    fn first(&self, count: usize) -> Self {
+        let endpoints: Vec<PeerEndpoint> = self.endpoints().take(count).collect();
+        Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) }
+    }
+
     /// The state of the endpoint that has this address, as endpoints hold it.
     pub(super) fn state_of(&self, address: [u8; 16]) -> Option<BackendState> {
         self.endpoints.find(address).map(PeerEndpoint::state)
+    }
+
+    /// Whether an endpoint lies in the set.
+    pub(super) fn is_touched(&self, set: &AddressSet) -> bool {
+        let octets = |address: IpAddr| PeerEndpoint::new(address, BackendState::Active).address;
+        set.ranges().iter().any(|range| {
+            let (first, last) = (octets(range.network()), octets(range.broadcast()));
+            let at = self.endpoints.first_from(first);
+            self.endpoints.get(at).is_some_and(|endpoint| endpoint.address <= last)
+        })
     }
 
     /// What the fence lets through; the slice itself where that is all.
@@ -175,6 +219,15 @@ enum Slices {
     Any(Box<[Arc<PeerSlice>]>),
 }
 
+impl Slices {
+    fn new(slices: Vec<Arc<PeerSlice>>) -> Self {
+        match <[_; 1]>::try_from(slices) {
+            Ok([only]) => Self::One(only),
+            Err(slices) => Self::Any(slices.into()),
+        }
+    }
+}
+
 /// A peer's shared service behind the fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerService {
@@ -187,10 +240,11 @@ pub struct PeerService {
 }
 
 impl PeerService {
-    /// `before` is the same service as an earlier call with the same fence made it.
+    /// `before` is the same service as an earlier call made it; with each slice goes whether the fence may judge it
+    /// otherwise than then.
     pub(super) fn new<'a>(
         offer: &Arc<Offer>,
-        slices: impl Iterator<Item = &'a Arc<PeerSlice>>,
+        slices: impl Iterator<Item = (&'a Arc<PeerSlice>, bool)>,
         fence: &Fence,
         before: Option<&Self>,
     ) -> Self {
@@ -198,8 +252,9 @@ impl PeerService {
         let mut room = MAX_SERVICE_ENDPOINTS;
         // What went through as it is goes through again.
         let mut passed = Finder::new(before.map_or(&[], Self::slices));
-        for slice in slices {
-            let slice = if passed.has(slice) { slice.clone() } else { slice.fenced(fence) };
+        for (slice, judged_anew) in slices {
+            let passes = passed.has(slice) && !judged_anew;
+            let slice = if passes { slice.clone() } else { slice.fenced(fence) };
             match room.checked_sub(slice.endpoints.len()) {
                 Some(rest) => {
                     room = rest;
@@ -208,13 +263,29 @@ impl PeerService {
                 None => left_out_slices += 1,
             }
         }
-        let slices = match <[_; 1]>::try_from(kept) {
-            Ok([only]) => Slices::One(only),
-            Err(kept) => Slices::Any(kept.into()),
-        };
+        let slices = Slices::new(kept);
         let mut service = Self { offer: offer.clone(), slices, endpoint_count: 0, left_out_slices };
         service.endpoint_count = u32::try_from(service.count_since(before)).unwrap_or(u32::MAX);
         service
+    }
+
+    /// The first so many endpoints, in the order of the slices' names and in them of the addresses.
+    pub(super) fn first(&self, count: usize) -> Self {
+        let (mut kept, mut room) = (Vec::new(), count);
+        for slice in self.slices() {
+            match room.checked_sub(slice.endpoints.len()) {
+                Some(rest) => {
+                    room = rest;
+                    kept.push(slice.clone());
+                }
+                None => {
+                    kept.extend((room > 0).then(|| Arc::new(slice.first(room))));
+                    break;
+                }
+            }
+        }
+        let endpoint_count = u32::try_from(distinct_addresses(&kept)).unwrap_or(u32::MAX);
+        Self { offer: self.offer.clone(), slices: Slices::new(kept), endpoint_count, ..*self }
     }
 
     fn count_since(&self, before: Option<&Self>) -> usize {
@@ -256,7 +327,7 @@ impl PeerService {
         self.endpoint_count as usize
     }
 
-    pub(super) fn left_out_slices(&self) -> usize {
+    pub(crate) fn left_out_slices(&self) -> usize {
         self.left_out_slices as usize
     }
 }

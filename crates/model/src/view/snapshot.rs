@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
+use super::faults::Faults;
+use super::quota::Cut;
 use super::service::PeerService;
 use crate::name::ServiceName;
 use crate::record::{AliveRecord, ClusterRecord, Reason, Rejection};
@@ -30,6 +32,14 @@ pub struct PeerSnapshot {
     pub rejected: BTreeMap<Reason, u64>,
     /// The last rejections as text, oldest first.
     pub recent_rejections: Vec<Arc<str>>,
+    /// What is wrong with records, by Service.
+    pub faults: Faults,
+    /// Services of which `services` says whether the peer has them; none: of all. Of others nothing has been read.
+    pub tracked: Option<OrdSet<ServiceName>>,
+    /// Where the peer is cut at its quota.
+    pub cuts: Vec<Cut>,
+    /// Bytes of memory that its records take, as its quota counts them.
+    pub bytes: usize,
 }
 
 impl PeerSnapshot {

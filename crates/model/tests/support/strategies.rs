@@ -117,5 +117,6 @@ pub(crate) fn snapshots() -> impl Strategy<Value = ClusterSnapshot> {
     (services, btree_map(node_names, nodes(), 0..3)).prop_map(|(services, nodes)| ClusterSnapshot {
         services: services.into_iter().map(|(name, service)| (name, Arc::new(service))).collect(),
         nodes: nodes.into_iter().map(|(name, node)| (name, Arc::new(node))).collect(),
+        ..ClusterSnapshot::default()
     })
 }

@@ -14,7 +14,8 @@ use crate::wire::Meta;
 
 pub use node::{NodeEntry, cidrs, node, node_name};
 pub use service::service;
-pub use slice::{Hints, OwnedSlice, SliceKey, slice};
+pub(crate) use slice::SERVICE_LABEL;
+pub use slice::{Hints, OwnedSlice, SliceKey, owner, slice};
 
 /// What an object comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Refusals {
 }
 
 /// Text of foreign origin, short enough to show.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(80).collect();
     if short.len() < text.len() {
         short.push('…');

@@ -35,6 +35,13 @@ pub fn service(object: &Object) -> Converted<Service> {
             return Converted::keep(notes);
         }
     };
+    if ports.is_empty() {
+        notes.retain(|note| note.reason != Reason::unsupported);
+        let message = "it has SCTP ports only, which the mesh does not balance; remove the global annotation, or add a TCP \
+                       or UDP port";
+        notes.push(Note::new(Reason::unsupported, message));
+        return Converted::leave(notes);
+    }
     let node_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     if node_local {
         let message = "internalTrafficPolicy: Local keeps connections on the client's node, so clients of this cluster \
@@ -99,16 +106,22 @@ fn bad_ip(text: &str, why: &str) -> Note {
 }
 
 fn usable_cluster_ip(ip: IpAddr) -> Result<(), &'static str> {
-    let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let (mapped, local, broadcast) = match ip {
+        IpAddr::V4(v4) => (false, v4.is_link_local(), v4.is_broadcast()),
+        IpAddr::V6(v6) => (v6.to_ipv4_mapped().is_some(), v6.is_unicast_link_local(), false),
+    };
     if mapped {
         Err("is a v4-mapped IPv6 address")
     } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
         Err("is unspecified, loopback or multicast")
+    } else if local || broadcast {
+        Err("is link-local or broadcast")
     } else {
         Ok(())
     }
 }
 
+/// TCP and UDP ports; none where all are SCTP.
 fn ports(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Result<Vec<ServicePort>, Note> {
     let written: &[Port] = spec.ports.as_deref().unwrap_or_default();
     let (mut ports, mut names, mut numbers) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -127,8 +140,8 @@ fn ports(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Result<Vec<ServicePort>, 
         }
         ports.push(ServicePort { name, protocol, port: number });
     }
-    if ports.is_empty() {
-        return Err(Note::new(Reason::service, "it has no TCP or UDP port; write spec.ports"));
+    if written.is_empty() {
+        return Err(Note::new(Reason::service, "it has no port; write spec.ports"));
     }
     Ok(ports)
 }
@@ -161,6 +174,9 @@ fn session_affinity(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Option<u32> {
         Some("ClientIP") => {
             let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
             let seconds = config.and_then(|config| config.timeout_seconds);
+            let message = "sessionAffinity: ClientIP is not honoured by the mesh yet: each connection chooses a backend anew; \
+                           remove the global annotation if clients need the same one again";
+            notes.push(Note::new(Reason::session_affinity, message));
             Some(seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS))
         }
         Some(other) => {

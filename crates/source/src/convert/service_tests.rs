@@ -90,6 +90,10 @@ fn bad_cluster_ips_are_rejected() {
         json!(["0.0.0.0"]),
         json!(["224.0.0.1"]),
         json!(["::1"]),
+        json!(["169.254.169.254"]),
+        json!(["fe80::1"]),
+        json!(["255.255.255.255"]),
+        json!(["ff02::1"]),
         json!(["::ffff:10.96.0.1"]),
         json!(["10.96.0.1", "10.96.0.2"]),
         json!(["x".repeat(10_000)]),
@@ -129,15 +133,29 @@ fn sctp_ports_are_ignored_and_told() {
 }
 
 #[test]
-fn session_affinity_has_kubernetes_default() {
+fn a_service_with_nothing_but_sctp_is_left_and_told() {
+    let ports =
+        json!([{"port": 80, "name": "a", "protocol": "SCTP"}, {"port": 81, "name": "b", "protocol": "SCTP"}]);
+    assert_eq!(refused(with_ports(ports)), (Verdict::Leave, Reason::unsupported));
+}
+
+#[test]
+fn session_affinity_has_kubernetes_default_and_is_told_not_to_be_honoured() {
+    let seconds = |spec: Value| {
+        let Converted { verdict, notes } = service(&object(spec));
+        assert_eq!(notes.iter().map(|note| note.reason).collect::<Vec<_>>(), [Reason::session_affinity]);
+        let Verdict::Use(service) = verdict else { panic!("{verdict:?}") };
+        service.session_affinity_seconds
+    };
     let spec = |more: Value| {
         let mut spec = with_ports(json!([{"port": 80}]));
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         spec
     };
     let client_ip = json!({"sessionAffinity": "ClientIP"});
-    assert_eq!(used(spec(client_ip)).session_affinity_seconds, Some(10_800));
+    assert_eq!(seconds(spec(client_ip)), Some(10_800));
     let config =
         json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
-    assert_eq!(used(spec(config)).session_affinity_seconds, Some(60));
+    assert_eq!(seconds(spec(config)), Some(60));
+    assert_eq!(used(spec(json!({"sessionAffinity": "None"}))).session_affinity_seconds, None);
 }

@@ -1,9 +1,11 @@
 //! EndpointSlices.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use mesh_model::name::{NodeName, PortName, ServiceName, SliceName};
 use mesh_model::snapshot::{Condition, Endpoint, Slice, SlicePort};
+use serde::{Deserialize, Serialize};
 
 use super::service::protocol;
 use super::{Converted, Note, Refusals, Verdict, bad_name, namespace, shown};
@@ -11,7 +13,7 @@ use crate::status::Reason;
 use crate::wire::{self, Conditions, EndpointPort, EndpointSlice, Meta};
 
 /// The label by which a slice belongs to a Service (Kubernetes' EndpointSlice API).
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Kubernetes' own limits.
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 20_000;
@@ -23,7 +25,7 @@ const MAX_NAME: usize = 253;
 const MAX_HINTS: usize = 8;
 
 /// Identifies an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// A namespace as written; only compared.
     pub namespace: String,
@@ -65,6 +67,11 @@ impl Hints {
     }
 }
 
+/// The Service that a slice says it belongs to, as far as that can be read.
+pub fn owner(namespace: Option<&str>, label: Option<&str>) -> Option<ServiceName> {
+    ServiceName::new(namespace.filter(|it| !it.is_empty()).unwrap_or("default"), label?).ok()
+}
+
 impl SliceKey {
     pub fn of(meta: &Meta) -> Result<Self, Note> {
         let name = SliceName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))?;
@@ -72,8 +79,13 @@ impl SliceKey {
     }
 }
 
-/// An EndpointSlice. Bad endpoints and ports are left out one by one; the rest counts.
+/// An EndpointSlice. Bad endpoints and ports are left out one by one; the rest counts. One without the label is no
+/// Service's, whatever it is for.
 pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
+    let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.service_name.as_deref())
+    else {
+        return Converted::leave(Vec::new());
+    };
     let v4 = match object.address_type.as_str() {
         "IPv4" => true,
         "IPv6" => false,
@@ -87,7 +99,7 @@ pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
             return Converted::keep(vec![Note::new(Reason::slice, message)]);
         }
     };
-    let service = match service(object) {
+    let service = match service(object, label) {
         Ok(service) => service,
         Err(note) => return Converted::keep(vec![note]),
     };
@@ -98,7 +110,7 @@ pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
     Converted { verdict: Verdict::Use(OwnedSlice { service, slice, hints }), notes }
 }
 
-fn service(object: &EndpointSlice) -> Result<ServiceName, Note> {
+fn service(object: &EndpointSlice, label: &str) -> Result<ServiceName, Note> {
     let endpoints = object.endpoints.as_ref().map_or(0, Vec::len);
     let ports = object.ports.as_ref().map_or(0, Vec::len);
     if endpoints > MAX_ENDPOINTS || ports > MAX_PORTS {
@@ -108,12 +120,7 @@ fn service(object: &EndpointSlice) -> Result<ServiceName, Note> {
         );
         return Err(Note::new(Reason::slice, message));
     }
-    let labels = object.metadata.labels.as_ref();
-    let Some(name) = labels.and_then(|labels| labels.service_name.as_deref()) else {
-        let message = format!("it has no label {SERVICE_LABEL}, so it belongs to no Service; add the label");
-        return Err(Note::new(Reason::slice, message));
-    };
-    ServiceName::new(namespace(&object.metadata), name).map_err(|error| {
+    ServiceName::new(namespace(&object.metadata), label).map_err(|error| {
         Note::new(Reason::name, format!("label {SERVICE_LABEL}: {error}; write the Service's name"))
     })
 }
@@ -121,10 +128,10 @@ fn service(object: &EndpointSlice) -> Result<ServiceName, Note> {
 fn ports(written: &[EndpointPort], notes: &mut Vec<Note>) -> Vec<SlicePort> {
     let mut refused = Refusals::new(Reason::slice, "port");
     let mut unsupported = Refusals::new(Reason::unsupported, "port");
-    let mut ports: Vec<SlicePort> = Vec::new();
+    let (mut ports, mut names): (Vec<SlicePort>, BTreeSet<Option<PortName>>) = Default::default();
     for port in written {
         match slice_port(port) {
-            Ok(Some(port)) if ports.iter().any(|other| other.name == port.name) => {
+            Ok(Some(port)) if !names.insert(port.name.clone()) => {
                 refused.add("another port has its name; give each port one of its own");
             }
             Ok(Some(port)) => ports.push(port),

@@ -32,9 +32,12 @@ fn a_slice_belongs_to_the_service_of_its_label_and_namespace() {
 }
 
 #[test]
-fn a_slice_without_the_label_is_rejected() {
-    let converted = convert(json!({"metadata": {"name": "s-1"}}));
-    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Keep, Reason::slice));
+fn a_slice_without_the_label_is_no_services_whatever_it_holds() {
+    for labels in [json!(null), json!({}), json!({"multicluster.kubernetes.io/service-name": "s"})] {
+        let metadata = json!({"name": "s-1", "labels": labels});
+        let converted = convert(json!({"metadata": metadata, "addressType": "FQDN"}));
+        assert_eq!(converted, Converted::leave(vec![]));
+    }
 }
 
 #[test]

@@ -31,7 +31,17 @@ pub(crate) enum ApiError {
     #[error("the Kubernetes API has not answered within {} s", .0.as_secs())]
     Silent(Duration),
     #[error("the Kubernetes API answered {code} {reason}: {message}")]
-    Refused { code: u16, reason: String, message: String },
+    Refused {
+        code: u16,
+        reason: String,
+        message: String,
+        /// For how long the server wants to be left alone.
+        retry_after: Option<Duration>,
+        /// The server's history ends before the position that was asked for.
+        ahead: bool,
+    },
+    #[error("the Kubernetes API has ended a streamed list before it was complete")]
+    Unfinished,
     #[error("the Kubernetes API's answer cannot be read")]
     Malformed(#[source] serde_json::Error),
     #[error("the Kubernetes API's answer is larger than {} MiB", .0 >> 20)]
@@ -46,6 +56,18 @@ impl ApiError {
             _ => None,
         }
     }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the position that was asked for lies behind the end of the server's history.
+    pub(crate) fn is_ahead(&self) -> bool {
+        matches!(self, Self::Refused { ahead: true, .. })
+    }
 }
 
 /// `meta/v1 Status`, as far as we read it.
@@ -55,12 +77,35 @@ pub(crate) struct Status {
     code: u16,
     reason: String,
     message: String,
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    retry_after_seconds: Option<u64>,
+    causes: Option<Vec<Cause>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
 }
 
 impl From<Status> for ApiError {
     fn from(status: Status) -> Self {
+        /// `metav1.CauseTypeResourceVersionTooLarge`.
+        const AHEAD: &str = "ResourceVersionTooLarge";
         let short = |text: String| text.chars().take(300).collect();
-        Self::Refused { code: status.code, reason: short(status.reason), message: short(status.message) }
+        let details = status.details.unwrap_or_default();
+        Self::Refused {
+            code: status.code,
+            reason: short(status.reason),
+            message: short(status.message),
+            retry_after: details.retry_after_seconds.map(Duration::from_secs),
+            ahead: details.causes.unwrap_or_default().iter().any(|cause| cause.reason == AHEAD),
+        }
     }
 }
 
@@ -80,12 +125,20 @@ pub(crate) async fn send(client: &Client, request: http::Request<Body>) -> Resul
     if response.status().is_success() {
         return Ok(response.into_body());
     }
+    let asked = retry_after(response.headers());
     let text = whole(response.into_body()).await.unwrap_or_default();
     let status = serde_json::from_slice::<Status>(&text).unwrap_or_else(|_| Status {
         message: String::from_utf8_lossy(&text).trim().to_owned(),
         ..Status::default()
     });
-    Err(Status { code, ..status }.into())
+    let mut details = status.details.unwrap_or_default();
+    details.retry_after_seconds = asked.or(details.retry_after_seconds);
+    Err(Status { code, details: Some(details), ..status }.into())
+}
+
+/// Of the header's two forms Kubernetes uses the number of seconds.
+fn retry_after(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// A whole body.

@@ -90,7 +90,7 @@ impl Events {
                     Err(error) => {
                         tracing::warn!(error = chain(&error), "an Event could not be written; trying again");
                         client = None;
-                        sleep(backoff.next_delay()).await;
+                        sleep(backoff.delay_after(&error)).await;
                     }
                 }
                 continue;

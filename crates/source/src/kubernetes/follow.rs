@@ -1,11 +1,14 @@
 //! Follows one kind of objects at the API server: a full list, then what changes, and again after whatever broke it.
 //!
-//! Owns the position in the server's history. A streamed list is tried first; a server that refuses it is asked page
-//! by page. A position that the server has forgotten (410) leads to a new full list. Never ends by itself.
+//! Owns the position in the server's history. A streamed list is tried first; a server that refuses it is asked for an
+//! ordinary one. Only a position that the server does not have, any more (410) or yet, leads to a new full list: every
+//! other refusal leaves it as it is, for a server with too much to do must not be asked for everything. Asks twice
+//! without a pause only where the first answer was what it should be. Never ends by itself.
 
 use std::time::Duration;
 
 use kube::Client;
+use kube::client::Body;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -13,21 +16,24 @@ use super::access::Access;
 use super::api::{self, ApiError, Lines};
 use super::backoff::Backoff;
 use super::reading::{self, Key, Reading};
-use super::watch::{Event, Query, parse_event, parse_page};
+use super::watch::{Event, Freshness, Query, parse_event, parse_page};
 use crate::metrics::Resource;
 
-/// How long nothing may come over a watch: bookmarks come every minute.
-const QUIET: Duration = Duration::from_secs(150);
+/// A watch that is asked anew because nothing came over it has this part of that time for its answer.
+const ANSWER_SHARE: u32 = 5;
 /// How long a streamed list may pause. One that a server does not know never ends.
 const LISTING: Duration = Duration::from_secs(10);
 /// After a streamed list that never ended lists are asked for page by page for so long.
 const PAGED: Duration = Duration::from_secs(3600);
+/// After a streamed list that ended too early; it may have been a server that was stopped.
+const PAGED_ONCE: Duration = Duration::from_secs(60);
 /// How often a server is asked again for a kind that it does not have.
 const ABSENT: Duration = Duration::from_secs(600);
 /// A watch that has lived so long was none that fails at once.
 const STABLE: Duration = Duration::from_secs(5);
-/// Refusals in a row at one position until it is given up for a full list.
-const REFUSALS: u32 = 3;
+/// So many servers in a row must say that their history ends before a position until it is given up: one alone may
+/// have fallen behind the others.
+const BEHIND: u32 = 3;
 
 /// What a follower tells, in order.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(crate) enum Change {
     /// An object is there, in a list or after it.
     There(Box<Reading>),
     Gone(Key),
+    /// An object is there that does not even tell its name.
+    Nameless,
     /// The list is whole.
     End,
     /// The server has spoken.
@@ -52,9 +60,20 @@ pub(crate) struct Follower {
     out: mpsc::Sender<(Resource, Change)>,
     /// From where to go on; none: a full list is needed.
     position: Option<String>,
+    /// The position may be one that the server has not reached: it then says nothing at all.
+    doubted: bool,
+    /// How new the next list must be.
+    freshness: Freshness,
+    /// Lists must be the latest.
+    latest: bool,
     paged_until: Option<Instant>,
-    refusals: u32,
+    /// Answers in a row that the history ends before the position.
+    behind: u32,
     backoff: Backoff,
+    /// Since when changes can come.
+    watching: Option<Instant>,
+    /// How long nothing may come over a watch.
+    quiet: Duration,
 }
 
 /// Why there is no more to do: nobody listens.
@@ -63,8 +82,13 @@ struct Unheard;
 
 /// Why an attempt ended.
 enum Ended {
-    /// All is listed, or a watch ended as watches do.
-    Well,
+    /// All is listed; a watch comes next.
+    Listed,
+    /// A watch ended as watches do.
+    Closed,
+    /// Nothing came over a watch. Not every server sends bookmarks in time, so that alone is no fault: asked anew, over a
+    /// new connection, the server answers or doesn't.
+    Quiet,
     Failed(ApiError),
     Unheard,
 }
@@ -82,30 +106,54 @@ impl From<Unheard> for Ended {
 }
 
 impl Follower {
-    pub(crate) fn new(resource: Resource, access: Access, out: mpsc::Sender<(Resource, Change)>) -> Self {
-        let backoff = Backoff::default();
-        Self { resource, access, out, position: None, paged_until: None, refusals: 0, backoff }
+    pub(crate) fn new(
+        resource: Resource,
+        access: Access,
+        quiet: Duration,
+        out: mpsc::Sender<(Resource, Change)>,
+    ) -> Self {
+        Self {
+            resource,
+            access,
+            out,
+            position: None,
+            doubted: false,
+            freshness: Freshness::Cached,
+            latest: false,
+            paged_until: None,
+            behind: 0,
+            backoff: Backoff::default(),
+            watching: None,
+            quiet,
+        }
+    }
+
+    /// Whether lists must be the latest.
+    pub(crate) fn latest(self, latest: bool) -> Self {
+        let freshness = if latest { Freshness::Latest } else { Freshness::Cached };
+        Self { latest, freshness, ..self }
     }
 
     /// Runs until nobody listens.
     pub(crate) async fn run(mut self) {
         let mut client = None;
         loop {
-            let (begun, listed) = (Instant::now(), self.position.is_some());
-            let ended = self.attempt(&mut client).await.err().unwrap_or(Ended::Well);
-            let lasted = begun.elapsed() >= STABLE;
-            if lasted {
+            let ended = self.attempt(&mut client).await.unwrap_or_else(|ended| ended);
+            let stable = self.watching.take().is_some_and(|since| since.elapsed() >= STABLE.min(self.quiet));
+            if stable {
                 self.backoff.reset();
             }
             match ended {
                 Ended::Unheard => return,
-                // A list is followed by its watch, and a watch by the next.
-                Ended::Well if lasted || !listed => {}
-                Ended::Well => sleep(self.backoff.next_delay()).await,
+                Ended::Listed => {}
+                Ended::Closed if stable => {}
+                Ended::Closed => sleep(self.backoff.next_delay()).await,
+                Ended::Quiet => (client, self.doubted) = (None, true),
                 Ended::Failed(error) => {
-                    // Whatever was wrong: certificates and tokens may be others by now.
-                    client = None;
-                    if self.fail(&error).await.is_err() {
+                    // Whatever was wrong: certificates and tokens may be others by now. But a server with too much to
+                    // do must not have to greet everybody anew.
+                    client = client.filter(|_| error.code() == Some(429));
+                    if self.fail(&error, stable).await.is_err() {
                         return;
                     }
                 }
@@ -113,11 +161,14 @@ impl Follower {
         }
     }
 
-    async fn attempt(&mut self, client: &mut Option<Client>) -> Result<(), Ended> {
+    async fn attempt(&mut self, client: &mut Option<Client>) -> Result<Ended, Ended> {
         let client = match client {
             Some(client) => client,
             None => client.insert(self.access.client().await.map_err(ApiError::from)?),
         };
+        if self.doubted {
+            self.check_position(client).await?;
+        }
         if let Some(position) = self.position.clone() {
             return self.watch(client, &Query::Watch { position }).await;
         }
@@ -134,70 +185,87 @@ impl Follower {
         }
         match self.list(client).await {
             Err(Ended::Failed(error)) if error.code() == Some(404) && self.resource.may_be_absent() => {
-                self.complete().await?;
+                self.tell(Change::End).await?;
                 sleep(ABSENT).await;
-                Ok(())
+                Ok(Ended::Listed)
             }
             ended => ended,
         }
     }
 
-    /// Says what is wrong and waits.
-    async fn fail(&mut self, error: &ApiError) -> Result<(), Unheard> {
+    /// Says what is wrong and waits. `stable`: a watch was well before.
+    async fn fail(&mut self, error: &ApiError, stable: bool) -> Result<(), Unheard> {
         let reason = chain(error);
         if error.code() == Some(410) {
             tracing::info!(resource = %self.resource, reason, "the position is forgotten; listing everything anew");
-            self.position = None;
+            self.forget(stable);
         } else {
-            self.refusals = if error.code().is_some() { self.refusals + 1 } else { 0 };
-            if self.refusals >= REFUSALS {
-                // E.g. a position of a time that the server's storage was set back from.
-                self.position = None;
+            self.behind = if error.is_ahead() { self.behind + 1 } else { 0 };
+            if self.behind >= BEHIND {
+                // Of a time that the server's storage was set back from, or its cache stands still.
+                self.forget(false);
+            }
+            match error {
+                ApiError::Unfinished => self.paged_until = Some(Instant::now() + PAGED_ONCE),
+                // Caches know no pages.
+                ApiError::TooLarge(_) if self.position.is_none() => self.freshness = Freshness::Latest,
+                _ => {}
             }
             self.tell(Change::Fault(reason)).await?;
         }
         // A server that forgets what it has just said must not be asked without a pause either.
-        sleep(self.backoff.next_delay()).await;
+        sleep(self.backoff.delay_after(error)).await;
         Ok(())
+    }
+
+    /// The next list must not be from before the position, if that was any good.
+    fn forget(&mut self, good: bool) {
+        self.freshness = match self.position.take() {
+            Some(position) if good && !self.latest => Freshness::NotOlderThan(position),
+            _ => Freshness::Latest,
+        };
+        (self.behind, self.doubted) = (0, false);
     }
 
     async fn tell(&self, change: Change) -> Result<(), Unheard> {
         self.out.send((self.resource, change)).await.map_err(|_| Unheard)
     }
 
-    /// Everything, page by page.
-    async fn list(&mut self, client: &Client) -> Result<(), Ended> {
+    /// Everything, all at once or page by page.
+    async fn list(&mut self, client: &Client) -> Result<Ended, Ended> {
         self.tell(Change::Begin).await?;
-        let mut next = None;
+        let mut query = Query::List(self.freshness.clone());
         loop {
-            let query = Query::Page { next };
             let body = api::whole(api::get(client, &query.path(self.resource)).await?).await?;
             let page = parse_page(&body)?;
             for item in page.items {
-                if let Some(reading) = reading::read(self.resource, item.get()) {
-                    self.tell(Change::There(Box::new(reading))).await?;
-                }
+                self.there(item.get()).await?;
             }
-            next = page.next;
-            if next.is_none() {
-                self.position = Some(page.position);
-                return Ok(self.complete().await?);
+            match page.next {
+                Some(token) => query = Query::NextPage(token),
+                None => {
+                    self.position = Some(page.position);
+                    self.tell(Change::End).await?;
+                    return Ok(Ended::Listed);
+                }
             }
         }
     }
 
-    async fn complete(&mut self) -> Result<(), Unheard> {
-        self.refusals = 0;
-        self.backoff.reset();
-        self.tell(Change::End).await
-    }
-
     /// What happens from a position on; or everything, streamed, and then that.
-    async fn watch(&mut self, client: &Client, query: &Query) -> Result<(), Ended> {
+    async fn watch(&mut self, client: &Client, query: &Query) -> Result<Ended, Ended> {
         let mut listing = query.is_streamed_list();
-        let mut lines = Lines::new(api::get(client, &query.path(self.resource)).await?);
+        let mut lines = Lines::new(self.begin_watch(client, query).await?);
+        self.watching = (!listing).then(Instant::now);
         self.tell(if listing { Change::Begin } else { Change::Alive }).await?;
-        while let Some(line) = lines.next(if listing { LISTING } else { QUIET }).await? {
+        loop {
+            let line = match lines.next(if listing { LISTING } else { self.quiet }).await {
+                Err(ApiError::Silent(_)) if !listing => return Ok(Ended::Quiet),
+                line => line?,
+            };
+            let Some(line) = line else {
+                return if listing { Err(ApiError::Unfinished.into()) } else { Ok(Ended::Closed) };
+            };
             let position = match parse_event(&line)? {
                 Event::Error(error) => return Err(error.into()),
                 Event::There(json) => self.there(json).await?,
@@ -205,7 +273,8 @@ impl Follower {
                 Event::Bookmark { position, ends_list } => {
                     if listing && ends_list {
                         listing = false;
-                        self.complete().await?;
+                        self.watching = Some(Instant::now());
+                        self.tell(Change::End).await?;
                     } else {
                         self.tell(Change::Alive).await?;
                     }
@@ -215,14 +284,51 @@ impl Follower {
             // In the middle of a list there is none.
             if let (false, Some(position)) = (listing, position) {
                 self.position = Some(position);
-                self.refusals = 0;
+                self.behind = 0;
             }
+        }
+    }
+
+    /// Asks whether the server's history goes as far as the position at all. An API server that goes on after its storage
+    /// was set back takes a watch from there and says nothing over it.
+    async fn check_position(&mut self, client: &Client) -> Result<(), ApiError> {
+        match self.newest(client).await {
+            Ok(newest) if self.position.as_ref().is_some_and(|position| is_before(&newest, position)) => {
+                let position = self.position.as_deref();
+                tracing::info!(resource = %self.resource, position, newest, "the history was set back; listing anew");
+                self.forget(false);
+            }
+            Err(error) if error.code().is_none() => return Err(error),
+            // A refusal says nothing about the position.
+            _ => self.doubted = false,
         }
         Ok(())
     }
 
+    async fn newest(&self, client: &Client) -> Result<String, ApiError> {
+        let answer = self.quiet / ANSWER_SHARE;
+        let asked = async {
+            let body = api::whole(api::get(client, &Query::Newest.path(self.resource)).await?).await?;
+            Ok(parse_page(&body)?.position)
+        };
+        tokio::time::timeout(answer, asked).await.unwrap_or(Err(ApiError::Silent(answer)))
+    }
+
+    /// A server that stands still must not pass for one that answers for longer than this.
+    async fn begin_watch(&self, client: &Client, query: &Query) -> Result<Body, ApiError> {
+        if query.is_streamed_list() {
+            return api::get(client, &query.path(self.resource)).await;
+        }
+        let answer = self.quiet / ANSWER_SHARE;
+        let asked = tokio::time::timeout(answer, api::get(client, &query.path(self.resource))).await;
+        asked.unwrap_or(Err(ApiError::Silent(answer)))
+    }
+
     async fn there(&self, json: &str) -> Result<Option<String>, Unheard> {
-        let Some(mut reading) = reading::read(self.resource, json) else { return Ok(None) };
+        let Some(mut reading) = reading::read(self.resource, json) else {
+            self.tell(Change::Nameless).await?;
+            return Ok(None);
+        };
         let position = reading.position.take();
         self.tell(Change::There(Box::new(reading))).await?;
         Ok(position)
@@ -235,6 +341,12 @@ impl Follower {
     }
 }
 
+/// Positions are opaque, but for their order (KEP-5504).
+fn is_before(position: &str, other: &str) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    number(position).zip(number(other)).is_some_and(|(position, other)| position < other)
+}
+
 /// Whether an answer means that lists are not streamed here, and not that we aren't let in or must wait.
 fn refuses_streaming(error: &ApiError) -> bool {
     const OTHERS: [u16; 6] = [401, 403, 410, 429, 503, 504];
@@ -242,7 +354,7 @@ fn refuses_streaming(error: &ApiError) -> bool {
 }
 
 /// An error with its reasons.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -11,6 +11,7 @@ use mesh_model::table::{Knowledge, Table};
 use super::follow::Change;
 use super::reading::{Content, Key, Reading};
 use crate::convert::Note;
+use crate::memory::Known;
 use crate::metrics::Resource;
 use crate::objects::{Listed, ObjectKey, Objects};
 use crate::status::{Problem, Reason, Status};
@@ -30,6 +31,8 @@ pub struct Report {
 #[derive(Debug)]
 struct Noted {
     uid: Option<String>,
+    /// The Service that a slice belongs to.
+    owner: Option<ServiceName>,
     notes: Vec<Note>,
 }
 
@@ -46,7 +49,15 @@ pub(crate) struct Mirror {
     notes: Notes,
     /// Of lists that have not ended.
     listing: BTreeMap<Resource, Notes>,
+    /// Of the Services that count.
+    uids: BTreeMap<ServiceName, String>,
     faults: BTreeMap<Resource, String>,
+    /// Objects whose last good value stays.
+    kept: BTreeSet<Key>,
+    /// Kinds whose list holds, or held, what does not tell its name.
+    nameless: BTreeSet<Resource>,
+    /// Kinds of which a list is complete and what comes after it is told.
+    followed: BTreeSet<Resource>,
     /// Whether ranges may be others than before.
     pub(crate) ranges_moved: bool,
 }
@@ -60,6 +71,21 @@ fn listed(resource: Resource) -> Option<Listed> {
     }
 }
 
+fn of_kind(key: &ObjectKey) -> Resource {
+    match key {
+        ObjectKey::Service(_) => Resource::services,
+        ObjectKey::Slice(_) => Resource::endpointslices,
+        ObjectKey::Node(_) => Resource::nodes,
+    }
+}
+
+fn kind_of(key: &Key) -> Resource {
+    match key {
+        Key::Object(key) => of_kind(key),
+        Key::Cidr(_) => Resource::servicecidrs,
+    }
+}
+
 impl Mirror {
     /// `node`: where the clients are that topology hints are for.
     pub(crate) fn new(wanted: impl IntoIterator<Item = Resource>, node: Option<NodeName>) -> Self {
@@ -70,26 +96,53 @@ impl Mirror {
             cidrs: Table::default(),
             notes: Notes::new(),
             listing: BTreeMap::new(),
+            uids: BTreeMap::new(),
             faults: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            nameless: BTreeSet::new(),
+            followed: BTreeSet::new(),
             ranges_moved: false,
         }
+    }
+
+    /// Begins with what a process before this one knew.
+    pub(crate) fn remember(&mut self, before: &Known) {
+        self.objects.remember(&before.snapshot);
+    }
+
+    /// Objects that stay as they were, because what they are now can't be read.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
     }
 
     /// Takes note of what a follower says.
     pub(crate) fn take(&mut self, resource: Resource, change: Change) {
         self.ranges_moved |= matches!(resource, Resource::nodes | Resource::servicecidrs);
         match change {
-            Change::Begin => return self.begin(resource),
+            Change::Begin => {
+                self.followed.remove(&resource);
+                return self.begin(resource);
+            }
             Change::There(reading) => self.there(resource, *reading),
+            Change::Nameless => drop(self.nameless.insert(resource)),
             Change::Gone(key) => self.gone(resource, &key),
-            Change::End => self.end(resource),
-            Change::Alive => {}
+            Change::End => {
+                self.followed.insert(resource);
+                self.end(resource);
+            }
+            Change::Alive => drop(self.followed.insert(resource)),
             Change::Fault(reason) => {
+                self.followed.remove(&resource);
                 self.faults.insert(resource, reason);
                 return;
             }
         }
         self.faults.remove(&resource);
+    }
+
+    /// Whether every kind is known to be followed. One that is being listed anew isn't.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.wanted.is_subset(&self.followed)
     }
 
     /// Brings the snapshot up to date. Returns whether it changed.
@@ -116,11 +169,24 @@ impl Mirror {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let knowledge = if self.is_complete() { Knowledge::Complete } else { Knowledge::Partial };
+        let complete = self.is_complete() && self.nameless.is_empty();
+        let knowledge = if complete { Knowledge::Complete } else { Knowledge::Partial };
+        let nameless = self.nameless.iter().map(|resource| {
+            let message = format!(
+                "the list of {resource} holds objects without a usable name; no {resource} are deleted until they \
+                 are gone or corrected"
+            );
+            problem(String::new(), Reason::name, message)
+        });
         let noted = self.shown().flat_map(|(key, noted)| {
             noted.notes.iter().map(move |note| problem(key.to_string(), note.reason, note.message.clone()))
         });
-        let mut problems: Vec<_> = self.fault().into_iter().chain(noted).collect();
+        let beyond = self
+            .objects
+            .beyond()
+            .map(|(name, beyond)| problem(format!("Service {name}"), Reason::over_limit, beyond.to_string()));
+        let mut problems: Vec<_> =
+            self.fault().into_iter().chain(nameless).chain(noted).chain(beyond).collect();
         problems.sort();
         Status { knowledge, problems }
     }
@@ -137,6 +203,12 @@ impl Mirror {
                 message: note.message.clone(),
             }));
         }
+        for (name, beyond) in self.objects.beyond() {
+            let Some(uid) = self.uids.get(name).cloned() else { continue };
+            let (service, reason, message) = (name.clone(), Reason::over_limit, beyond.to_string());
+            reports.push(Report { service, uid, reason, message });
+        }
+        reports.sort();
         reports
     }
 
@@ -160,10 +232,21 @@ impl Mirror {
             None => self.cidrs.begin_list(),
         }
         self.listing.insert(resource, Notes::new());
+        self.nameless.remove(&resource);
+        self.kept.retain(|key| kind_of(key) != resource);
     }
 
     fn there(&mut self, resource: Resource, reading: Reading) {
-        let Reading { key, content, notes, uid, .. } = reading;
+        let Reading { key, content, notes, owner, uid, .. } = reading;
+        if let (Key::Object(ObjectKey::Service(name)), Content::Object(_), Some(uid)) = (&key, &content, &uid)
+        {
+            self.uids.insert(name.clone(), uid.clone());
+        }
+        if matches!(content, Content::Keep) {
+            self.kept.insert(key.clone());
+        } else {
+            self.kept.remove(&key);
+        }
         match (&key, content) {
             (_, Content::Object(object)) => self.objects.put(object),
             (Key::Cidr(name), Content::Cidr(ranges)) => drop(self.cidrs.put(name.clone(), ranges)),
@@ -176,13 +259,17 @@ impl Mirror {
         if notes.is_empty() {
             all.remove(&key);
         } else {
-            all.insert(key, Noted { uid, notes });
+            all.insert(key, Noted { uid, owner, notes });
         }
     }
 
     fn gone(&mut self, resource: Resource, key: &Key) {
+        self.kept.remove(key);
         match key {
             Key::Object(key) => {
+                if let ObjectKey::Service(name) = key {
+                    self.uids.remove(name);
+                }
                 self.objects.delete(key);
                 self.listing.get_mut(&resource).unwrap_or(&mut self.notes).remove(key);
             }
@@ -192,16 +279,17 @@ impl Mirror {
 
     fn end(&mut self, resource: Resource) {
         self.listed.insert(resource);
+        // What does not tell its name may be any object of its kind.
+        let nameless = self.nameless.contains(&resource);
+        let knowledge = if nameless { Knowledge::Partial } else { Knowledge::Complete };
         match listed(resource) {
-            Some(kind) => self.objects.end_list(kind),
-            None => drop(self.cidrs.end_list(Knowledge::Complete)),
+            Some(kind) => {
+                self.objects.has_nameless(kind, nameless);
+                self.objects.end_list(kind, knowledge);
+            }
+            None => drop(self.cidrs.end_list(knowledge)),
         }
         if let Some(notes) = self.listing.remove(&resource) {
-            let of_kind = |key: &ObjectKey| match key {
-                ObjectKey::Service(_) => Resource::services,
-                ObjectKey::Slice(_) => Resource::endpointslices,
-                ObjectKey::Node(_) => Resource::nodes,
-            };
             self.notes.retain(|key, _| of_kind(key) != resource);
             self.notes.extend(notes);
         }
@@ -209,8 +297,10 @@ impl Mirror {
 
     /// Slices of Services that are not global are none of our business.
     fn shown(&self) -> impl Iterator<Item = (&ObjectKey, &Noted)> {
-        self.notes.iter().filter(|(key, _)| match key {
-            ObjectKey::Slice(key) => self.objects.owner(key).is_some(),
+        self.notes.iter().filter(|(key, noted)| match key {
+            ObjectKey::Slice(_) => {
+                noted.owner.as_ref().is_some_and(|owner| self.objects.service(owner).is_some())
+            }
             ObjectKey::Service(_) | ObjectKey::Node(_) => true,
         })
     }

@@ -15,6 +15,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::Known;
 use crate::metrics::{Kind, KindLabels, Resource, ResourceLabels, SourceMetrics};
 use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
@@ -46,7 +48,17 @@ pub struct Options {
     pub node: Option<NodeName>,
     /// Whether ServiceCIDRs are needed.
     pub service_cidrs: bool,
+    /// Whether a list must be the latest, and not what a server's cache holds. Of an exporter: every peer believes
+    /// what it writes, so after a change of leaders no older state may overwrite a newer one.
+    pub latest: bool,
+    /// Where ClusterIPs lie; none: anywhere. Of manifests only, whose authors choose them: Kubernetes allots its own.
+    pub service_ranges: Vec<IpNet>,
+    /// How long nothing may come over a watch before it is asked anew; none: [`QUIET`].
+    pub quiet: Option<Duration>,
 }
+
+/// Longer than the minute in which API servers send bookmarks, so that in most idle clusters no watch is asked anew.
+pub const QUIET: Duration = Duration::from_secs(75);
 
 /// Follows a cluster's API server and publishes what its objects add up to.
 #[derive(Debug)]
@@ -56,6 +68,9 @@ pub struct Kubernetes {
     mirror: Mirror,
     metrics: SourceMetrics,
     known: bool,
+    knowledge: channel::Sender<Option<Known>>,
+    quiet: Duration,
+    latest: bool,
     snapshots: channel::Sender<Option<Arc<ClusterSnapshot>>>,
     status: channel::Sender<Arc<Status>>,
     ranges: channel::Sender<Option<Arc<OwnRanges>>>,
@@ -69,10 +84,13 @@ impl Kubernetes {
         resources.extend(options.service_cidrs.then_some(Resource::servicecidrs));
         Self {
             access,
+            quiet: options.quiet.unwrap_or(QUIET).min(QUIET),
+            latest: options.latest,
             mirror: Mirror::new(resources.iter().copied(), options.node),
             resources,
             metrics,
             known: false,
+            knowledge: channel::Sender::default(),
             snapshots: channel::Sender::default(),
             status: channel::Sender::default(),
             ranges: channel::Sender::default(),
@@ -86,12 +104,29 @@ impl Kubernetes {
         self.snapshots.subscribe()
     }
 
+    /// Begins with what a process before this one knew; `publish`: says so before the API server has said anything. The
+    /// ranges are said at once.
+    pub fn remembering(mut self, before: &Known, publish: bool) -> Self {
+        self.mirror.remember(before);
+        self.ranges.send_replace(before.ranges.clone());
+        if publish {
+            self.snapshots.send_replace(Some(before.snapshot.clone()));
+        }
+        self
+    }
+
+    /// What shall outlive this process.
+    pub fn known(&self) -> channel::Receiver<Option<Known>> {
+        self.knowledge.subscribe()
+    }
+
     /// What is wrong with objects, or with the way to the API server.
     pub fn status(&self) -> channel::Receiver<Arc<Status>> {
         self.status.subscribe()
     }
 
-    /// The ranges that Nodes and ServiceCIDRs tell; `None` until every kind was listed once.
+    /// The ranges that Nodes and ServiceCIDRs tell; `None` until every kind was listed once, by this process or by the
+    /// one that it remembers.
     pub fn ranges(&self) -> channel::Receiver<Option<Arc<OwnRanges>>> {
         self.ranges.subscribe()
     }
@@ -101,8 +136,8 @@ impl Kubernetes {
         self.reports.subscribe()
     }
 
-    /// When every kind was last known to be followed. A connection that broke without a word is noticed within half a
-    /// minute.
+    /// When every kind was last known to be followed. What refuses is noticed at once, a connection that broke without a
+    /// word within half a minute, and a server that stands still within [`Options::quiet`] and a fifth of it.
     pub fn confirmed(&self) -> channel::Receiver<Option<Instant>> {
         self.confirmed.subscribe()
     }
@@ -112,7 +147,11 @@ impl Kubernetes {
         let (out, changes) = mpsc::channel(QUEUE);
         let follow = |resource: Resource| {
             let wanted = self.resources.contains(&resource);
-            let follower = wanted.then(|| Follower::new(resource, self.access.clone(), out.clone()));
+            let follower = || {
+                let follower = Follower::new(resource, self.access.clone(), self.quiet, out.clone());
+                follower.latest(self.latest)
+            };
+            let follower = wanted.then(follower);
             async move {
                 if let Some(follower) = follower {
                     follower.run().await;
@@ -157,7 +196,7 @@ impl Kubernetes {
     }
 
     fn confirm(&self) {
-        if self.known && !self.mirror.has_faults() {
+        if self.known && self.mirror.is_followed() {
             self.confirmed.send_replace(Some(Instant::now()));
         }
     }
@@ -168,7 +207,7 @@ impl Kubernetes {
             Change::Begin => drop(self.metrics.lists.get_or_create(&labels).inc()),
             Change::There(_) | Change::Gone(_) => drop(self.metrics.changes.get_or_create(&labels).inc()),
             Change::Fault(_) => drop(self.metrics.failures.inc()),
-            Change::End | Change::Alive => {}
+            Change::Nameless | Change::End | Change::Alive => {}
         }
         self.mirror.take(resource, change);
     }
@@ -186,14 +225,30 @@ impl Kubernetes {
                 );
                 self.snapshots.send_replace(Some(Arc::new(snapshot.clone())));
             }
-            if std::mem::take(&mut self.mirror.ranges_moved) || !self.known {
-                replace(&self.ranges, Some(Arc::new(self.mirror.ranges())));
+            let moved = self.publish_ranges();
+            if changed || moved || !self.known {
+                self.knowledge.send_replace(Some(self.knows()));
             }
             self.known = true;
         }
         replace(&self.reports, Arc::new(self.mirror.reports()));
         self.publish_status();
         self.measure();
+    }
+
+    /// Whether they are others than before.
+    fn publish_ranges(&mut self) -> bool {
+        if !std::mem::take(&mut self.mirror.ranges_moved) && self.known {
+            return false;
+        }
+        let ranges = Some(Arc::new(self.mirror.ranges()));
+        self.ranges.send_if_modified(|told| std::mem::replace(told, ranges.clone()) != ranges)
+    }
+
+    /// What is published, for a process after this one.
+    fn knows(&self) -> Known {
+        let snapshot = self.snapshots.borrow().clone().unwrap_or_default();
+        Known { ranges: self.ranges.borrow().clone(), ..Known::new(snapshot, Arc::default()) }
     }
 
     fn publish_status(&self) {
@@ -210,6 +265,7 @@ impl Kubernetes {
         for (kind, count) in [Kind::service, Kind::slice, Kind::node].into_iter().zip(self.mirror.counts()) {
             self.metrics.objects.get_or_create(&KindLabels { kind }).set(gauge(count));
         }
+        self.metrics.kept.set(gauge(self.mirror.kept()));
         self.metrics.notified.set((self.mirror.is_complete() && !self.mirror.has_faults()).into());
         if !self.mirror.has_faults() {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

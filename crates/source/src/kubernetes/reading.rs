@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use mesh_model::name::ServiceName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::convert::{self, Converted, Note, SliceKey, Verdict};
 use crate::metrics::Resource;
@@ -22,13 +23,15 @@ pub(crate) struct Reading {
     pub(crate) content: Content,
     /// What is wrong with it.
     pub(crate) notes: Vec<Note>,
+    /// The Service that a slice belongs to.
+    pub(crate) owner: Option<ServiceName>,
     /// Of this very object, not of one of the same name before or after it.
     pub(crate) uid: Option<String>,
     /// The object's version, which is a position in the server's history.
     pub(crate) position: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     Object(ObjectKey),
     /// A ServiceCIDR's name.
@@ -61,13 +64,37 @@ pub(crate) fn read(resource: Resource, json: &str) -> Option<Reading> {
 
 /// The name and position of an object of a kind.
 pub(crate) fn name(resource: Resource, json: &str) -> Option<(Key, Option<String>)> {
-    let OnlyMeta { metadata } = serde_json::from_str(json).ok()?;
-    Some((key(resource, &metadata)?, metadata.resource_version))
+    let object: OnlyName = serde_json::from_str(json).ok()?;
+    Some((key_of(resource, &object)?, object.metadata.resource_version))
+}
+
+fn key_of(resource: Resource, object: &OnlyName) -> Option<Key> {
+    let Name { name, namespace, .. } = &object.metadata;
+    let meta = Meta { name: Some(name.clone()), namespace: namespace.clone(), ..Meta::default() };
+    key(resource, &meta)
+}
+
+/// As little as can be: nothing else that is odd about an object may hide its name.
+#[derive(Deserialize)]
+struct OnlyName {
+    metadata: Name,
+}
+
+impl OnlyName {
+    fn owner(&self) -> Option<ServiceName> {
+        let label = self.metadata.labels.get(convert::SERVICE_LABEL).and_then(Value::as_str);
+        convert::owner(self.metadata.namespace.as_deref(), label)
+    }
 }
 
 #[derive(Deserialize)]
-struct OnlyMeta {
-    metadata: Meta,
+#[serde(rename_all = "camelCase")]
+struct Name {
+    name: String,
+    namespace: Option<String>,
+    resource_version: Option<String>,
+    #[serde(default)]
+    labels: Value,
 }
 
 fn object<T: DeserializeOwned + HasMeta>(
@@ -95,14 +122,15 @@ macro_rules! has_meta {
 has_meta!(Service, EndpointSlice, Node, ServiceCidr);
 
 fn unreadable(resource: Resource, json: &str) -> Option<Reading> {
-    let (key, position) = name(resource, json)?;
+    let object: OnlyName = serde_json::from_str(json).ok()?;
     let message = "its fields are not of the types that this version knows; its last good state stays";
-    let reading = reading(key, Content::Keep, vec![Note::new(Reason::malformed, message)]);
-    Some(Reading { position, ..reading })
+    let notes = vec![Note::new(Reason::malformed, message)];
+    let reading = reading(key_of(resource, &object)?, Content::Keep, notes);
+    Some(Reading { owner: object.owner(), position: object.metadata.resource_version, ..reading })
 }
 
 fn reading(key: Key, content: Content, notes: Vec<Note>) -> Reading {
-    Reading { key, content, notes, uid: None, position: None }
+    Reading { key, content, notes, owner: None, uid: None, position: None }
 }
 
 fn key(resource: Resource, meta: &Meta) -> Option<Key> {
@@ -124,12 +152,10 @@ fn service(object: &Service) -> Option<Reading> {
 
 fn slice(object: &EndpointSlice) -> Option<Reading> {
     let key = SliceKey::of(&object.metadata).ok()?;
-    let owned = object.metadata.labels.as_ref().is_some_and(|labels| labels.service_name.is_some());
-    if !owned {
-        // Whatever it is for, it is no Service's.
-        return Some(reading(Key::Object(key.into()), Content::Leave, Vec::new()));
-    }
-    Some(converted(key, convert::slice(object), |key, value| Object::Slice(key, Arc::new(value))))
+    let label = object.metadata.labels.as_ref().and_then(|labels| labels.service_name.as_deref());
+    let owner = convert::owner(object.metadata.namespace.as_deref(), label);
+    let reading = converted(key, convert::slice(object), |key, value| Object::Slice(key, Arc::new(value)));
+    Some(Reading { owner, ..reading })
 }
 
 fn node(object: &Node) -> Option<Reading> {
@@ -160,6 +186,15 @@ mod tests {
         assert_eq!(reading.key, Key::Object(ObjectKey::Service("ns/a".parse().unwrap())));
         assert!(matches!(reading.content, Content::Keep), "{reading:?}");
         assert_eq!(reading.notes[0].reason, Reason::malformed);
+    }
+
+    #[test]
+    fn a_slice_with_wrong_types_tells_its_service() {
+        let labels = r#"{"kubernetes.io/service-name": "s", "a": 1}"#;
+        let json =
+            format!(r#"{{"metadata": {{"name": "a", "namespace": "ns", "labels": {labels}}}, "ports": 3}}"#);
+        let reading = read(Resource::endpointslices, &json).unwrap();
+        assert_eq!(reading.owner, Some("ns/s".parse().unwrap()));
     }
 
     #[test]

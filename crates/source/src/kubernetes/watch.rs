@@ -9,15 +9,30 @@ use crate::metrics::Resource;
 /// Objects per page of a list; client-go's size.
 const PAGE: usize = 500;
 
+/// How new a list must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// What the server's cache holds, whatever it is. Costs the server's storage nothing.
+    Cached,
+    /// What the cache holds once it has reached this position.
+    NotOlderThan(String),
+    /// As of now. Servers before 1.31 read it from their storage.
+    Latest,
+}
+
 /// A question about all objects of a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Query {
-    /// One page, after the one that gave `next`.
-    Page { next: Option<String> },
+    /// A list, or its first page: caches tell all at once.
+    List(Freshness),
+    /// The page after the one that gave this token.
+    NextPage(String),
     /// What happens after a position.
     Watch { position: String },
-    /// All objects one by one, then what happens after (KEP-3157).
+    /// All objects one by one, then what happens after (KEP-3157). The latest, and yet from the cache.
     StreamedList,
+    /// How far the server's history goes: a list of at most one object, as of now. Caches may be behind.
+    Newest,
 }
 
 impl Query {
@@ -39,8 +54,15 @@ impl Query {
             _ => "",
         };
         let query = match self {
-            Self::Page { next: None } => format!("limit={PAGE}"),
-            Self::Page { next: Some(next) } => format!("limit={PAGE}&continue={}", encoded(next)),
+            // Where there is no cache the limit counts.
+            Self::List(Freshness::Cached) => {
+                format!("limit={PAGE}&resourceVersion=0&resourceVersionMatch=NotOlderThan")
+            }
+            // With a limit servers read it from their storage.
+            Self::List(Freshness::NotOlderThan(position)) => not_older_than(position),
+            Self::List(Freshness::Latest) => format!("limit={PAGE}"),
+            Self::NextPage(token) => format!("limit={PAGE}&continue={}", encoded(token)),
+            Self::Newest => "limit=1".into(),
             Self::Watch { position } => {
                 format!("watch=1&allowWatchBookmarks=true&resourceVersion={}", encoded(position))
             }
@@ -50,6 +72,10 @@ impl Query {
         };
         format!("{path}?{query}{selector}")
     }
+}
+
+fn not_older_than(position: &str) -> String {
+    format!("resourceVersion={}&resourceVersionMatch=NotOlderThan", encoded(position))
 }
 
 /// Tokens of the server's, for a query.
@@ -163,8 +189,18 @@ mod tests {
 
     #[test]
     fn tokens_are_encoded() {
-        let query = Query::Page { next: Some("a+b/c=".into()) };
+        let query = Query::NextPage("a+b/c=".into());
         assert_eq!(query.path(Resource::nodes), "/api/v1/nodes?limit=500&continue=a%2Bb%2Fc%3D");
+    }
+
+    #[test]
+    fn only_the_latest_list_is_asked_from_the_storage() {
+        let query = |freshness| Query::List(freshness).path(Resource::nodes);
+        let cached = "/api/v1/nodes?limit=500&resourceVersion=0&resourceVersionMatch=NotOlderThan";
+        assert_eq!(query(Freshness::Cached), cached);
+        let newer = "/api/v1/nodes?resourceVersion=7&resourceVersionMatch=NotOlderThan";
+        assert_eq!(query(Freshness::NotOlderThan("7".into())), newer);
+        assert_eq!(query(Freshness::Latest), "/api/v1/nodes?limit=500");
     }
 
     #[test]

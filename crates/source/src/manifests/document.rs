@@ -2,9 +2,11 @@
 //!
 //! Documents are parsed one by one, so that a broken one doesn't hide the others.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_model::name::NodeName;
+use ipnet::IpNet;
+use mesh_model::name::{NodeName, ServiceName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -19,6 +21,8 @@ const MAX_NODES: usize = 2_000_000;
 const MAX_REPLAYED: usize = 100_000;
 /// Deeper than any Kubernetes object, shallow enough for any stack.
 const MAX_DEPTH: usize = 64;
+/// A byte order mark.
+const MARK: char = '\u{feff}';
 
 /// An object in a file, or what stands in its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +33,20 @@ pub(crate) struct Document {
     pub(crate) object: String,
     pub(crate) content: Content,
     pub(crate) notes: Vec<Note>,
+    /// Of which Service a slice is.
+    pub(crate) owner: Owner,
+}
+
+/// Whose problem a document's problems are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// They are told in any case.
+    #[default]
+    Itself,
+    /// They matter where this Service is global.
+    Service(ServiceName),
+    /// They are those of a slice that belongs to no Service.
+    Nobody,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +54,8 @@ pub(crate) enum Content {
     Object(Object),
     /// Nothing for us: another kind, an empty list. That it stands there is knowledge all the same.
     Nothing,
+    /// Endpoints of a Service, which are not read: slices are.
+    Endpoints(ServiceName),
     /// An object that is none for the mesh (any more): not global, or nothing to balance.
     Leave(ObjectKey),
     /// An object whose last good value stays.
@@ -46,7 +66,7 @@ pub(crate) enum Content {
 
 /// Parses a file. `json` says that it is JSON by its name; otherwise it is YAML.
 pub(crate) fn documents(text: &str, json: bool) -> Vec<Document> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_prefix(MARK).unwrap_or(text);
     let values = if json { json_values(text) } else { yaml_values(text) };
     let mut documents = Vec::new();
     for (index, value) in values.into_iter().enumerate() {
@@ -59,8 +79,26 @@ pub(crate) fn documents(text: &str, json: bool) -> Vec<Document> {
     documents
 }
 
+/// Keeps what Services were whose ClusterIPs lie outside of these ranges, if there are any: a client's connects to some
+/// other address must not be taken.
+pub(crate) fn confine(mut documents: Vec<Document>, ranges: &[IpNet]) -> Vec<Document> {
+    for document in &mut documents {
+        let Content::Object(Object::Service(name, service)) = &document.content else { continue };
+        let within = |ip: &IpAddr| ranges.is_empty() || ranges.iter().any(|range| range.contains(ip));
+        let Some(outside) = service.cluster_ips.iter().find(|ip| !within(ip)) else { continue };
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "ClusterIP {outside} is outside of --service-cidr {}; correct the Service, or the flag",
+            ranges.join(",")
+        );
+        document.notes.push(Note::new(Reason::service, message));
+        document.content = Content::Keep(name.clone().into());
+    }
+    documents
+}
+
 fn unidentified(place: String, object: String, note: Note) -> Document {
-    Document { place, object, content: Content::Unidentified, notes: vec![note] }
+    Document { place, object, content: Content::Unidentified, notes: vec![note], owner: Owner::Itself }
 }
 
 fn json_values(text: &str) -> Vec<Result<Value, Note>> {
@@ -96,8 +134,10 @@ fn yaml_values(text: &str) -> Vec<Result<Value, Note>> {
 fn split(text: &str) -> Vec<std::ops::Range<usize>> {
     let (mut starts, mut position) = (vec![0], 0);
     for line in text.split_inclusive('\n') {
-        let marker = line.strip_prefix("---").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n']));
-        if (marker || line == "---") && position > 0 {
+        let unmarked = line.strip_prefix(MARK).unwrap_or(line);
+        let marker =
+            unmarked.strip_prefix("---").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n']));
+        if (marker || unmarked == "---") && position > 0 {
             starts.push(position);
         }
         position += line.len();
@@ -108,8 +148,24 @@ fn split(text: &str) -> Vec<std::ops::Range<usize>> {
         .copied()
         .zip(ends)
         .map(|(start, end)| start..end)
+        .map(|it| without_mark(text, it))
         .filter(|it| says(&text[it.clone()]))
         .collect()
+}
+
+/// A byte order mark may stand at the start of each document (YAML 1.2.2, 5.2), before or behind its marker: files that
+/// were saved with one are joined.
+fn without_mark(text: &str, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let document = &text[range.clone()];
+    if document.starts_with(MARK) {
+        return without_mark(text, range.start + MARK.len_utf8()..range.end);
+    }
+    let marker = document.strip_prefix("---").map_or(0, |rest| {
+        let line_end = rest.find('\n').map_or(rest.len(), |at| at + 1);
+        if rest[..line_end].trim().is_empty() { 3 + line_end } else { 0 }
+    });
+    let marked = document[marker..].starts_with(MARK);
+    if marked { range.start + marker + MARK.len_utf8()..range.end } else { range }
 }
 
 /// Whether a document is more than comments, directives and markers.
@@ -134,7 +190,20 @@ fn read_yaml(text: &str) -> Vec<Result<Value, Note>> {
     };
     let mut reader = text.as_bytes();
     let read = serde_saphyr::read_with_options::<_, Value>(&mut reader, options);
-    read.map(|value| value.map_err(|error| syntax("YAML", &error.to_string()))).collect()
+    read.map(|value| value.map_err(|error| yaml_error(&error))).collect()
+}
+
+fn yaml_error(error: &serde_saphyr::Error) -> Note {
+    if let serde_saphyr::Error::DuplicateMappingKey { key, location } = error.without_snippet() {
+        let key = key.as_deref().unwrap_or("a key");
+        let message = format!(
+            "{} stands twice in one object, the second time at line {}; remove one, or write --- between two objects",
+            convert::shown(key),
+            location.line()
+        );
+        return Note::new(Reason::syntax, message);
+    }
+    syntax("YAML", &error.to_string())
 }
 
 /// Flattens lists: `v1 List`, and `ServiceList` and its like.
@@ -142,7 +211,9 @@ fn objects(value: Value, place: &str, documents: &mut Vec<Document>) {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (version, kind) = (text("apiVersion"), text("kind"));
     let item_kind = match kind.strip_suffix("List") {
-        Some(item) if ["", "Service", "EndpointSlice", "Node"].contains(&item) => item.to_owned(),
+        Some(item) if ["", "Service", "EndpointSlice", "Endpoints", "Node"].contains(&item) => {
+            item.to_owned()
+        }
         _ => return documents.push(document(value, &version, &kind, place.into())),
     };
     let items = match value {
@@ -154,7 +225,7 @@ fn objects(value: Value, place: &str, documents: &mut Vec<Document>) {
         return documents.push(unidentified(place.into(), kind, note));
     };
     // An empty list is knowledge: whoever writes it means that there is nothing.
-    documents.push(Document { place: place.into(), object: kind, content: Content::Nothing, notes: vec![] });
+    documents.push(nothing(place.into(), kind));
     for (index, item) in items.into_iter().enumerate() {
         let text = |field: &str, default: &str| {
             item.get(field).and_then(Value::as_str).map_or_else(|| default.to_owned(), Into::into)
@@ -168,6 +239,10 @@ fn malformed(message: impl Into<String>) -> Note {
     Note::new(Reason::malformed, message)
 }
 
+fn nothing(place: String, object: String) -> Document {
+    Document { place, object, content: Content::Nothing, notes: Vec::new(), owner: Owner::Itself }
+}
+
 fn document(value: Value, version: &str, kind: &str, place: String) -> Document {
     let object = object_name(&value, kind);
     let supported = match kind {
@@ -178,18 +253,37 @@ fn document(value: Value, version: &str, kind: &str, place: String) -> Document 
                 malformed("it is no Kubernetes object: kind is missing; write apiVersion, kind and metadata");
             return unidentified(place, object, note);
         }
-        _ => return Document { place, object, content: Content::Nothing, notes: vec![] },
+        "Endpoints" => {
+            let name = value.pointer("/metadata/name").and_then(Value::as_str);
+            let content =
+                convert::owner(namespace(&value), name).map_or(Content::Nothing, Content::Endpoints);
+            return Document { content, ..nothing(place, object) };
+        }
+        _ => return nothing(place, object),
     };
     if version != supported {
         let message = format!("apiVersion {version:?} of {kind} is not read; write {supported}");
         return unidentified(place, object, Note::new(Reason::version, message));
     }
+    let owner = if kind == "EndpointSlice" { owner(&value) } else { Owner::Itself };
     let (content, notes) = match kind {
         "Service" => read(value, |it: &Service| convert::service_name(&it.metadata), service),
         "EndpointSlice" => read(value, |it: &EndpointSlice| SliceKey::of(&it.metadata), slice),
         _ => read(value, |it: &Node| convert::node_name(&it.metadata), node),
     };
-    Document { place, object, content, notes }
+    Document { place, object, content, notes, owner }
+}
+
+fn namespace(value: &Value) -> Option<&str> {
+    value.pointer("/metadata/namespace").and_then(Value::as_str)
+}
+
+fn owner(slice: &Value) -> Owner {
+    let label = slice.pointer("/metadata/labels").and_then(|labels| labels.get(convert::SERVICE_LABEL));
+    match label {
+        None => Owner::Nobody,
+        Some(label) => convert::owner(namespace(slice), label.as_str()).map_or(Owner::Itself, Owner::Service),
+    }
 }
 
 fn object_name(value: &Value, kind: &str) -> String {
@@ -232,7 +326,7 @@ where
     }
 }
 
-fn service(name: mesh_model::name::ServiceName, object: Service) -> (Content, Vec<Note>) {
+fn service(name: ServiceName, object: Service) -> (Content, Vec<Note>) {
     content(convert::service(&object), name, |name, value| Object::Service(name, Arc::new(value)))
 }
 

@@ -126,6 +126,25 @@ fn binary_junk_is_refused() {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_named_with_its_place() {
+    let joined = format!("{NODE}---\n{SERVICE}{NODE}");
+    let message = &yaml(&joined)[1].notes[0].message;
+    assert_eq!(
+        message,
+        "\"apiVersion\" stands twice in one object, the second time at line 9; remove one, or write --- between two \
+         objects"
+    );
+}
+
+#[test]
+fn a_byte_order_mark_may_stand_at_the_start_of_any_document() {
+    for joint in ["---\n\u{feff}", "\u{feff}---\n", "--- \r\n\u{feff}", "\u{feff}---\n\u{feff}"] {
+        let documents = yaml(&format!("\u{feff}{SERVICE}{joint}{NODE}{joint}{}", NODE.replace("n1", "n2")));
+        assert!(documents.len() == 3 && documents.iter().all(is_object), "{joint:?}: {documents:?}");
+    }
+}
+
+#[test]
 fn json_is_read_as_json() {
     let text = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}"#;
     assert!(is_object(&documents(text, true)[0]));

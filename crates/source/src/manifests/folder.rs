@@ -2,18 +2,29 @@
 //!
 //! Level-triggered: each scan looks at everything, so a missed event costs time, never truth. What the kernel
 //! announced (`Hints`) only says of which files the writer is known to be done. A file that changed without such
-//! a word is read once it has been left alone for a moment. Knows nothing of what is in the files.
+//! a word is read once it has been left alone for a moment. No file is read while somebody has it open for writing;
+//! where the kernel doesn't tell that, one that was written to and not closed is left alone for longer. Knows nothing
+//! of what is in the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use mesh_files::Writers;
+
+use super::fingerprint::{Fingerprint, Now};
+
 /// How long a file must be left alone, or be gone, until that counts. Editors replace files in less.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
+/// How long a writer may have a file open until that is told, and nobody waits for it any more.
+pub(crate) const HELD: Duration = Duration::from_secs(10);
+/// How long a file must be left alone that was written to and not closed, where the kernel doesn't tell whether it is
+/// open still.
+pub(crate) const UNCLOSED: Duration = Duration::from_secs(10);
 /// The same for a folder that is being filled again after it was replaced or empty.
 pub(crate) const REFILL: Duration = Duration::from_secs(1);
 /// The link that Kubernetes swaps to change a mounted Secret or ConfigMap as a whole.
@@ -24,21 +35,10 @@ pub(crate) const DATA_LINK: &str = "..data";
 pub(crate) struct Hints {
     /// Files that were closed after writing, or renamed into place.
     pub(crate) whole: BTreeSet<OsString>,
+    /// Files that were written to, and not closed since.
+    pub(crate) unclosed: BTreeSet<OsString>,
     /// The data link was swapped: every file is whole.
     pub(crate) all_whole: bool,
-}
-
-/// Two times: one for durations, one to compare with those of files.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    pub(crate) monotonic: Instant,
-    pub(crate) wall: SystemTime,
-}
-
-impl Now {
-    pub(crate) fn read() -> Self {
-        Self { monotonic: Instant::now(), wall: SystemTime::now() }
-    }
 }
 
 /// Why nothing is known of the folder. Its files then stay as they were.
@@ -58,36 +58,6 @@ pub(crate) enum Unknown {
     NoDataLink,
 }
 
-/// Identifies content without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fingerprint {
-    device: u64,
-    inode: u64,
-    pub(crate) size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// How long ago the inode was last changed or renamed; `None` for the future, which a clock step can make.
-    fn age(&self, wall: SystemTime) -> Option<Duration> {
-        let since_epoch = wall.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let nanoseconds = u32::try_from(self.changed.1).ok()?;
-        let changed = Duration::new(u64::try_from(self.changed.0).ok()?, nanoseconds);
-        since_epoch.checked_sub(changed)
-    }
-}
-
 /// A folder's own identity: a recreated or remounted one differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FolderId {
@@ -104,6 +74,33 @@ struct Seen {
     /// The content that was last handed out for reading.
     read: Option<Fingerprint>,
     missing_since: Option<Instant>,
+    /// Since when somebody is known to have it open for writing, while it has to be read.
+    open_since: Option<Instant>,
+    /// It was written to, and not closed since.
+    unclosed: bool,
+}
+
+/// What has to be done with a file that changed.
+enum Next {
+    Read,
+    /// Its writer is not done; when to look again, if nothing announces that.
+    Wait(Option<Instant>),
+    /// Its writer has had it open for so long that nobody waits for it.
+    Held,
+}
+
+impl Seen {
+    fn next(&mut self, writers: Writers, left_alone: Duration, now: Instant) -> Next {
+        if writers == Writers::Present {
+            let since = *self.open_since.get_or_insert(now);
+            return if now.duration_since(since) < HELD { Next::Wait(None) } else { Next::Held };
+        }
+        self.open_since = None;
+        if writers == Writers::Unknown && self.unclosed && left_alone < UNCLOSED {
+            return Next::Wait(Some(now + (UNCLOSED - left_alone)));
+        }
+        Next::Read
+    }
 }
 
 /// What a scan found.
@@ -113,6 +110,8 @@ pub(crate) struct Scan {
     pub(crate) read: Vec<OsString>,
     /// Files that are gone for good.
     pub(crate) gone: Vec<OsString>,
+    /// Files that somebody has had open for writing for long, and that therefore can't be read.
+    pub(crate) held: Vec<OsString>,
     /// Files that need a moment: being written to, or missing.
     pub(crate) pending: usize,
     /// Whether a file that was never read is among the pending ones, or the folder may still be filling up.
@@ -134,12 +133,15 @@ pub(crate) struct Folder {
     refilling: bool,
     /// Since when the set of names is what it is.
     names_since: Option<Instant>,
+    /// Who has the file of a path open for writing.
+    writers: fn(&Path) -> Writers,
 }
 
 impl Folder {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.into(),
+            writers,
             id: None,
             files: BTreeMap::new(),
             had_data_link: false,
@@ -150,6 +152,11 @@ impl Folder {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a file was there when the folder was last looked at.
+    pub(crate) fn holds(&self, name: &OsStr) -> bool {
+        self.files.contains_key(name)
     }
 
     /// Looks at everything.
@@ -164,10 +171,16 @@ impl Folder {
         for (name, fingerprint) in &present {
             self.see(name, *fingerprint, now.monotonic);
         }
+        self.note_writers(hints);
         self.choose_whole(hints, now, &present, &mut scan);
         self.choose_gone(now.monotonic, &present, &mut scan);
         self.settle_names(now.monotonic, &mut scan);
         Ok(scan)
+    }
+
+    /// The content that was last handed out for reading.
+    pub(crate) fn handed_out(&self, name: &OsStr) -> Option<Fingerprint> {
+        self.files.get(name)?.read
     }
 
     /// The file could not be read after all: look at it again next time.
@@ -184,20 +197,28 @@ impl Folder {
             _ => Unknown::Unreadable(error),
         };
         let metadata = std::fs::metadata(&self.path).map_err(unreadable)?;
-        let (mut present, mut has_data_link) = (BTreeMap::new(), false);
+        let (mut present, mut has_data_link, mut wants_data_link) = (BTreeMap::new(), false, false);
         for entry in std::fs::read_dir(&self.path).map_err(unreadable)? {
             let name = entry.map_err(unreadable)?.file_name();
             has_data_link |= name == DATA_LINK;
             if !is_manifest(&name) {
                 continue;
             }
-            // A dangling link counts as absent, a special file as none of ours.
-            let found = std::fs::metadata(self.path.join(&name)).ok().filter(Metadata::is_file);
-            if let Some(found) = found {
-                present.insert(name, Fingerprint::of(&found));
+            let path = self.path.join(&name);
+            match std::fs::metadata(&path) {
+                Ok(found) if found.is_file() => drop(present.insert(name, Fingerprint::of(&found))),
+                // A special file is none of ours.
+                Ok(_) => {}
+                // A dangling link counts as absent, unless the whole mount dangles.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let target = std::fs::read_link(&path);
+                    wants_data_link |= target.is_ok_and(|target| target.starts_with(DATA_LINK));
+                }
+                // Reading it says why.
+                Err(_) => drop(present.insert(name, Fingerprint::unknown())),
             }
         }
-        if self.had_data_link && !has_data_link {
+        if (self.had_data_link || wants_data_link) && !has_data_link {
             return Err(Unknown::NoDataLink);
         }
         if present.is_empty() {
@@ -234,11 +255,25 @@ impl Folder {
     }
 
     fn see(&mut self, name: &OsStr, fingerprint: Fingerprint, now: Instant) {
-        let new = || Seen { fingerprint, since: now, read: None, missing_since: None };
+        let new = || Seen {
+            fingerprint,
+            since: now,
+            read: None,
+            missing_since: None,
+            open_since: None,
+            unclosed: false,
+        };
         let seen = self.files.entry(name.into()).or_insert_with(new);
         seen.missing_since = None;
         if seen.fingerprint != fingerprint {
             (seen.fingerprint, seen.since) = (fingerprint, now);
+        }
+    }
+
+    fn note_writers(&mut self, hints: &Hints) {
+        for (name, seen) in &mut self.files {
+            seen.unclosed &= !hints.all_whole && !hints.whole.contains(name);
+            seen.unclosed |= hints.unclosed.contains(name);
         }
     }
 
@@ -257,12 +292,22 @@ impl Folder {
             }
             let age = seen.fingerprint.age(now.wall).unwrap_or_default();
             let left_alone = age.max(now.monotonic.duration_since(seen.since));
-            if hints.all_whole || hints.whole.contains(name) || left_alone >= SETTLE {
-                seen.read = Some(seen.fingerprint);
-                scan.read.push(name.clone());
+            let settled = hints.all_whole || hints.whole.contains(name) || left_alone >= SETTLE;
+            let next = if settled {
+                seen.next((self.writers)(&self.path.join(name)), left_alone, now.monotonic)
             } else {
-                scan.wait(now.monotonic + SETTLE.saturating_sub(left_alone));
-                scan.incomplete |= seen.read.is_none();
+                Next::Wait(Some(now.monotonic + SETTLE.saturating_sub(left_alone)))
+            };
+            match next {
+                Next::Read => {
+                    seen.read = Some(seen.fingerprint);
+                    scan.read.push(name.clone());
+                }
+                Next::Wait(due) => {
+                    scan.wait(due);
+                    scan.incomplete |= seen.read.is_none();
+                }
+                Next::Held => scan.held.push(name.clone()),
             }
         }
     }
@@ -276,7 +321,7 @@ impl Folder {
             if due <= now {
                 scan.gone.push(name.clone());
             } else {
-                scan.wait(due);
+                scan.wait(Some(due));
             }
         }
         for name in &scan.gone {
@@ -299,10 +344,15 @@ impl Folder {
 }
 
 impl Scan {
-    fn wait(&mut self, due: Instant) {
+    fn wait(&mut self, due: Option<Instant>) {
         self.pending += 1;
-        self.again = Some(self.again.map_or(due, |again| again.min(due)));
+        self.again = self.again.into_iter().chain(due).min();
     }
+}
+
+/// A file that can't even be opened has no writer worth waiting for: reading it says why.
+fn writers(path: &Path) -> Writers {
+    File::open(path).map_or(Writers::Absent, |file| mesh_files::writers(&file))
 }
 
 /// Whether a name is a manifest's: `*.yaml`, `*.yml` or `*.json`, and not hidden. Editors' swap, backup and

@@ -31,7 +31,7 @@ fn folder(files: &[&str]) -> (tempfile::TempDir, Folder) {
 }
 
 fn hint(name: &str) -> Hints {
-    Hints { whole: [name.into()].into(), all_whole: false }
+    Hints { whole: [name.into()].into(), ..Hints::default() }
 }
 
 fn names(names: &[OsString]) -> Vec<&str> {
@@ -75,6 +75,47 @@ fn an_unchanged_file_is_not_read_again() {
     folder.scan(&hint("a.yaml"), clock.start).unwrap();
     let scan = folder.scan(&hint("a.yaml"), clock.after(seconds(9))).unwrap();
     assert_eq!(names(&scan.read), [""; 0]);
+}
+
+/// A folder of one file about whose writers the kernel says this.
+fn with_writers(writers: fn(&Path) -> Writers) -> (tempfile::TempDir, Folder) {
+    let (dir, folder) = folder(&["a.yaml"]);
+    (dir, Folder { writers, ..folder })
+}
+
+#[test]
+fn a_file_is_not_read_while_it_is_open_for_writing_however_long_it_is_left_alone() {
+    let (_dir, mut folder) = with_writers(|_| Writers::Present);
+    let clock = Clock::new();
+    for (later, hints) in [(0, hint("a.yaml")), (9, Hints::default())] {
+        let scan = folder.scan(&hints, clock.after(seconds(later))).unwrap();
+        assert!(scan.read.is_empty() && scan.incomplete && scan.pending == 1, "{later}: {scan:?}");
+    }
+    let scan = folder.scan(&Hints::default(), clock.after(HELD)).unwrap();
+    assert_eq!((names(&scan.held), scan.incomplete), (vec!["a.yaml"], false), "nobody waits for ever");
+    folder.writers = |_| Writers::Absent;
+    let scan = folder.scan(&Hints::default(), clock.after(HELD + seconds(1))).unwrap();
+    assert_eq!((names(&scan.read), scan.held.len()), (vec!["a.yaml"], 0));
+}
+
+#[test]
+fn where_nobody_knows_a_file_is_read_once_it_was_closed_or_left_alone_for_long() {
+    let unclosed = Hints { unclosed: ["a.yaml".into()].into(), ..Hints::default() };
+    let clock = Clock::new();
+    let read = |folder: &mut Folder, hints: &Hints, at| {
+        let scan = folder.scan(hints, clock.after(at)).unwrap();
+        assert_eq!(scan.incomplete, scan.read.is_empty());
+        scan.read.len()
+    };
+    let (_dir, mut never_announced) = with_writers(|_| Writers::Unknown);
+    assert_eq!(read(&mut never_announced, &Hints::default(), SETTLE + seconds(1)), 1);
+    let (_dir, mut closed) = with_writers(|_| Writers::Unknown);
+    assert_eq!(read(&mut closed, &unclosed, SETTLE + seconds(1)), 0);
+    assert_eq!(read(&mut closed, &Hints::default(), seconds(2)), 0, "it is written to still");
+    assert_eq!(read(&mut closed, &hint("a.yaml"), seconds(2)), 1);
+    let (_dir, mut left_alone) = with_writers(|_| Writers::Unknown);
+    assert_eq!(read(&mut left_alone, &unclosed, seconds(1)), 0);
+    assert_eq!(read(&mut left_alone, &Hints::default(), UNCLOSED + seconds(1)), 1);
 }
 
 #[test]

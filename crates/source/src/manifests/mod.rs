@@ -4,6 +4,7 @@
 //! a folder that is missing or empty is unknown, a file that breaks keeps its last good objects.
 
 mod document;
+mod fingerprint;
 mod folder;
 mod listing;
 mod reader;
@@ -13,15 +14,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::{Known, Origins};
 use crate::metrics::SourceMetrics;
 use crate::status::Status;
-use folder::{Hints, Now};
+use fingerprint::Now;
+use folder::Hints;
 use reader::{Pass, Reader};
 use watch::{Signal, Watch};
 
@@ -33,6 +37,7 @@ const POLL: Duration = Duration::from_secs(1);
 pub struct Manifests {
     reader: Reader,
     metrics: SourceMetrics,
+    known: channel::Sender<Option<Known>>,
     snapshots: channel::Sender<Option<Arc<ClusterSnapshot>>>,
     status: channel::Sender<Arc<Status>>,
     confirmed: channel::Sender<Option<std::time::Instant>>,
@@ -48,13 +53,35 @@ impl Manifests {
     pub fn new(folder: &Path, metrics: SourceMetrics) -> Self {
         let reader = Reader::new(folder, metrics.clone());
         let (snapshots, status) = (channel::Sender::default(), channel::Sender::default());
-        Self { reader, metrics, snapshots, status, confirmed: channel::Sender::default() }
+        let (known, confirmed) = (channel::Sender::default(), channel::Sender::default());
+        Self { reader, metrics, known, snapshots, status, confirmed }
     }
 
     /// The same for the clients of a node: topology hints narrow the local endpoints.
     pub fn seen_from(mut self, node: Option<NodeName>) -> Self {
         self.reader.see_from(node);
         self
+    }
+
+    /// Takes ClusterIPs within these ranges only, if there are any.
+    pub fn within(mut self, service_ranges: Vec<IpNet>) -> Self {
+        self.reader.confine(service_ranges);
+        self
+    }
+
+    /// Begins with what a process before this one knew; behind `seen_from`. `publish`: says so before the folder has
+    /// been read.
+    pub fn remembering(mut self, before: &Known, publish: bool) -> Self {
+        self.reader.remember(before);
+        if publish {
+            self.snapshots.send_replace(Some(before.snapshot.clone()));
+        }
+        self
+    }
+
+    /// What shall outlive this process.
+    pub fn known(&self) -> channel::Receiver<Option<Known>> {
+        self.known.subscribe()
     }
 
     /// What the manifests add up to; `None` until the folder has been read once, completely.
@@ -120,13 +147,24 @@ impl Manifests {
         if let Some(status) = pass.status {
             self.status.send_replace(Arc::new(status));
         }
-        if let Some(snapshot) = pass.snapshot {
+        let snapshot = pass.snapshot.map(Arc::new);
+        if snapshot.is_some() || pass.origins.is_some() {
+            self.remember(snapshot.clone(), pass.origins.map(Arc::new));
+        }
+        if let Some(snapshot) = snapshot {
             tracing::debug!(services = snapshot.services.len(), nodes = snapshot.nodes.len(), "new snapshot");
-            self.snapshots.send_replace(Some(Arc::new(snapshot)));
+            self.snapshots.send_replace(Some(snapshot));
         }
         if let Some(began) = pass.confirmed {
             self.confirmed.send_replace(Some(began));
         }
+    }
+
+    fn remember(&self, snapshot: Option<Arc<ClusterSnapshot>>, origins: Option<Arc<Origins>>) {
+        self.known.send_modify(|known| {
+            let Known { snapshot: old, origins: before, .. } = known.take().unwrap_or_default();
+            *known = Some(Known::new(snapshot.unwrap_or(old), origins.unwrap_or(before)));
+        });
     }
 }
 
@@ -149,6 +187,18 @@ async fn pass(mut reader: Reader, hints: Hints, token: &CancellationToken) -> Op
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "content_tests.rs"]
+mod content_tests;
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod writer_tests;
+
+#[cfg(test)]
+#[path = "restart_tests.rs"]
+mod restart_tests;
 
 #[cfg(test)]
 #[path = "property_tests.rs"]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use mesh_model::snapshot::ClusterSnapshot;
 use proptest::prelude::*;
 
-use super::folder::{Hints, Now};
+use super::fingerprint::Now;
+use super::folder::Hints;
 use super::reader::Reader;
 use crate::metrics::SourceMetrics;
 

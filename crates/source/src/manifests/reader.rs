@@ -7,16 +7,20 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use ipnet::IpNet;
+use mesh_files::Writers;
 use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 
-use super::document::{Document, documents};
-use super::folder::{Folder, Hints, Now, Scan, Unknown};
+use super::document::{Document, confine, documents};
+use super::fingerprint::{Fingerprint, Now};
+use super::folder::{Folder, HELD, Hints, Scan, Unknown};
 use super::listing::{FileReading, Listing};
 use crate::convert::Note;
+use crate::memory::{Known, Origins};
 use crate::metrics::{Kind, KindLabels, SourceMetrics};
-use crate::objects::Objects;
+use crate::objects::{Listed, Objects};
 use crate::status::{Problem, Reason, Status};
 
 /// Larger files are refused unread.
@@ -35,6 +39,8 @@ pub(crate) struct Pass {
     pub(crate) replaced: bool,
     /// Whether anything had changed.
     pub(crate) moved: bool,
+    /// Which file said what, if that is new.
+    pub(crate) origins: Option<Origins>,
     /// When the pass began, if what is published is what the folder says.
     pub(crate) confirmed: Option<Instant>,
 }
@@ -49,6 +55,11 @@ pub(crate) struct Reader {
     problems: Vec<Problem>,
     status: Status,
     published: bool,
+    /// Whether a process before this one has left what it knew.
+    remembers: bool,
+    origins: Origins,
+    /// Where ClusterIPs lie; none: anywhere.
+    service_ranges: Vec<IpNet>,
     metrics: SourceMetrics,
 }
 
@@ -61,6 +72,9 @@ impl Reader {
             problems: Vec::new(),
             status: Status::default(),
             published: false,
+            remembers: false,
+            origins: Origins::new(),
+            service_ranges: Vec::new(),
             metrics,
         }
     }
@@ -68,6 +82,19 @@ impl Reader {
     /// Before the first pass.
     pub(crate) fn see_from(&mut self, node: Option<NodeName>) {
         self.objects = Objects::new(node);
+    }
+
+    /// Before the first pass.
+    pub(crate) fn confine(&mut self, service_ranges: Vec<IpNet>) {
+        self.service_ranges = service_ranges;
+    }
+
+    /// Before the first pass, and behind `see_from`.
+    pub(crate) fn remember(&mut self, before: &Known) {
+        self.objects.remember(&before.snapshot);
+        let files = before.origins.iter();
+        self.files = files.map(|(name, keys)| (name.into(), FileReading::remembered(keys.clone()))).collect();
+        self.remembers = true;
     }
 
     #[cfg(test)]
@@ -96,59 +123,109 @@ impl Reader {
 
     fn unknown(&mut self, why: &Unknown) -> Pass {
         self.metrics.failures.inc();
-        let problem = folder_problem(why.to_string());
+        let problem = self.folder_problem(why.to_string());
         Pass { status: self.new_status(Some(problem)), ..Pass::default() }
     }
 
-    fn known(&mut self, scan: Scan) -> Pass {
+    fn folder_problem(&self, message: String) -> Problem {
+        let file = self.folder().display().to_string();
+        let (place, object) = (String::new(), String::new());
+        Problem { file, place, object, reason: Reason::folder_unknown, message }
+    }
+
+    fn known(&mut self, mut scan: Scan) -> Pass {
         let mut different = !scan.gone.is_empty();
         for name in &scan.gone {
             tracing::info!(file = %name.display(), "manifest is gone");
             self.files.remove(name);
         }
         for name in &scan.read {
-            different |= self.read(name);
+            different |= match self.read(name) {
+                Some(read) => self.replace(name, read),
+                None => {
+                    // The next scan decides what that means.
+                    self.folder.forget_reading(name);
+                    scan.incomplete |= !self.files.contains_key(name);
+                    false
+                }
+            };
         }
+        for name in &scan.held {
+            different |= self.replace(name, Err(held()));
+        }
+        different |= !scan.incomplete && self.forget_missing();
         let changed = different && self.list();
-        let ready = self.published || (!scan.incomplete && self.says_anything());
-        let problem = (!scan.incomplete && !ready).then(nothing_readable);
+        let ready = self.published || (!scan.incomplete && (self.remembers || self.says_anything()));
+        let nothing = "no file in the folder says anything yet, so nothing is known; correct them";
+        let problem = (!scan.incomplete && !ready).then(|| self.folder_problem(nothing.into()));
         let snapshot = ready && (changed || !self.published);
         self.published |= ready;
         self.measure(&scan);
+        let origins = self.new_origins();
         Pass {
             snapshot: snapshot.then(|| self.objects.snapshot().clone()),
             status: self.new_status(problem),
             again: scan.again,
             replaced: scan.replaced,
             moved: !scan.read.is_empty() || !scan.gone.is_empty(),
+            origins,
             confirmed: None,
         }
     }
 
-    /// Reads a file; returns whether it says anything new.
-    fn read(&mut self, name: &OsStr) -> bool {
+    /// What a file says; none if it went, or somebody has begun to write it, since the scan.
+    fn read(&mut self, name: &OsStr) -> Option<Result<Vec<Document>, Note>> {
         self.metrics.files_read.inc();
-        let read = match read_file(&self.folder.path().join(name)) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // It went since the scan; the next one decides what that means.
-                self.folder.forget_reading(name);
-                return false;
-            }
+        match read_file(&self.folder.path().join(name), self.folder.handed_out(name)) {
+            Ok(read) => read.map(|read| read.map(|documents| confine(documents, &self.service_ranges))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.folder.forget_reading(name);
                 let message = format!("it cannot be read: {error}; let this process read it");
-                Err(Note::new(Reason::file_unreadable, message))
+                Some(Err(Note::new(Reason::file_unreadable, message)))
             }
-        };
-        self.files.entry(name.into()).or_default().replace(read)
+        }
+    }
+
+    /// Returns whether that says anything new.
+    fn replace(&mut self, name: &OsStr, read: Result<Vec<Document>, Note>) -> bool {
+        let is_new = self.published;
+        let new = || FileReading { is_new, ..FileReading::default() };
+        self.files.entry(name.into()).or_insert_with(new).replace(read)
+    }
+
+    /// Files that are only remembered, and are not there any more; returns whether there were any.
+    fn forget_missing(&mut self) -> bool {
+        let (before, folder) = (self.files.len(), &self.folder);
+        self.files.retain(|name, file| !file.is_remembered || folder.holds(name));
+        self.files.len() < before
+    }
+
+    /// Which file says what, if that is new and published. What a file of unknown content holds is not said.
+    fn new_origins(&mut self) -> Option<Origins> {
+        let clear = self.files.iter().filter(|(_, file)| file.ever_clear);
+        let origins: Origins = clear
+            .filter_map(|(name, file)| Some((name.to_str()?.to_owned(), file.contributed.clone())))
+            .collect();
+        let new = self.published && origins != self.origins;
+        new.then(|| {
+            self.origins.clone_from(&origins);
+            origins
+        })
     }
 
     fn list(&mut self) -> bool {
+        // What is remembered may not be the last that a process read before it was killed.
+        let unknown = self.files.values().any(FileReading::may_hold_anything);
+        self.objects.has_nameless(Listed::Services, unknown);
         let mut listing = Listing::begin(&mut self.objects);
         for (name, file) in &mut self.files {
             listing.file(&name.to_string_lossy(), file);
         }
+        if unknown {
+            listing.keep_unconfirmed();
+        }
+        self.metrics.kept.set(i64::try_from(listing.kept).unwrap_or(i64::MAX));
         let changed;
         (changed, self.problems) = listing.end();
         changed
@@ -200,32 +277,38 @@ fn tell(problem: &Problem) {
     }
 }
 
-fn folder_problem(message: String) -> Problem {
-    let (file, place, object) = (String::new(), String::new(), String::new());
-    Problem { file, place, object, reason: Reason::folder_unknown, message }
+fn held() -> Note {
+    let message = format!(
+        "a process has had it open for writing for {} s, so it is not read; close it, or write another file and rename \
+         it into place",
+        HELD.as_secs()
+    );
+    Note::new(Reason::file_open, message)
 }
 
-fn nothing_readable() -> Problem {
-    folder_problem("no file in the folder says anything yet, so nothing is known; correct them".into())
-}
-
-/// The documents of a file, or why it says nothing as a whole.
-fn read_file(path: &Path) -> io::Result<Result<Vec<Document>, Note>> {
+/// The documents of a file, or why it says nothing as a whole; none if it is not the file that was seen.
+fn read_file(path: &Path, seen: Option<Fingerprint>) -> io::Result<Option<Result<Vec<Document>, Note>>> {
     let file = File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    let moved = seen != Some(Fingerprint::of(&file.metadata()?));
+    if moved || mesh_files::writers(&file) == Writers::Present {
+        return Ok(None);
+    }
+    Ok(Some(parse(&bytes, path.extension().is_some_and(|extension| extension == "json"))))
+}
+
+fn parse(bytes: &[u8], json: bool) -> Result<Vec<Document>, Note> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let message = format!("it is larger than {} MiB; spread it over several files", MAX_FILE_BYTES >> 20);
-        return Ok(Err(Note::new(Reason::file_too_large, message)));
+        return Err(Note::new(Reason::file_too_large, message));
     }
-    let json = path.extension().is_some_and(|extension| extension == "json");
-    let Ok(text) = std::str::from_utf8(&bytes) else {
-        return Ok(Err(Note::new(Reason::syntax, "it is not UTF-8 text; write it as such")));
-    };
+    let text = std::str::from_utf8(bytes);
+    let text = text.map_err(|_| Note::new(Reason::syntax, "it is not UTF-8 text; write it as such"))?;
     let documents = documents(text, json);
     if documents.is_empty() {
         let message = "it is empty; write its objects again, or remove it if they shall go";
-        return Ok(Err(Note::new(Reason::file_empty, message)));
+        return Err(Note::new(Reason::file_empty, message));
     }
-    Ok(Ok(documents))
+    Ok(documents)
 }

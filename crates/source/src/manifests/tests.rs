@@ -12,23 +12,39 @@ use super::*;
 use crate::status::{Problem, Reason};
 
 /// A folder and its reader, at a time of its own.
-struct Bench {
-    dir: TempDir,
+pub(super) struct Bench {
+    pub(super) dir: TempDir,
     reader: Reader,
     start: Now,
     passed: Duration,
-    snapshot: Option<ClusterSnapshot>,
-    metrics: SourceMetrics,
+    pub(super) snapshot: Option<ClusterSnapshot>,
+    origins: Origins,
+    pub(super) metrics: SourceMetrics,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (dir, metrics) = (tempfile::tempdir().unwrap(), SourceMetrics::unregistered());
         let reader = Reader::new(dir.path(), metrics.clone());
-        Self { dir, reader, start: Now::read(), passed: Duration::ZERO, snapshot: None, metrics }
+        Self {
+            dir,
+            reader,
+            start: Now::read(),
+            passed: Duration::ZERO,
+            snapshot: None,
+            origins: Origins::new(),
+            metrics,
+        }
     }
 
-    fn with(files: &[(&str, &str)]) -> Self {
+    /// With a reader that takes ClusterIPs of this range only.
+    pub(super) fn within(range: &str) -> Self {
+        let mut bench = Self::new();
+        bench.reader.confine(vec![range.parse().unwrap()]);
+        bench
+    }
+
+    pub(super) fn with(files: &[(&str, &str)]) -> Self {
         let mut bench = Self::new();
         for (name, text) in files {
             bench.write(name, text);
@@ -37,50 +53,66 @@ impl Bench {
         bench
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
     /// One pass, so long after the one before. Returns whether it brought a new snapshot.
-    fn pass_after(&mut self, wait: Duration, hints: &Hints) -> bool {
+    pub(super) fn pass_after(&mut self, wait: Duration, hints: &Hints) -> bool {
         self.passed += wait;
         let now = Now { monotonic: self.start.monotonic + self.passed, wall: self.start.wall + self.passed };
         let pass = self.reader.pass(hints, now);
         let new = pass.snapshot.is_some();
         self.snapshot = pass.snapshot.or(self.snapshot.take());
+        self.origins = pass.origins.unwrap_or(std::mem::take(&mut self.origins));
         new
     }
 
+    /// Another process goes on, with what this one remembered or without.
+    pub(super) fn restart(&mut self, remembers: bool) {
+        self.metrics = SourceMetrics::unregistered();
+        self.reader = Reader::new(self.dir.path(), self.metrics.clone());
+        let snapshot = Arc::new(self.snapshot.take().unwrap_or_default());
+        if remembers {
+            let origins = Arc::new(self.origins.clone());
+            self.reader.remember(&Known::new(snapshot, origins));
+        }
+    }
+
     /// Passes until nothing is pending.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..3 {
             self.pass_after(Duration::from_secs(5), &Hints::default());
         }
     }
 
-    fn change(&mut self, name: &str, text: &str) {
+    pub(super) fn change(&mut self, name: &str, text: &str) {
         self.write(name, text);
         self.settle();
     }
 
-    fn services(&self) -> Vec<&str> {
+    pub(super) fn services(&self) -> Vec<&str> {
         let snapshot = self.snapshot.as_ref().expect("a snapshot was published");
         snapshot.services.keys().map(ServiceName::as_str).collect()
     }
 
-    fn service(&self, name: &str) -> &Arc<Service> {
+    pub(super) fn service(&self, name: &str) -> &Arc<Service> {
         &self.snapshot.as_ref().unwrap().services[&name.parse::<ServiceName>().unwrap()]
     }
 
-    fn problems(&self) -> &[Problem] {
+    pub(super) fn problems(&self) -> &[Problem] {
         &self.reader.status().problems
     }
 
-    fn reasons(&self) -> Vec<Reason> {
+    pub(super) fn reader_knowledge(&self) -> Knowledge {
+        self.reader.status().knowledge
+    }
+
+    pub(super) fn reasons(&self) -> Vec<Reason> {
         self.problems().iter().map(|problem| problem.reason).collect()
     }
 
@@ -89,7 +121,7 @@ impl Bench {
     }
 }
 
-fn service(name: &str, ip: &str) -> String {
+pub(super) fn service(name: &str, ip: &str) -> String {
     format!(
         "---
 apiVersion: v1
@@ -100,7 +132,7 @@ spec: {{clusterIPs: [{ip}], ports: [{{name: http, port: 80}}]}}
     )
 }
 
-fn slice(service: &str, addresses: &[&str]) -> String {
+pub(super) fn slice(service: &str, addresses: &[&str]) -> String {
     let endpoints: String =
         addresses.iter().map(|address| format!("- {{addresses: [{address}]}}\n")).collect();
     format!(
@@ -116,18 +148,18 @@ endpoints:
 }
 
 /// A Service with a slice.
-fn app(name: &str, ip: &str, endpoint: &str) -> String {
+pub(super) fn app(name: &str, ip: &str, endpoint: &str) -> String {
     service(name, ip) + &slice(name, &[endpoint])
 }
 
-const A: (&str, &str, &str) = ("a", "10.96.0.1", "10.1.0.1");
-const B: (&str, &str, &str) = ("b", "10.96.0.2", "10.1.0.2");
+pub(super) const A: (&str, &str, &str) = ("a", "10.96.0.1", "10.1.0.1");
+pub(super) const B: (&str, &str, &str) = ("b", "10.96.0.2", "10.1.0.2");
 
-fn app_a() -> String {
+pub(super) fn app_a() -> String {
     app(A.0, A.1, A.2)
 }
 
-fn app_b() -> String {
+pub(super) fn app_b() -> String {
     app(B.0, B.1, B.2)
 }
 
@@ -254,7 +286,7 @@ fn of_two_services_with_one_address_the_first_wins() {
 #[test]
 fn a_file_truncated_and_rewritten_by_an_editor_is_never_seen_half() {
     let mut bench = Bench::with(&[("a.yaml", &(app_a() + &app_b()))]);
-    let whole = Hints { whole: [std::ffi::OsString::from("a.yaml")].into(), all_whole: false };
+    let whole = Hints { whole: [std::ffi::OsString::from("a.yaml")].into(), ..Hints::default() };
     for half in ["", "---\napiVersion: v1\n", &app_a()] {
         bench.start = Now::read();
         bench.passed = Duration::ZERO;
@@ -314,6 +346,7 @@ fn a_removed_or_emptied_folder_keeps_everything() {
 fn nothing_is_published_before_the_folder_says_something() {
     let mut bench = Bench::with(&[]);
     assert_eq!((bench.snapshot.is_none(), bench.reasons()), (true, vec![Reason::folder_unknown]));
+    assert_eq!(bench.problems()[0].file, bench.dir.path().display().to_string());
     bench.change("a.yaml", "");
     assert_eq!(
         (bench.snapshot.is_none(), bench.reasons()),

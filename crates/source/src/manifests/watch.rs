@@ -61,6 +61,8 @@ impl Happened {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
             EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => false,
+            // Worth no look: its writer is not done.
+            EventKind::Modify(ModifyKind::Data(_)) => return self.begin(event),
             _ => return false,
         };
         let Some(path) = event.paths.last() else { return true };
@@ -75,8 +77,19 @@ impl Happened {
         }
         if whole && is_manifest(name) {
             self.hints.whole.insert(name.into());
+            self.hints.unclosed.remove(name);
         }
         is_manifest(name)
+    }
+
+    /// Somebody writes to a file; worth no look.
+    fn begin(&mut self, event: &Event) -> bool {
+        let name = event.paths.last().and_then(|path| path.file_name());
+        if let Some(name) = name.filter(|name| is_manifest(name)) {
+            self.hints.unclosed.insert(name.into());
+            self.hints.whole.remove(name);
+        }
+        false
     }
 }
 
@@ -124,6 +137,7 @@ mod tests {
     }
 
     const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
     const MOVED_IN: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::To));
 
     #[test]
@@ -134,8 +148,21 @@ mod tests {
         }
         let (worth, happened) = noted(EventKind::Create(CreateKind::File), "/m/a.yaml");
         assert!(worth && happened.hints == Hints::default());
-        assert!(!noted(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/m/a.yaml").0);
+        let (worth, happened) = noted(WRITTEN, "/m/a.yaml");
+        assert!(!worth && happened.hints.unclosed.contains(std::ffi::OsStr::new("a.yaml")));
         assert!(!noted(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/m/a.yaml").0);
+    }
+
+    #[test]
+    fn the_last_of_writing_and_closing_counts() {
+        for (kinds, is_whole) in [([WRITTEN, CLOSED], true), ([CLOSED, WRITTEN], false)] {
+            let mut happened = Happened::default();
+            for kind in kinds {
+                happened.add(Path::new("/m"), &Event::new(kind).add_path("/m/a.yaml".into()));
+            }
+            let Hints { whole, unclosed, .. } = happened.hints;
+            assert_eq!((whole.len(), unclosed.len()), (is_whole.into(), (!is_whole).into()));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -40,6 +41,14 @@ pub(crate) struct Behaviour {
     pub(crate) expired_pages: usize,
     /// Resources that are answered with this status.
     pub(crate) refused: BTreeMap<String, u16>,
+    /// The seconds that a refusal asks for, in its header.
+    pub(crate) retry_after: Option<u64>,
+    /// Streamed lists end after their objects, without the bookmark that says that these are all.
+    pub(crate) ends_lists_early: bool,
+    /// Every position is forgotten at once, and streams end with their list.
+    pub(crate) forgets: bool,
+    /// Connections are taken, and no request is ever answered.
+    pub(crate) frozen: bool,
     /// The token that requests need.
     pub(crate) token: Option<String>,
 }
@@ -60,8 +69,8 @@ struct State {
     compacted: u64,
     objects: BTreeMap<(String, String), Value>,
     history: Vec<Entry>,
-    /// Method and target of every request.
-    requests: Vec<String>,
+    /// Method and target of every request, and when it came.
+    requests: Vec<(Instant, String)>,
     written: Vec<Value>,
 }
 
@@ -82,6 +91,10 @@ impl FakeApi {
             page: usize::MAX,
             expired_pages: 0,
             refused: BTreeMap::new(),
+            retry_after: None,
+            ends_lists_early: false,
+            forgets: false,
+            frozen: false,
             token: None,
         };
         let state = State {
@@ -172,6 +185,18 @@ impl FakeApi {
         state.history.clear();
     }
 
+    /// The server's storage is set back to an earlier revision, as from a backup. Watches from later ones hear nothing.
+    pub(crate) fn set_back(&self, revision: u64) {
+        let mut state = self.state();
+        state.revision = revision;
+        state.history.retain(|entry| entry.revision <= revision);
+    }
+
+    /// How far the server's history goes.
+    pub(crate) fn revision(&self) -> u64 {
+        self.state().revision
+    }
+
     /// An object is created or changed. Its resource follows from its kind.
     pub(crate) fn put(&self, object: Value) {
         let mut state = self.state();
@@ -246,7 +271,14 @@ impl FakeApi {
 
     /// The requests that were made, as `METHOD path?query`.
     pub(crate) fn requests(&self) -> Vec<String> {
-        self.state().requests.clone()
+        self.state().requests.iter().map(|(_, request)| request.clone()).collect()
+    }
+
+    /// When requests were made that contain all of these texts.
+    pub(crate) fn times(&self, texts: &[&str]) -> Vec<Instant> {
+        let state = self.state();
+        let of = state.requests.iter().filter(|(_, request)| texts.iter().all(|text| request.contains(text)));
+        of.map(|(time, _)| *time).collect()
     }
 
     /// What was posted.
@@ -317,15 +349,19 @@ async fn answer(
     let resource = parts.uri.path().rsplit('/').next().unwrap().to_owned();
     let authorization = parts.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
 
+    let frozen = state.lock().unwrap_or_else(PoisonError::into_inner).behaviour.frozen;
+    if frozen {
+        return std::future::pending().await;
+    }
     let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
-    now.requests.push(format!("{} {target}", parts.method));
+    now.requests.push((Instant::now(), format!("{} {target}", parts.method)));
     if now.behaviour.token.is_some()
         && authorization != now.behaviour.token.as_ref().map(|it| format!("Bearer {it}"))
     {
         return Ok(refusal(401, "Unauthorized"));
     }
     if let Some(code) = now.behaviour.refused.get(&resource) {
-        return Ok(refusal(*code, "refused by the test"));
+        return Ok(asking(refusal(*code, "refused by the test"), now.behaviour.retry_after));
     }
     if parts.method == http::Method::POST {
         let posted: Value = serde_json::from_slice(&body).unwrap();
@@ -346,11 +382,13 @@ async fn answer(
         ));
     }
     let from = query.get("resourceVersion").map(|text| text.parse().unwrap());
-    if from.is_some_and(|from: u64| from < now.compacted) {
+    if from.is_some_and(|from: u64| from < now.compacted || now.behaviour.forgets) {
         return Ok(stream_of(vec![event("ERROR", &status(410, "Expired"))]));
     }
     let (sender, receiver) = mpsc::channel(1024);
-    let ends = now.behaviour.streaming == Streaming::Served;
+    let early = streamed && now.behaviour.ends_lists_early;
+    let ends = now.behaviour.streaming == Streaming::Served && !early;
+    let only_list = early || streamed && now.behaviour.forgets;
     let first = if from.is_none() { initial(&now, &resource, streamed && ends) } else { Vec::new() };
     let from = from.unwrap_or(now.revision);
     drop(now);
@@ -360,6 +398,9 @@ async fn answer(
             let _ = sender.send(line).await;
         }
         let mut from = from;
+        if only_list {
+            return;
+        }
         loop {
             let lines = since(&state, &resource, &mut from);
             for line in lines {
@@ -391,7 +432,7 @@ fn since(state: &Mutex<State>, resource: &str, from: &mut u64) -> Vec<Bytes> {
     let state = state.lock().unwrap_or_else(PoisonError::into_inner);
     let new = state.history.iter().filter(|entry| entry.revision > *from && entry.resource == resource);
     let lines = new.map(|entry| event(entry.kind, &entry.object)).collect();
-    *from = state.revision;
+    *from = state.revision.max(*from);
     lines
 }
 
@@ -406,7 +447,13 @@ fn page(state: &mut State, resource: &str, query: &BTreeMap<String, String>) -> 
         .iter()
         .filter(|((of, name), _)| of == resource && after.as_ref().is_none_or(|after| name > after));
     let all: Vec<_> = of_resource.collect();
-    let page = &all[..all.len().min(state.behaviour.page)];
+    let least: Option<u64> = query.get("resourceVersion").map(|text| text.parse().unwrap());
+    if least.is_some_and(|least| least > state.revision) {
+        return ahead();
+    }
+    // A cache tells everything at once.
+    let limit = if least.is_some() { usize::MAX } else { state.behaviour.page };
+    let page = &all[..all.len().min(limit)];
     let last = page.last().filter(|_| page.len() < all.len());
     let next = last.map(|(place, _)| place.1.clone()).unwrap_or_default();
     let items: Vec<&Value> = page.iter().map(|(_, object)| *object).collect();
@@ -428,6 +475,20 @@ fn status(code: u16, message: &str) -> Value {
 
 fn refusal(code: u16, message: &str) -> Answer {
     whole(code, status(code, message).to_string().into_bytes())
+}
+
+/// As kube-apiserver answers to a position that it has not reached.
+fn ahead() -> Answer {
+    let mut status = status(504, "Too large resource version");
+    status["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge"}]});
+    whole(504, status.to_string().into_bytes())
+}
+
+fn asking(mut answer: Answer, seconds: Option<u64>) -> Answer {
+    if let Some(seconds) = seconds {
+        answer.headers_mut().insert("retry-after", seconds.into());
+    }
+    answer
 }
 
 fn whole(code: u16, body: Vec<u8>) -> Answer {

@@ -1,11 +1,13 @@
-//! An agent without its shell: the real views, peer set, merger, plan and apply, over maps that outlive it.
+//! An agent without its shell: the real views, peer set and planner, over maps that outlive it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_kv::peer_file::Problem;
 use mesh_kv::peer_folder::Peer;
 use mesh_kv::{Change, PeerFile, PeerFileError};
+use mesh_model::desired::Frontend;
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::ClusterName;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -14,11 +16,13 @@ use mesh_model::view::{PeerPin, PeerView};
 use super::CAPACITY;
 use super::cluster::{Cluster, Etcd, id_of, name_of};
 use super::kernel::Kernel;
+use crate::admin::events::Events;
 use crate::datapath::actual::Actual;
-use crate::datapath::apply::{apply, release};
 use crate::datapath::plan::Freed;
 use crate::datapath::restore::restore;
 use crate::merge::merger::Merger;
+use crate::merge::planner::Planner;
+use crate::metrics::Metrics;
 use crate::peers::{PeerSet, PeerStatus};
 
 /// A peer file on disk: which edition of it, and whether it is a good one.
@@ -57,9 +61,10 @@ struct Reader {
 
 /// The agent of cluster 1.
 pub(super) struct Agent {
-    pub(super) kernel: Kernel,
-    merger: Merger,
-    waiting: Freed,
+    planner: Planner<Kernel>,
+    now: Instant,
+    /// What waits for its grace period.
+    retired: Freed,
     local: Option<Arc<ClusterSnapshot>>,
     folder_read: bool,
     set: PeerSet,
@@ -73,14 +78,16 @@ impl Agent {
 
     /// An agent that knows nothing but what the maps hold.
     pub(super) fn starting(mut kernel: Kernel) -> Self {
-        kernel.budget = None;
+        (kernel.budget, kernel.refusals) = (None, None);
         kernel.begin();
         let restored = restore(&kernel.contents(), CAPACITY);
         assert_eq!((restored.damaged, restored.foreign.len()), (0, 0));
+        let merger = Merger::new(id_of(1), true, restored.actual);
+        let (_, metrics) = Metrics::register();
         Self {
-            kernel,
-            merger: Merger::new(id_of(1), true, restored.actual),
-            waiting: restored.leftover,
+            planner: Planner::new(kernel, merger, restored.leftover, Events::default(), metrics.merge),
+            now: Instant::now(),
+            retired: Freed::default(),
             local: None,
             folder_read: false,
             set: PeerSet::default(),
@@ -90,7 +97,11 @@ impl Agent {
 
     /// Killed and started again.
     pub(super) fn restarted(self) -> Self {
-        Self::starting(self.kernel)
+        Self::starting(self.planner.into_maps())
+    }
+
+    pub(super) fn kernel(&mut self) -> &mut Kernel {
+        self.planner.maps_mut()
     }
 
     /// The own source has something to say.
@@ -106,7 +117,7 @@ impl Agent {
             let name = name_of(*id);
             let known = before.get(&name);
             let peer = outcome(*id, *file, known.and_then(|status| status.file.clone()));
-            let status = crate::peers::folder::status(known, &peer);
+            let status = crate::peers::folder::status(known, &peer, &OwnRanges::default());
             if let Some(file) = peer.file {
                 let running = self.readers.get(&name).is_some_and(|reader| Arc::ptr_eq(&reader.file, &file));
                 if !running {
@@ -173,55 +184,85 @@ impl Agent {
 
     /// Plans and writes until nothing is left to do, as the merge loop does.
     pub(super) fn settle(&mut self) {
-        self.merger.observe(self.local.as_ref(), &self.set.inputs());
-        while let Some(mut planned) = self.merger.next_plan() {
-            assert!(planned.plan.refused.is_empty(), "{:?}", planned.plan.refused);
-            self.waiting.append(std::mem::take(&mut planned.plan.freed));
-            if apply(&mut self.kernel, &planned.plan).is_err() {
-                self.recover();
-            }
-        }
-        self.kernel.settled();
+        self.planner.settle(self.local.as_ref(), &self.set.inputs(), self.now);
+        self.finish();
     }
 
-    /// A write failed: the mirror is restored from the maps.
-    fn recover(&mut self) {
-        self.kernel.budget = None;
-        let restored = restore(&self.kernel.contents(), CAPACITY);
-        assert_eq!(restored.damaged, 0);
-        self.waiting = restored.leftover;
-        self.merger.restart(restored.actual);
+    /// Tries again what failed, until nothing fails any more where no write is refused.
+    pub(super) fn retry(&mut self) {
+        while let Some(at) = self.planner.retry_at() {
+            self.now = at;
+            self.planner.retry(self.now);
+            self.finish();
+            if self.kernel().refuses() {
+                break;
+            }
+        }
+    }
+
+    /// Holds all of the maps against the mirror.
+    pub(super) fn sweep(&mut self) {
+        // The round under way began before.
+        let whole = self.planner.rounds() + 2;
+        while self.planner.rounds() < whole {
+            self.planner.sweep(self.now);
+        }
+        if !self.kernel().refuses() {
+            self.kernel().damaged = false;
+            self.kernel().begin();
+        }
+        self.finish();
+    }
+
+    /// The next attempt at what is due first.
+    pub(super) fn try_again(&mut self) {
+        self.now = self.planner.retry_at().expect("something failed");
+        self.planner.retry(self.now);
+        self.finish();
+    }
+
+    /// The frontends that a write failed of.
+    pub(super) fn refused(&self) -> Vec<Frontend> {
+        self.planner.merger().refused().keys().copied().collect()
+    }
+
+    pub(super) fn is_settled_and_not_frozen(&self) -> bool {
+        self.planner.is_settled() && self.planner.frozen().is_none()
+    }
+
+    fn finish(&mut self) {
+        assert_eq!(self.planner.merger().shortages(), 0, "{:?}", self.planner.merger().refused());
+        self.kernel().settled();
+        let freed = self.planner.take_freed();
+        self.retired.append(freed);
     }
 
     /// The agent is killed after so many writes; whatever it had to say is unsaid.
     pub(super) fn settle_and_crash(mut self, writes: usize) -> Self {
-        self.kernel.budget = Some(writes);
-        self.merger.observe(self.local.as_ref(), &self.set.inputs());
-        while let Some(planned) = self.merger.next_plan() {
-            if apply(&mut self.kernel, &planned.plan).is_err() {
-                break;
-            }
-        }
+        self.kernel().budget = Some(writes);
+        self.planner.settle(self.local.as_ref(), &self.set.inputs(), self.now);
         self.restarted()
     }
 
     /// A grace period has passed.
     pub(super) fn grace(&mut self) {
-        let freed = std::mem::take(&mut self.waiting);
-        if release(&mut self.kernel, self.merger.actual_mut(), freed).is_err() {
-            self.recover();
-        }
-        self.merger.released();
-        self.settle();
+        let freed = std::mem::take(&mut self.retired);
+        self.planner.release(freed, self.now);
+        self.finish();
     }
 
     pub(super) fn actual(&self) -> &Actual {
-        self.merger.actual()
+        self.planner.merger().actual()
     }
 
-    /// One who knows the same, but has only the maps for a memory, finds nothing to do.
+    /// One who knows the same, but has only the maps for a memory, finds nothing to do. What was refused is shown.
     pub(super) fn assert_settled(&self) {
-        let restored = restore(&self.kernel.contents(), CAPACITY);
+        if self.planner.retry_at().is_some() {
+            let refused = self.planner.merger().refused().values();
+            assert!(refused.filter(|refusal| refusal.to_string().contains("is tried again")).count() > 0);
+            return;
+        }
+        let restored = restore(&self.planner.maps().contents(), CAPACITY);
         let mut other = Merger::new(id_of(1), true, restored.actual);
         other.observe(self.local.as_ref(), &self.set.inputs());
         while let Some(planned) = other.next_plan() {
@@ -261,7 +302,8 @@ fn outcome(id: u8, file: File, last_good: Option<Arc<PeerFile>>) -> Peer {
     if !file.good {
         let error =
             PeerFileError { file: format!("c{id}.yaml"), id: Some(id_of(id)), problem: Problem::Empty };
-        return Peer { file: last_good, error: Some(error) };
+        let kept_since = last_good.is_some().then_some(1);
+        return Peer { file: last_good, error: Some(error), kept_since };
     }
     let (name, edition) = (name_of(id), file.edition);
     let text = format!(
@@ -269,5 +311,5 @@ fn outcome(id: u8, file: File, last_good: Option<Arc<PeerFile>>) -> Peer {
     );
     let file = PeerFile::parse(&name, &format!("c{id}.yaml"), &text).unwrap();
     let same = last_good.filter(|last| **last == file);
-    Peer { file: Some(same.unwrap_or_else(|| Arc::new(file))), error: None }
+    Peer { file: Some(same.unwrap_or_else(|| Arc::new(file))), error: None, kept_since: None }
 }

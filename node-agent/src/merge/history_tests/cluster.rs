@@ -28,6 +28,14 @@ pub(super) struct Spec {
     endpoints: Vec<(u8, u8, bool)>,
 }
 
+impl Spec {
+    /// A service of one port with these hosts, all of them ready.
+    pub(super) fn of(ip: u8, hosts: std::ops::Range<u8>) -> Self {
+        let endpoints = hosts.map(|host| (host, 0, false)).collect();
+        Self { ip, affinity: Affinity::None, shared: true, ports: 0, endpoints }
+    }
+}
+
 pub(super) fn specs() -> impl Strategy<Value = Spec> {
     let affinity = prop_oneof![Just(Affinity::None), Just(Affinity::Local), Just(Affinity::Remote)];
     let endpoints = vec((0_u8..10, prop_oneof![6 => Just(0_u8), 1 => 1_u8..4], any::<bool>()), 0..6);

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use mesh_abi::{BackendEntry, STATE_FREE, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{BackendEntry, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry};
 use mesh_model::desired::Frontend;
+use mesh_model::snapshot::Protocol;
 
 use super::CAPACITY;
-use crate::datapath::actual::{frontend_of, unmapped};
-use crate::datapath::maps::{Datapath, MapError};
+use crate::datapath::actual::{frontend_of, service_key, unmapped};
+use crate::datapath::inspect::Inspect;
+use crate::datapath::maps::{Datapath, MapError, Refused};
 use crate::datapath::restore::Contents;
 
 /// Cluster, address and port of a backend.
@@ -22,11 +24,17 @@ pub(super) type Content = BTreeMap<Frontend, (u8, BTreeMap<u16, (u8, u32, BTreeS
 /// The maps. They outlive the agent.
 #[derive(Debug, Default)]
 pub(super) struct Kernel {
-    services: BTreeMap<Frontend, (ServiceKey, ServiceEntry)>,
+    services: BTreeMap<Frontend, (ServiceKey, ServiceCell)>,
     slots: Vec<SlotEntry>,
     backends: BTreeMap<u32, BackendEntry>,
     /// How many more writes succeed; no limit where none.
     pub(super) budget: Option<usize>,
+    /// State of a generator that has one write in ten refused; none are where there is none.
+    pub(super) refusals: Option<u32>,
+    /// No write of this frontend's entry succeeds.
+    pub(super) refused: Option<Frontend>,
+    /// Somebody else has written, and nobody has repaired it.
+    pub(super) damaged: bool,
     /// What the maps led to before the writes under way.
     before: Seen,
     /// What they led to at any moment since.
@@ -40,16 +48,22 @@ impl Kernel {
         Self { slots: vec![SlotEntry::default(); CAPACITY.slots as usize], ..Self::default() }
     }
 
+    /// The versions that count.
+    fn entries(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceEntry)> {
+        self.services.values().map(|(key, cell)| (key, cell.entry()))
+    }
+
     pub(super) fn contents(&self) -> Contents {
         Contents {
-            services: self.services.values().copied().collect(),
+            services: self.entries().map(|(key, entry)| (*key, *entry)).collect(),
             slots: self.slots.clone(),
             backends: self.backends.iter().map(|(id, entry)| (*id, *entry)).collect(),
         }
     }
 
     pub(super) fn content(&self) -> Content {
-        let services = self.services.iter().map(|(frontend, (_, entry))| {
+        let services = self.services.iter().map(|(frontend, (_, cell))| {
+            let entry = cell.entry();
             let groups = groups(entry).iter().map(|group| {
                 let members = self
                     .members(entry.head.id, group)
@@ -70,6 +84,9 @@ impl Kernel {
 
     /// Nothing but the old and the new was ever seen, and what is in both was never gone.
     pub(super) fn settled(&mut self) {
+        if self.damaged {
+            return;
+        }
         let after = self.look();
         let knows = |seen: &Seen, frontend, place| seen.get(frontend).is_some_and(|all| all.contains(place));
         for (frontend, place) in &self.during {
@@ -86,7 +103,7 @@ impl Kernel {
 
     /// Nothing is left that no service needs, and no id or counter is used twice.
     pub(super) fn assert_nothing_leaks(&self, free_slots: u32) {
-        let entries = || self.services.values().map(|(_, entry)| entry);
+        let entries = || self.entries().map(|(_, entry)| entry);
         let ids: BTreeSet<u32> = entries().map(|entry| entry.head.id).collect();
         assert_eq!(ids.len(), self.services.len(), "two services have one id");
         let all_groups = || entries().flat_map(groups);
@@ -115,7 +132,8 @@ impl Kernel {
     /// Shows every place behind every frontend as a program would find it, and `None` once for each frontend.
     /// Panics where a lookup fails or finds what belongs to another.
     fn visit(&self, mut found: impl FnMut(&Frontend, Option<Place>)) {
-        for (frontend, (key, entry)) in &self.services {
+        for (frontend, (key, cell)) in &self.services {
+            let entry = cell.entry();
             assert_eq!(entry.head, entry.tail, "a torn entry");
             assert_eq!(entry.key, *key, "an entry of another frontend");
             found(frontend, None);
@@ -144,13 +162,76 @@ impl Kernel {
         })
     }
 
+    /// Somebody else writes: an entry, slot or backend is another, or gone, or more than there should be.
+    pub(super) fn damage(&mut self, kind: u8, seed: u16) {
+        self.damaged = true;
+        let seed = usize::from(seed);
+        let frontend = self.services.keys().copied().nth(seed % self.services.len().max(1));
+        let backend = self.backends.keys().copied().nth(seed % self.backends.len().max(1));
+        let cell = frontend.and_then(|frontend| self.services.get_mut(&frontend));
+        match (kind, cell, backend) {
+            (0, Some(_), _) => drop(frontend.map(|frontend| self.services.remove(&frontend))),
+            (1, Some((_, cell)), _) => cell.versions[cell.current as usize & 1].groups[0].first = 77,
+            (2, Some((_, cell)), _) => cell.versions[cell.current as usize & 1].group_count = 0,
+            (3, _, _) => self.slots[seed % 64] = SlotEntry { backend: 1000, service: 1 },
+            (4, _, Some(backend)) => drop(self.backends.remove(&backend)),
+            (5, _, Some(backend)) => {
+                self.backends.get_mut(&backend).expect("it is there").address = [0xfd; 16]
+            }
+            (6, _, _) => {
+                let entry = BackendEntry { state: mesh_abi::STATE_ACTIVE, ..BackendEntry::default() };
+                self.backends.insert(u32::from(kind) + 900, entry);
+            }
+            (7, _, _) => {
+                let frontend = Frontend { address: [10, 99, 0, 1].into(), port: 1, protocol: Protocol::Udp };
+                let key = service_key(&frontend);
+                let entry = ServiceEntry { head: Default::default(), key, ..self.any_entry() };
+                self.services.insert(frontend, (key, ServiceCell::new(entry)));
+            }
+            _ => {}
+        }
+    }
+
+    fn any_entry(&self) -> ServiceEntry {
+        ServiceEntry {
+            head: Default::default(),
+            key: ServiceKey::new([0; 16], 0, 0),
+            group_count: 0,
+            flags: 0,
+            zero: [0; 2],
+            cells: [0; mesh_abi::MAX_GROUPS],
+            groups: Default::default(),
+            tail: Default::default(),
+        }
+    }
+
+    /// Whether a slot that an entry leads to holds the backend.
+    fn is_led_to(&self, backend: u32) -> bool {
+        let slots = self.entries().flat_map(|(_, entry)| groups(entry));
+        let mut slots = slots.flat_map(|group| group.first..group.first + group.count);
+        slots.any(|index| self.slots[index as usize].backend == backend)
+    }
+
+    /// Whether writes fail.
+    pub(super) fn refuses(&self) -> bool {
+        self.budget.is_some() || self.refusals.is_some()
+    }
+
+    fn is_refused(&mut self) -> bool {
+        let Some(state) = &mut self.refusals else { return false };
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (*state >> 16).is_multiple_of(10)
+    }
+
     fn written(&mut self, write: impl FnOnce(&mut Self)) -> Result<(), MapError> {
-        if self.budget == Some(0) {
-            let source = std::io::Error::other("no write succeeds any more");
-            return Err(MapError::Call { action: "writing", name: "SERVICES", source });
+        if self.budget == Some(0) || self.is_refused() {
+            return Err(refused());
         }
         self.budget = self.budget.map(|left| left - 1);
         write(self);
+        if self.damaged {
+            return Ok(());
+        }
         let mut during = std::mem::take(&mut self.during);
         let mut served = BTreeSet::new();
         self.visit(|frontend, place| {
@@ -164,15 +245,44 @@ impl Kernel {
         self.gaps.extend(lost);
         Ok(())
     }
+
+    /// Writes the cell of a key as the kernel does, in place. What counts is never written: it is either as it was, or
+    /// what had been written before.
+    fn write_cell(&mut self, key: &ServiceKey, cell: ServiceCell) -> Result<(), MapError> {
+        let frontend = frontend_of(key).expect("only TCP and UDP are planned");
+        if self.refused == Some(frontend) {
+            return Err(refused());
+        }
+        self.written(|kernel| {
+            let before = kernel.services.insert(frontend, (*key, cell));
+            if let Some((_, before)) = before.filter(|_| !kernel.damaged) {
+                let counts = cell.current as usize & 1;
+                let kept = cell.versions[counts] == before.versions[counts];
+                assert!(kept, "the version of {frontend:?} that counts was written under its readers");
+            }
+            assert!(kernel.services.len() <= CAPACITY.services as usize + 1, "the map is full");
+        })
+    }
 }
 
 fn groups(entry: &ServiceEntry) -> &[mesh_abi::Group] {
     &entry.groups[..usize::from(entry.group_count)]
 }
 
+fn refused() -> MapError {
+    let source = std::io::Error::other("the write is refused");
+    MapError::Call { action: "writing", name: "SERVICES", source }
+}
+
+/// Tries every element.
+fn each<T>(elements: &[T], mut write: impl FnMut(&T) -> Result<(), MapError>) -> Vec<Refused> {
+    let written = elements.iter().enumerate();
+    written.filter_map(|(index, element)| Some(Refused { index, error: write(element).err()? })).collect()
+}
+
 impl Datapath for Kernel {
-    fn write_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Result<(), MapError> {
-        entries.iter().try_for_each(|(id, entry)| {
+    fn write_backends(&mut self, entries: &[(u32, BackendEntry)]) -> Vec<Refused> {
+        each(entries, |(id, entry)| {
             assert!(*id < CAPACITY.backends, "the array ends there");
             self.written(|kernel| {
                 if entry.state == STATE_FREE {
@@ -180,34 +290,73 @@ impl Datapath for Kernel {
                 } else if let Some(old) = kernel.backends.insert(*id, *entry) {
                     let same =
                         (old.address, old.port, old.cluster) == (entry.address, entry.port, entry.cluster);
-                    assert!(same, "backend {id} became another");
+                    let harmless = kernel.damaged || !kernel.is_led_to(*id);
+                    assert!(same || harmless, "backend {id} became another");
                 }
             })
         })
     }
 
-    fn write_slots(&mut self, entries: &[(u32, SlotEntry)]) -> Result<(), MapError> {
-        entries
-            .iter()
-            .try_for_each(|(index, entry)| self.written(|kernel| kernel.slots[*index as usize] = *entry))
+    fn write_slots(&mut self, entries: &[(u32, SlotEntry)]) -> Vec<Refused> {
+        each(entries, |(index, entry)| self.written(|kernel| kernel.slots[*index as usize] = *entry))
     }
 
-    fn write_services(&mut self, entries: &[(ServiceKey, ServiceEntry)]) -> Result<(), MapError> {
-        entries.iter().try_for_each(|(key, entry)| {
-            self.written(|kernel| {
-                let frontend = frontend_of(key).expect("only TCP and UDP are planned");
-                kernel.services.insert(frontend, (*key, *entry));
-                assert!(kernel.services.len() <= CAPACITY.services as usize, "the map is full");
-            })
-        })
+    /// All versions are prepared, then all are switched.
+    fn write_services(&mut self, entries: &[(ServiceKey, ServiceEntry)]) -> Vec<Refused> {
+        let found = |(key, entry): &(ServiceKey, ServiceEntry)| {
+            let frontend = frontend_of(key).expect("only TCP and UDP are planned");
+            let cell = self.services.get(&frontend).map(|(_, cell)| cell.prepared(*entry));
+            (*key, cell.is_some(), cell.unwrap_or_else(|| ServiceCell::new(*entry)))
+        };
+        let cells: Vec<_> = entries.iter().map(found).collect();
+        let mut refused = each(&cells, |(key, _, cell)| self.write_cell(key, *cell));
+        let failed: BTreeSet<usize> = refused.iter().map(|refused| refused.index).collect();
+        for (index, (key, kept, cell)) in cells.iter().enumerate() {
+            if *kept && !failed.contains(&index) {
+                refused.extend(
+                    self.write_cell(key, cell.switched()).err().map(|error| Refused { index, error }),
+                );
+            }
+        }
+        refused
     }
 
-    fn delete_services(&mut self, keys: &[ServiceKey]) -> Result<(), MapError> {
-        keys.iter().try_for_each(|key| {
+    fn delete_services(&mut self, keys: &[ServiceKey]) -> Vec<Refused> {
+        each(keys, |key| {
+            let frontend = frontend_of(key).expect("only TCP and UDP are planned");
             self.written(|kernel| {
-                let frontend = frontend_of(key).expect("only TCP and UDP are planned");
                 kernel.services.remove(&frontend);
             })
         })
+    }
+
+    fn reset_counters(&mut self, _: &[u32]) -> Vec<Refused> {
+        Vec::new()
+    }
+
+    fn check_writable(&mut self) -> Result<(), MapError> {
+        if self.budget == Some(0) { self.written(|_| ()) } else { Ok(()) }
+    }
+}
+
+impl Inspect for Kernel {
+    fn read_services(&self, keys: &[ServiceKey]) -> Result<Vec<Option<ServiceEntry>>, MapError> {
+        let read = |key| Some(*self.services.get(&frontend_of(key)?)?.1.entry());
+        Ok(keys.iter().map(read).collect())
+    }
+
+    fn keys_after(&self, key: Option<&ServiceKey>, limit: usize) -> Result<Vec<ServiceKey>, MapError> {
+        let after = key.and_then(frontend_of);
+        let keys = self.services.iter().filter(|(frontend, _)| after.is_none_or(|after| **frontend > after));
+        Ok(keys.map(|(_, (key, _))| *key).take(limit).collect())
+    }
+
+    fn read_slots(&self, first: u32, count: u32) -> Result<Vec<SlotEntry>, MapError> {
+        Ok(self.slots[first as usize..(first + count) as usize].to_vec())
+    }
+
+    fn read_backends(&self, first: u32, count: u32) -> Result<Vec<BackendEntry>, MapError> {
+        let read = |id| self.backends.get(&id).copied().unwrap_or_default();
+        Ok((first..first.saturating_add(count).min(CAPACITY.backends)).map(read).collect())
     }
 }

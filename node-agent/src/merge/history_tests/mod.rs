@@ -2,7 +2,8 @@
 //! select → desired → plan → apply.
 //!
 //! Services, slices and peers come, go, flap and lie; what they say comes late, twice, in pieces and in any order; the
-//! agent is killed at any write and starts again from the maps. At every single write no service leads to what is
+//! agent is killed at any write and starts again from the maps; writes are refused, and
+//! somebody else writes. At every single write no service leads to what is
 //! not there or not its own, nothing is led to that is neither old nor new, and what is old and new is never gone. In the
 //! end the maps hold what one who starts now and hears everything once writes into empty ones.
 //!
@@ -51,8 +52,14 @@ enum Step {
     List(u8, usize, Order),
     Settle,
     Grace,
-    /// The next writes succeed, then one fails.
+    /// The next writes succeed, then none does.
     Fail(usize),
+    /// From now on one write in ten is refused; none is any more.
+    Refuse(Option<u32>),
+    Retry,
+    Sweep,
+    /// Somebody else writes into the maps, and the agent finds it.
+    Damage(u8, u16),
     Crash(usize),
     /// Nobody lies any more, everybody hears everything.
     Rest(Order),
@@ -75,6 +82,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Settle),
         3 => Just(Step::Grace),
         1 => (0_usize..20).prop_map(Step::Fail),
+        2 => prop::option::weighted(0.7, any::<u32>()).prop_map(Step::Refuse),
+        2 => Just(Step::Retry),
+        1 => Just(Step::Sweep),
+        2 => (0_u8..8, any::<u16>()).prop_map(|(kind, seed)| Step::Damage(kind, seed)),
         1 => (0_usize..20).prop_map(Step::Crash),
         1 => order().prop_map(Step::Rest),
     ];
@@ -114,8 +125,19 @@ impl Mesh {
             Step::Settle => self.settle(),
             Step::Grace => self.agent.grace(),
             Step::Fail(writes) => {
-                self.agent.kernel.budget = Some(writes);
+                self.agent.kernel().budget = Some(writes);
                 self.settle();
+                self.agent.kernel().budget = None;
+            }
+            Step::Refuse(refusals) => self.agent.kernel().refusals = refusals,
+            Step::Retry => self.agent.retry(),
+            Step::Sweep => self.agent.sweep(),
+            Step::Damage(kind, seed) => {
+                let refusals = self.agent.kernel().refusals.take();
+                self.agent.retry();
+                self.agent.kernel().damage(kind, seed);
+                self.agent.sweep();
+                self.agent.kernel().refusals = refusals;
             }
             Step::Crash(writes) => self.agent = self.agent.settle_and_crash(writes),
             Step::Rest(order) => self.rest(order),
@@ -132,9 +154,21 @@ impl Mesh {
         self.agent.assert_settled();
     }
 
-    /// The maps of one who hears everything now, in another order than the agent did.
+    /// The maps of one who starts now and hears everything, in another order than the agent did.
+    fn fresh(&self, order: Order) -> Agent {
+        let mut fresh = Agent::new();
+        fresh.hear(&self.clusters[&1].truth);
+        fresh.read_folder(&self.disk);
+        for id in PEERS.rev() {
+            fresh.list(&self.clusters[&id], 0, order);
+        }
+        fresh.settle();
+        fresh
+    }
+
+    /// Everybody hears everything, and what was refused is written.
     fn rest(&mut self, order: Order) {
-        self.agent.kernel.budget = None;
+        self.agent.kernel().refusals = None;
         self.disk.values_mut().for_each(|file| file.good = true);
         self.clusters.values_mut().for_each(Cluster::heal);
         self.agent.read_folder(&self.disk);
@@ -144,16 +178,13 @@ impl Mesh {
         }
         assert!(self.agent.knows_all());
         self.settle();
+        self.agent.retry();
         self.agent.grace();
-        let mut fresh = Agent::new();
-        fresh.hear(&self.clusters[&1].truth);
-        fresh.read_folder(&self.disk);
-        for id in PEERS.rev() {
-            fresh.list(&self.clusters[&id], 0, order);
-        }
-        fresh.settle();
-        assert_eq!(self.agent.kernel.content(), fresh.kernel.content(), "incremental and full");
-        self.agent.kernel.assert_nothing_leaks(self.agent.actual().free_slots());
+        self.agent.sweep();
+        let mut fresh = self.fresh(order);
+        assert_eq!(self.agent.kernel().content(), fresh.kernel().content(), "incremental and full");
+        let free_slots = self.agent.actual().free_slots();
+        self.agent.kernel().assert_nothing_leaks(free_slots);
     }
 }
 
@@ -173,4 +204,102 @@ proptest! {
         }
         mesh.rest(last);
     }
+}
+
+/// Every cluster has these hosts behind each of three services, and the agent has heard all of them.
+fn mesh_of(hosts: std::ops::Range<u8>) -> Mesh {
+    let mut mesh = Mesh::new();
+    for peer in PEERS {
+        mesh = mesh.take(&Step::File(peer, Some(true)));
+    }
+    change_all(&mut mesh, &hosts);
+    mesh.rest(Order::Forward);
+    mesh
+}
+
+fn change_all(mesh: &mut Mesh, hosts: &std::ops::Range<u8>) {
+    for (cluster, service) in (1..PEERS.end).flat_map(|cluster| (0..3).map(move |service| (cluster, service)))
+    {
+        mesh.cluster(cluster).change(service, Some(&Spec::of(service, hosts.clone())));
+    }
+}
+
+/// The agent's maps say what counts in the middle of a write: see `Kernel::write_cell`.
+#[test]
+fn peers_that_change_between_two_wake_ups_are_one_entry() {
+    let mut mesh = mesh_of(1..3);
+    for hosts in [1..4, 1..2, 1..6] {
+        for peer in PEERS {
+            mesh.cluster(peer).change(0, Some(&Spec::of(0, hosts.clone())));
+            mesh.agent.deliver(&mesh.clusters[&peer], usize::MAX, Order::Forward);
+        }
+        mesh.settle();
+    }
+    mesh.rest(Order::Backward);
+}
+
+#[test]
+fn what_no_write_was_refused_of_is_as_if_none_had_been() {
+    let mut refused = 0;
+    for seed in 0..50 {
+        let mut mesh = mesh_of(1..4);
+        mesh.agent.kernel().refusals = Some(seed);
+        change_all(&mut mesh, &(2..6));
+        mesh.agent.hear(&mesh.clusters[&1].truth);
+        for peer in PEERS {
+            mesh.agent.deliver(&mesh.clusters[&peer], usize::MAX, Order::Forward);
+        }
+        mesh.agent.settle();
+        let failed = mesh.agent.refused();
+        let mut fresh = mesh.fresh(Order::Forward).kernel().content();
+        let mut content = mesh.agent.kernel().content();
+        refused += failed.len();
+        for frontend in failed {
+            fresh.remove(&frontend);
+            content.remove(&frontend);
+        }
+        assert_eq!(content, fresh, "seed {seed}");
+        mesh.rest(Order::Forward);
+    }
+    assert!(refused > 50, "{refused} of 150 were refused");
+}
+
+#[test]
+fn one_element_that_is_always_refused_is_one_frontends_and_shown() {
+    let mut mesh = mesh_of(1..4);
+    let frontend = mesh.agent.kernel().content().into_keys().next().unwrap();
+    mesh.agent.kernel().refused = Some(frontend);
+    change_all(&mut mesh, &(2..6));
+    mesh.agent.hear(&mesh.clusters[&1].truth);
+    for peer in PEERS {
+        mesh.agent.deliver(&mesh.clusters[&peer], usize::MAX, Order::Forward);
+    }
+    mesh.agent.settle();
+    // The first attempt writes slots that nobody reads; however often it is tried after that, it costs nothing but the try.
+    mesh.agent.try_again();
+    let free = mesh.agent.actual().free_slots();
+    for _ in 0..50 {
+        mesh.agent.try_again();
+        assert_eq!(mesh.agent.refused(), [frontend]);
+        mesh.agent.grace();
+    }
+    assert_eq!(mesh.agent.actual().free_slots(), free);
+    assert!(mesh.agent.is_settled_and_not_frozen(), "everything else goes on");
+    mesh.agent.kernel().refused = None;
+    mesh.rest(Order::Forward);
+}
+
+#[test]
+fn an_agent_that_can_write_nothing_says_so_until_it_can() {
+    let mut mesh = mesh_of(1..4);
+    mesh.agent.kernel().budget = Some(0);
+    mesh.cluster(1).change(0, Some(&Spec::of(0, 2..6)));
+    mesh.agent.hear(&mesh.clusters[&1].truth);
+    mesh.agent.settle();
+    assert!(!mesh.agent.is_settled_and_not_frozen());
+    mesh.agent.try_again();
+    assert!(!mesh.agent.is_settled_and_not_frozen());
+    mesh.agent.kernel().budget = None;
+    mesh.agent.try_again();
+    assert!(mesh.agent.is_settled_and_not_frozen());
 }

@@ -1,0 +1,118 @@
+//! What the agent follows: its own cluster's source, the peers, and what earlier agents knew of both.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mesh_kv::peer_folder::Remembered;
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_runtime::args::Identity;
+use mesh_runtime::clock::{rfc3339, unix_seconds};
+use mesh_runtime::ranges::{Known, RangesTask};
+use mesh_runtime::{Readiness, Supervisor};
+use mesh_source::{Source, Standing, Status};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
+
+use crate::admin::events::Events;
+use crate::config::{RunArgs, source_options};
+use crate::memory::Memory;
+use crate::merge::names::Names;
+use crate::merge::names_file;
+use crate::merge::task::Inputs;
+use crate::peers::PeerSet;
+use crate::peers::folder::{FolderConfig, PeerFolder};
+
+/// Sources of what is to be balanced; nothing runs yet.
+pub(crate) struct Following {
+    pub(crate) source: Source,
+    pub(crate) peers: watch::Receiver<Arc<PeerSet>>,
+    memory: Memory,
+    /// Whether what is known can't be written: of the source, and of the peers.
+    memory_failed: [Gauge; 2],
+    ranges: RangesTask,
+    folder: PeerFolder,
+}
+
+impl Following {
+    /// `supervisor`: of the peers' tasks.
+    pub(crate) fn new(
+        args: &RunArgs,
+        identity: &Identity,
+        supervisor: Supervisor,
+        events: Events,
+        (source, peers): (mesh_source::SourceMetrics, crate::peers::metrics::Metrics),
+    ) -> Self {
+        let memory = Memory::of(args, identity);
+        let memory_failed = [source.memory_failed.clone(), peers.memory_failed.clone()];
+        let source = Source::new(&args.source, source_options(args), source);
+        let (ranges, known) = RangesTask::new(&args.identity, identity, source.ranges());
+        let config = folder_config(args, identity, (known, memory.load_peers()), source.snapshots());
+        let (folder, peers) = PeerFolder::new(config, supervisor, events, peers);
+        Self { source, peers, memory, memory_failed, ranges, folder }
+    }
+
+    /// Begins with what an earlier agent's source said.
+    pub(crate) fn reminded(self, maps_are_empty: bool) -> Self {
+        let source = self.memory.remind(self.source, maps_are_empty);
+        let mut ranges = self.ranges;
+        ranges.remind();
+        Self { source, ranges, ..self }
+    }
+
+    pub(crate) fn inputs(&self) -> Inputs {
+        let (local, confirmed) = (self.source.snapshots(), self.source.confirmed());
+        Inputs { local, confirmed, peers: self.peers.clone() }
+    }
+
+    /// `file`: an earlier agent's.
+    pub(crate) fn names(&self, identity: &Identity, file: &Path) -> Names {
+        let own = (identity.id, identity.name.clone());
+        let earlier = Arc::new(names_file::load(file, &own));
+        Names { own, local: self.source.snapshots(), peers: self.peers.clone(), earlier }
+    }
+
+    /// Starts all tasks. What stays because it can't be read is told beside readiness.
+    pub(crate) fn spawn(self, supervisor: &mut Supervisor, readiness: &Readiness) {
+        let token = supervisor.token();
+        let mut standing = Standing::default();
+        let of_source = move |status: &Arc<Status>| {
+            standing.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)))
+        };
+        let remarks = readiness.clone().remark_on("source", self.source.status(), of_source, token.clone());
+        supervisor.spawn("source remarks", remarks);
+        let of_peers = |set: &Arc<PeerSet>| set.kept();
+        let remarks = readiness.clone().remark_on("peers", self.peers.clone(), of_peers, token);
+        supervisor.spawn("peers remarks", remarks);
+        self.spawn_followers(supervisor);
+    }
+
+    fn spawn_followers(self, supervisor: &mut Supervisor) {
+        let Self { source, memory, memory_failed: [source_failed, peers_failed], ranges, folder, .. } = self;
+        let token = supervisor.token();
+        supervisor.spawn("memory", memory.source.keep(source.known(), source_failed, token.clone()));
+        supervisor.spawn("peers memory", memory.peers.keep(folder.known(), peers_failed, token.clone()));
+        supervisor.spawn("source", source.run(token.clone()));
+        supervisor.spawn("ranges", ranges.run(token));
+        supervisor.spawn("peers", folder.run());
+    }
+}
+
+pub(crate) fn folder_config(
+    args: &RunArgs,
+    identity: &Identity,
+    (own_ranges, remembered): (Known, Remembered),
+    local: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
+) -> FolderConfig {
+    FolderConfig {
+        folder: args.peers.peers_dir.clone(),
+        own_name: identity.name.clone(),
+        own_id: identity.id,
+        own_ranges,
+        identity: args.peers.tls_dir.clone(),
+        remembered,
+        local: Some(local),
+        quotas: args.quotas.clone(),
+        capacity: args.datapath.capacity(),
+    }
+}

@@ -1,0 +1,261 @@
+//! The agent's sign of life in the maps: without it, services that kube-proxy serves too pass to it.
+//!
+//! It says when the own source last confirmed what the maps hold of the own cluster, not that a loop turns: an agent whose
+//! source is refused or silent, or whose plans can't be written, gives none.
+
+use std::time::{Duration, Instant};
+
+use mesh_abi::{Control, OUTCOMES};
+use mesh_runtime::readiness::Condition;
+
+use super::comeback::{Comeback, has_yielded};
+use super::metrics::Metrics;
+use crate::datapath::maps::{MapError, Maps};
+
+/// What a heartbeat writes and reads beside it.
+pub(super) trait Vitals {
+    fn write_control(&mut self, control: &Control) -> Result<(), MapError>;
+    /// How often each outcome happened, in the order of [`mesh_abi::Outcome`].
+    fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError>;
+}
+
+/// What a sign of life says. It is given only where all of it holds, or is known not to matter.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// The maps show everything that was observed.
+    pub settled: bool,
+    /// Everything is known of every peer.
+    pub all_spoke: bool,
+    /// Why plans can't be written: then the maps are as old as the last one that could.
+    pub frozen: Option<String>,
+    /// When the own source last said that what the maps hold of the own cluster is current; none: never yet.
+    pub confirmed: Option<Instant>,
+}
+
+/// Writes the heartbeat.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    /// As last written.
+    control: Control,
+    /// Whether it may be.
+    comeback: Comeback,
+    /// Whether there is none because plans can't be written.
+    silent: bool,
+    /// Whether there is none because the own source has not confirmed anything for `--yield-after`.
+    blind: bool,
+    /// Whether the own source confirms what the maps hold.
+    source: Condition,
+    /// Whether plans can be written.
+    writes: Condition,
+    started: Instant,
+}
+
+impl Heartbeat {
+    /// `source` holds while the own source confirms what the maps hold, `writes` while plans can be written.
+    pub(super) fn new(
+        control: Control,
+        comeback: Comeback,
+        (source, writes): (Condition, Condition),
+    ) -> Self {
+        let started = Instant::now();
+        Self { control, comeback, silent: false, blind: false, source, writes, started }
+    }
+
+    /// A sign of life for the programs, and the kernel's counts for the metrics. `now` and `now_ns` (`CLOCK_MONOTONIC`)
+    /// are the same moment.
+    pub(super) fn beat(
+        &mut self,
+        maps: &mut impl Vitals,
+        state: &State,
+        metrics: &Metrics,
+        (now, now_ns): (Instant, u64),
+    ) {
+        self.comeback.thaw(has_yielded(&self.control, now_ns), now);
+        self.show_source(state.confirmed, metrics, now);
+        self.show_writes(state.frozen.as_deref());
+        let mut written = Ok(());
+        let sign_ns = state.confirmed.map(|at| now_ns.saturating_sub(nanoseconds(now.duration_since(at))));
+        if let Some(sign_ns) = sign_ns.filter(|_| !self.blind)
+            && self.may_beat(state, now)
+            && sign_ns > self.control.heartbeat_ns
+        {
+            self.control.heartbeat_ns = sign_ns;
+            written = maps.write_control(&self.control);
+        }
+        match written.and_then(|()| maps.read_outcomes()) {
+            Ok(outcomes) => metrics.connects(&outcomes),
+            Err(error) => {
+                tracing::error!(error = mesh_kv::fault::chain(&error), "writing the heartbeat failed");
+            }
+        }
+    }
+}
+
+impl Heartbeat {
+    /// How long ago the own source confirmed what the maps hold; told once when it is too long, and once when it is over.
+    fn show_source(&mut self, confirmed: Option<Instant>, metrics: &Metrics, now: Instant) {
+        let age = now.duration_since(confirmed.unwrap_or(self.started));
+        metrics.source_age(age);
+        let limit_ns = self.control.yield_after_ns;
+        let blind = limit_ns != 0 && nanoseconds(age) > limit_ns;
+        match (self.blind, blind) {
+            (false, true) => {
+                let reason = format!(
+                    "the own source has not confirmed what the maps hold for {} s: services that kube-proxy serves too \
+                     pass to it; see the log for what is wrong with the source",
+                    age.as_secs()
+                );
+                tracing::error!(reason, "no heartbeat: the own source is silent");
+                self.source.not_ready(reason);
+            }
+            (true, false) => tracing::info!("the own source confirms again what the maps hold"),
+            _ => {}
+        }
+        self.blind = blind;
+        if confirmed.is_some() && !blind {
+            self.source.ready();
+        }
+    }
+
+    fn may_beat(&mut self, state: &State, now: Instant) -> bool {
+        self.comeback.may_beat(state.settled, state.all_spoke, now) && state.frozen.is_none()
+    }
+
+    /// Told once, and once that it is over.
+    fn show_writes(&mut self, frozen: Option<&str>) {
+        match (self.silent, frozen) {
+            (false, Some(reason)) => tracing::error!(reason, "no heartbeat: plans can't be written"),
+            (true, None) => tracing::info!("plans can be written again"),
+            _ => {}
+        }
+        self.silent = frozen.is_some();
+        match frozen {
+            Some(reason) => self.writes.not_ready(format!("plans can't be written: {reason}")),
+            None => self.writes.ready(),
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Vitals for Box<Maps> {
+    fn write_control(&mut self, control: &Control) -> Result<(), MapError> {
+        self.as_mut().write_control(control)
+    }
+
+    fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError> {
+        self.as_ref().read_outcomes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_runtime::Readiness;
+
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+    const LIMIT: Duration = Duration::from_secs(120);
+    /// The machine has been up for a while.
+    const UP: u64 = 10_000 * SECOND_NS;
+
+    #[derive(Default)]
+    struct Cell(Option<Control>);
+
+    impl Vitals for Cell {
+        fn write_control(&mut self, control: &Control) -> Result<(), MapError> {
+            self.0 = Some(*control);
+            Ok(())
+        }
+
+        fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError> {
+            Ok([0; OUTCOMES])
+        }
+    }
+
+    struct Agent {
+        heartbeat: Heartbeat,
+        cell: Cell,
+        readiness: Readiness,
+        metrics: Metrics,
+        start: Instant,
+    }
+
+    impl Agent {
+        /// An agent that finds this sign of life in the maps.
+        fn new(heartbeat_ns: u64) -> Self {
+            let control = Control { heartbeat_ns, yield_after_ns: nanoseconds(LIMIT), ..Control::default() };
+            let readiness = Readiness::default();
+            let source = readiness.condition("source", "waiting");
+            let comeback = Comeback::new(has_yielded(&control, UP));
+            let writes = readiness.condition("writes", "waiting");
+            let heartbeat = Heartbeat::new(control, comeback, (source, writes));
+            let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+            let start = heartbeat.started;
+            Self { heartbeat, cell: Cell::default(), readiness, metrics, start }
+        }
+
+        /// A beat so many seconds after the start, the source's last word being of that second; whether services have
+        /// passed to kube-proxy.
+        fn yields(&mut self, at: u64, confirmed: Option<u64>, frozen: Option<&str>) -> bool {
+            let time = |second| self.start + Duration::from_secs(second);
+            let state = State {
+                settled: true,
+                all_spoke: true,
+                frozen: frozen.map(Into::into),
+                confirmed: confirmed.map(time),
+            };
+            let now = (time(at), UP + at * SECOND_NS);
+            self.heartbeat.beat(&mut self.cell, &state, &self.metrics, now);
+            has_yielded(&self.heartbeat.control, now.1)
+        }
+    }
+
+    #[test]
+    fn a_source_that_falls_silent_yields_after_the_limit_and_comes_back_with_it() {
+        let mut agent = Agent::new(UP - 5 * SECOND_NS);
+        for second in 0..1000 {
+            assert!(!agent.yields(second, Some(second), None), "idle, but confirmed");
+        }
+        assert!(agent.readiness.is_ready());
+        assert!(!agent.yields(1100, Some(1000), None));
+        assert!(agent.yields(1121, Some(1000), None));
+        assert!(!agent.readiness.is_ready());
+        assert!(agent.yields(1200, Some(1000), None));
+        assert!(!agent.yields(1201, Some(1201), None), "the source speaks again");
+        assert!(agent.readiness.is_ready());
+    }
+
+    #[test]
+    fn crashes_before_the_source_has_spoken_give_no_sign_of_life() {
+        let found = UP - 119 * SECOND_NS;
+        let mut agent = Agent::new(found);
+        assert!(!agent.yields(1, None, None), "the age of the earlier agent's sign goes on");
+        assert_eq!(agent.cell.0, None, "nothing is written");
+        assert!(agent.yields(2, None, None));
+    }
+
+    #[test]
+    fn plans_that_cannot_be_written_yield_although_the_source_speaks() {
+        let mut agent = Agent::new(UP);
+        for second in 0..120 {
+            assert!(!agent.yields(second, Some(second), Some("refused")));
+        }
+        assert!(agent.yields(122, Some(122), Some("refused")));
+        let [missing] = &agent.readiness.missing()[..] else { panic!("one condition is missing") };
+        assert_eq!((missing.condition, &*missing.reason), ("writes", "plans can't be written: refused"));
+        agent.yields(123, Some(123), None);
+        assert!(agent.readiness.is_ready());
+    }
+
+    #[test]
+    fn a_sign_of_life_is_as_old_as_what_the_source_confirmed() {
+        let mut agent = Agent::new(UP - 5 * SECOND_NS);
+        agent.yields(10, Some(3), None);
+        assert_eq!(agent.cell.0.map(|control| control.heartbeat_ns), Some(UP + 3 * SECOND_NS));
+        agent.yields(11, Some(2), None);
+        assert_eq!(agent.heartbeat.control.heartbeat_ns, UP + 3 * SECOND_NS, "it never gets older");
+    }
+}

@@ -1,0 +1,78 @@
+//! What the sources say at one time: the own cluster's, and the peers'. Never decides what follows from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use mesh_model::fence::Fence;
+use mesh_model::name::{ClusterId, ServiceName};
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_model::view::PeerService;
+
+pub(super) type PeerServices = OrdMap<ServiceName, Arc<PeerService>>;
+
+/// What the peers say.
+#[derive(Clone, Debug, Default)]
+pub struct PeerInputs {
+    /// Ids that a peer file claims, whatever became of the peer; none while the folder has not been read
+    /// completely, and then any cluster may be a peer.
+    pub claimed: Option<BTreeSet<ClusterId>>,
+    /// The peers of which everything is known.
+    pub synced: BTreeMap<ClusterId, PeerServices>,
+    /// Which addresses each peer's backends may have, by its file. What the maps hold of a peer that has not spoken is
+    /// judged by it.
+    pub policies: BTreeMap<ClusterId, Fence>,
+    /// The services of which `synced` says whether the peer has them; all where a peer is not among these. What the maps
+    /// hold of the peer's others stays.
+    pub tracked: BTreeMap<ClusterId, OrdSet<ServiceName>>,
+}
+
+impl PeerInputs {
+    /// Whether everything is known of every peer that there is.
+    pub fn have_all_spoken(&self) -> bool {
+        let spoke = |id: &ClusterId| self.synced.contains_key(id);
+        self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(spoke))
+    }
+
+    /// Whether what the maps hold of a cluster stays until the cluster has spoken.
+    pub(super) fn carries(&self, own: ClusterId, cluster: ClusterId) -> bool {
+        let may_be_a_peer = self.claimed.as_ref().is_none_or(|claimed| claimed.contains(&cluster));
+        cluster != own && may_be_a_peer && !self.synced.contains_key(&cluster)
+    }
+
+    /// Whether nothing is known yet of a peer's service, although the peer has spoken.
+    pub(super) fn is_unread(&self, cluster: ClusterId, service: &ServiceName) -> bool {
+        self.tracked.get(&cluster).is_some_and(|tracked| !tracked.contains(service))
+    }
+
+    /// Whether a backend that the maps hold of a cluster that has not spoken may stay.
+    pub(super) fn allows(&self, cluster: ClusterId, address: IpAddr) -> bool {
+        match self.policies.get(&cluster) {
+            Some(policy) => policy.check_carried(address).is_ok(),
+            None => true,
+        }
+    }
+}
+
+/// What the sources said at one time.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    pub(super) local: Arc<ClusterSnapshot>,
+    pub(super) peers: PeerInputs,
+}
+
+impl Observed {
+    /// The service at the peers that have it.
+    pub(super) fn offers(&self, name: &ServiceName) -> Vec<(ClusterId, Arc<PeerService>)> {
+        let peers = self.peers.synced.iter();
+        peers.filter_map(|(id, services)| Some((*id, services.get(name)?.clone()))).collect()
+    }
+
+    /// Whether the same clusters have a say.
+    pub(super) fn hears_whom(&self, other: &Self) -> bool {
+        self.peers.claimed == other.peers.claimed
+            && self.peers.synced.keys().eq(other.peers.synced.keys())
+            && self.peers.policies == other.peers.policies
+    }
+}

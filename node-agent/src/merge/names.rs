@@ -1,0 +1,123 @@
+//! What clusters and frontends are called: by the sources alone, and by an earlier agent where these have not spoken, so that
+//! whoever asks costs the merge loop nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_model::desired::Frontend;
+use mesh_model::merge::frontends;
+use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
+use mesh_model::reason::Reason;
+use mesh_model::snapshot::ClusterSnapshot;
+use tokio::sync::watch;
+
+use super::reasons::RefusedFrontend;
+use crate::admin::api;
+use crate::peers::PeerSet;
+
+/// Names by cluster id, the own cluster's among them.
+pub type ClusterNames = BTreeMap<ClusterId, ClusterName>;
+/// The service and port name of each frontend.
+pub type FrontendNames = BTreeMap<Frontend, (ServiceName, Option<PortName>)>;
+
+/// Whose each frontend is, and who wants it all the same.
+fn owners(local: &ClusterSnapshot) -> (FrontendNames, Vec<RefusedFrontend>) {
+    let (mut names, mut contested) = (FrontendNames::new(), Vec::new());
+    for (name, service) in &local.services {
+        for (frontend, port) in frontends(service) {
+            let port_name = service.ports.get(port).and_then(|port| port.name.clone());
+            let (owner, _) = names.entry(frontend).or_insert_with(|| (name.clone(), port_name));
+            if owner != name {
+                let text = format!(
+                    "the frontend belongs to service {owner}, which comes first by name: give one of the two \
+                     another ClusterIP"
+                );
+                let (service, reason) = (Some(name.clone()), Reason::AddressTaken);
+                contested.push(RefusedFrontend { frontend, service, cluster: None, reason, text });
+            }
+        }
+    }
+    (names, contested)
+}
+
+/// What an earlier agent called things, as its names file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    clusters: ClusterNames,
+    frontends: FrontendNames,
+}
+
+impl Earlier {
+    /// None where the names are not of this cluster: then they say nothing of what stands in the maps.
+    pub(super) fn of(own: &(ClusterId, ClusterName), names: api::Names) -> Option<Self> {
+        let clusters: ClusterNames = names.clusters.into_iter().map(|named| (named.id, named.name)).collect();
+        let frontends = names.frontends.into_iter();
+        let frontends = frontends.map(|named| (named.frontend, (named.service, named.port_name))).collect();
+        (clusters.get(&own.0) == Some(&own.1)).then_some(Self { clusters, frontends })
+    }
+}
+
+/// Reads names where they come from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub own: (ClusterId, ClusterName),
+    pub local: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
+    pub peers: watch::Receiver<Arc<PeerSet>>,
+    /// Counts for what nobody knows yet.
+    pub earlier: Arc<Earlier>,
+}
+
+impl Names {
+    pub fn clusters(&self) -> ClusterNames {
+        let peers = self.peers.borrow();
+        // Until the folder has been read completely, any cluster may be a peer.
+        let mut clusters =
+            if peers.claimed.is_none() { self.earlier.clusters.clone() } else { ClusterNames::new() };
+        clusters.extend(peers.names().chain([self.own.clone()]));
+        clusters
+    }
+
+    /// What several services want is the first one's by name. What the own source can't say yet is called as before.
+    pub fn frontends(&self) -> FrontendNames {
+        let Some(local) = self.local.borrow().clone() else { return self.earlier.frontends.clone() };
+        let mut names = owners(&local).0;
+        if !local.unread.is_empty() {
+            let unread = |(service, _): &(ServiceName, _)| {
+                !local.services.contains_key(service) && local.unread.may_be_service(service)
+            };
+            for (frontend, named) in self.earlier.frontends.iter().filter(|(_, named)| unread(named)) {
+                names.entry(*frontend).or_insert_with(|| named.clone());
+            }
+        }
+        names
+    }
+
+    /// What services want that is another's.
+    pub(super) fn contested(&self) -> Vec<RefusedFrontend> {
+        self.local.borrow().clone().map(|local| owners(&local).1).unwrap_or_default()
+    }
+
+    /// All of them; none before the own source has spoken.
+    pub(super) fn current(&self) -> Option<api::Names> {
+        // Whoever knows nothing yet has nothing to write.
+        self.local.borrow().as_ref()?;
+        let clusters = self.clusters().into_iter().map(|(id, name)| api::NamedCluster { id, name });
+        let named = self.frontends().into_iter();
+        let named =
+            named.map(|(frontend, (service, port_name))| api::NamedFrontend { frontend, service, port_name });
+        let mut frontends: Vec<_> = named.collect();
+        frontends.sort_by(|a, b| (&a.service, a.frontend).cmp(&(&b.service, b.frontend)));
+        Some(api::Names { clusters: clusters.collect(), frontends })
+    }
+
+    /// Returns when names may be others. Never returns where nobody will say anything any more.
+    pub(super) async fn changed(&mut self) {
+        let changed = tokio::select! {
+            changed = self.local.changed() => changed,
+            changed = self.peers.changed() => changed,
+        };
+        if changed.is_err() {
+            std::future::pending().await
+        }
+    }
+}

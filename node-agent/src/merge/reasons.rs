@@ -1,0 +1,170 @@
+//! What of a Service is not in use on this node, and why: puts together what the own source, the peers and the merge loop say of
+//! it. Pure, and asked only by people: nothing of a change waits for it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_model::desired::Frontend;
+use mesh_model::explain::explain;
+use mesh_model::merge::Merge;
+use mesh_model::name::{ClusterId, ServiceName};
+use mesh_model::reason::{Omission, Reason};
+use mesh_model::snapshot::{ClusterSnapshot, Service};
+use mesh_model::view::PeerService;
+use mesh_source::{Problem, Reason as Fault, Status};
+
+use crate::admin::api::PeerState;
+use crate::peers::{PeerSet, PeerStatus};
+
+/// A frontend that is not as desired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedFrontend {
+    pub frontend: Frontend,
+    /// Unknown where the frontend was to be deleted.
+    pub service: Option<ServiceName>,
+    /// Whose backends alone are concerned, if so.
+    pub cluster: Option<ClusterId>,
+    pub reason: Reason,
+    pub text: String,
+}
+
+/// Where the answers come from.
+pub struct Evidence<'a> {
+    pub own: ClusterId,
+    /// None before the own source has spoken.
+    pub local: Option<&'a ClusterSnapshot>,
+    pub source: &'a Status,
+    pub peers: &'a PeerSet,
+    pub refused: &'a [RefusedFrontend],
+}
+
+impl Evidence<'_> {
+    /// Everything that takes no part in a Service, sorted.
+    pub fn omissions(&self, name: &ServiceName) -> Vec<Omission> {
+        let mut all = self.of_source(name);
+        all.extend(self.refusals(name));
+        match self.local.and_then(|local| local.services.get(name)) {
+            Some(service) => all.extend(self.of_clusters(name, service)),
+            // What makes the Service what it is has been said.
+            None if all.is_empty() => all.push(not_global()),
+            None => {}
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// What the own source could not make use of.
+    fn of_source(&self, name: &ServiceName) -> Vec<Omission> {
+        let Some(local) = self.local else {
+            return vec![Omission::new(Reason::Unread, "the own source has not said everything yet")];
+        };
+        let service = local.services.get(name);
+        let mut objects = vec![format!("Service {name}")];
+        let slices = service.iter().flat_map(|service| service.slices.keys());
+        objects.extend(slices.map(|slice| format!("EndpointSlice {}/{slice}", name.namespace())));
+        let problems = self.source.problems.iter().filter(|problem| objects.contains(&problem.object));
+        let mut all: Vec<Omission> = problems.filter_map(of_problem).collect();
+        let unread = match service {
+            Some(_) => local.unread.may_have_slices(name),
+            None => local.unread.may_be_service(name),
+        };
+        if unread {
+            all.push(Omission::new(Reason::Unread, Reason::Unread.meaning()));
+        }
+        all
+    }
+
+    fn refusals(&self, name: &ServiceName) -> Vec<Omission> {
+        let local = self.local.and_then(|local| local.services.get(name));
+        let those = self.refused.iter().filter(|refused| refused.service.as_ref() == Some(name));
+        let omission = |refused: &RefusedFrontend| {
+            let RefusedFrontend { frontend, cluster, reason, text, .. } = refused;
+            let Frontend { address, port: number, protocol } = frontend;
+            let mut ports = local.iter().flat_map(|service| &service.ports);
+            let port = ports.find(|port| (port.port, port.protocol) == (*number, *protocol)).cloned();
+            let detail = format!("{}/{protocol}: {text}", SocketAddr::new(*address, *number));
+            Omission { port, cluster: *cluster, ..Omission::new(*reason, detail) }
+        };
+        those.map(omission).collect()
+    }
+
+    fn of_clusters(&self, name: &ServiceName, local: &Service) -> Vec<Omission> {
+        let mut all = Vec::new();
+        let mut offers: Vec<(ClusterId, Arc<PeerService>)> = Vec::new();
+        for peer in self.peers.peers.values() {
+            let Some(id) = peer.file.as_ref().map(|file| file.id).or(peer.refused_id) else { continue };
+            all.extend(absence(peer).map(|omission| omission.of(id)));
+            all.extend(peer.snapshot.faults.of(name).into_iter().map(|omission| omission.of(id)));
+            let beyond = beyond_quota(peer, name).map(|omission| omission.of(id));
+            // What a refused file has been about is not in use.
+            let known = peer.file.is_some() && peer.snapshot.synced;
+            match peer.snapshot.services.get(name).filter(|_| known) {
+                Some(service) => offers.push((id, service.clone())),
+                None if known && is_unread(peer, name) => {
+                    let detail = "its records of the Service are being read";
+                    all.push(Omission::new(Reason::PeerSilent, detail).of(id));
+                }
+                None if known && beyond.is_none() => {
+                    let detail = "create it there, with clustermesh.io/global: \"true\" and without \
+                                  clustermesh.io/shared: \"false\"";
+                    all.push(Omission::new(Reason::NotOffered, detail).of(id));
+                }
+                None => {}
+            }
+            all.extend(beyond.filter(|_| known));
+        }
+        let input = Merge {
+            own: self.own,
+            plain_ok_allowed: false,
+            name,
+            local,
+            peers: &offers,
+            carried: &|_| Vec::new(),
+        };
+        all.extend(explain(&input));
+        all
+    }
+}
+
+fn not_global() -> Omission {
+    let detail = "annotate the Service with clustermesh.io/global: \"true\" in this cluster";
+    Omission::new(Reason::NotGlobal, detail)
+}
+
+/// Why nothing new is known of a peer, or nothing at all.
+fn absence(peer: &PeerStatus) -> Option<Omission> {
+    let (state, why) = peer.state();
+    let why = why.unwrap_or_else(|| state.to_string());
+    match state {
+        PeerState::Refused => Some(Omission::new(Reason::PeerRefused, why)),
+        _ if !peer.snapshot.synced => Some(Omission::new(Reason::PeerSilent, why)),
+        _ => None,
+    }
+}
+
+/// Whether the Service is so new here that nothing of it has been read of the peer.
+fn is_unread(peer: &PeerStatus, name: &ServiceName) -> bool {
+    peer.snapshot.tracked.as_ref().is_some_and(|tracked| !tracked.contains(name))
+}
+
+/// Whether the peer has too much of something, and is cut before or within the Service.
+fn beyond_quota(peer: &PeerStatus, name: &ServiceName) -> Option<Omission> {
+    let mut cuts = peer.snapshot.cuts.iter();
+    let cut = cuts.find(|cut| cut.from.as_ref().is_none_or(|from| from <= name))?;
+    Some(Omission::new(Reason::OverQuota, cut.to_string()))
+}
+
+/// What a problem of the source means for the Service; none where the service takes part all the same.
+fn of_problem(problem: &Problem) -> Option<Omission> {
+    let reason = match problem.reason {
+        Fault::headless | Fault::external_name => Reason::NotBalanced,
+        Fault::unsupported => Reason::Unsupported,
+        Fault::address_taken => Reason::AddressTaken,
+        Fault::over_limit => Reason::OverLimit,
+        // Told by what is missing, or nothing is left out.
+        Fault::no_slices | Fault::node_local | Fault::session_affinity => return None,
+        _ => Reason::Invalid,
+    };
+    Some(Omission::new(reason, problem.message.clone()))
+}

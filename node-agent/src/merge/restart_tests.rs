@@ -1,0 +1,193 @@
+//! A restart is always safe: over every way in which the own source can be unreadable, of the agent with what it
+//! remembers and without, and of the machine, which loses the maps.
+
+mod histories;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_model::name::ClusterId;
+use mesh_model::snapshot::ClusterSnapshot;
+use mesh_runtime::StateFile;
+use mesh_source::testing::{Breakage, FILE, OF_A_FILE, OF_THE_FOLDER};
+use mesh_source::{Known, Manifests, SourceMetrics, Status, memory};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::merger::{Merger, PeerInputs};
+use super::merger_tests;
+use crate::datapath::actual::{Actual, Capacity, unmapped};
+
+const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn app(name: &str, ip: u8, host: u8) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: ns, annotations: {{clustermesh.io/global: \"true\"}}}}
+spec: {{clusterIPs: [10.101.0.{ip}], ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: ns, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080}}]
+endpoints: [{{addresses: [10.1.0.{host}]}}]
+"
+    )
+}
+
+fn put(folder: &Path, file: &str, text: &str) {
+    let beside = folder.join(format!("{file}.tmp"));
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, folder.join(file)).unwrap();
+}
+
+/// What a connect to an address may lead to, both by their last bytes.
+type Content = BTreeSet<(u8, u8)>;
+
+fn content(actual: &Actual) -> Content {
+    let last =
+        |address: std::net::IpAddr| address.to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap();
+    let backends = actual.frontends().flat_map(|(frontend, held)| {
+        let members = held.groups.iter().flat_map(|group| actual.members(group));
+        members.map(|(key, _)| (last(frontend.address), last(unmapped(key.address)))).collect::<Vec<_>>()
+    });
+    backends.collect()
+}
+
+/// One run of an agent: its source and its merger, with maps as restoring gives them.
+struct Agent {
+    merger: Merger,
+    snapshots: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
+    status: watch::Receiver<Arc<Status>>,
+    token: CancellationToken,
+    tasks: [JoinHandle<()>; 2],
+    peers: PeerInputs,
+    /// What must never be gone.
+    must: Content,
+}
+
+impl Agent {
+    fn start(folder: &Path, state: &Path, actual: Actual) -> Self {
+        let metrics = SourceMetrics::unregistered();
+        let memory = StateFile::new(state.to_owned(), memory::VERSION, folder.display().to_string());
+        let failed = metrics.memory_failed.clone();
+        let mut source = Manifests::new(folder, metrics);
+        if let Ok(Some(known)) = memory.load::<Known>() {
+            source = source.remembering(&known, actual.frontend_count() == 0);
+        }
+        let (snapshots, status, token) = (source.snapshots(), source.status(), CancellationToken::new());
+        let known = source.known();
+        let tasks = [
+            tokio::spawn(memory.keep(known, failed, token.clone())),
+            tokio::spawn(source.run(token.clone())),
+        ];
+        let merger = Merger::new(ClusterId::new(1).unwrap(), false, actual);
+        let peers = PeerInputs { claimed: Some(BTreeSet::new()), ..PeerInputs::default() };
+        Self { merger, snapshots, status, token, tasks, peers, must: Content::new() }
+    }
+
+    /// Takes what the source says until the maps hold this.
+    async fn until(&mut self, what: &str, wanted: &[(u8, u8)]) {
+        let wanted: Content = wanted.iter().copied().collect();
+        let settled = async {
+            while content(self.settle()) != wanted {
+                self.snapshots.changed().await.unwrap();
+            }
+        };
+        if tokio::time::timeout(DEADLINE, settled).await.is_err() {
+            panic!("{what}: never {wanted:?}, but {:?}", content(self.merger.actual()));
+        }
+    }
+
+    fn settle(&mut self) -> &Actual {
+        let local = self.snapshots.borrow_and_update().clone();
+        let was_there = content(self.merger.actual()).is_superset(&self.must);
+        self.merger.observe(local.as_ref(), &self.peers);
+        while let Some(mut planned) = self.merger.next_plan() {
+            let freed = self.merger.actual_mut().written(&mut planned.plan);
+            self.merger.actual_mut().release(freed);
+            let now = content(self.merger.actual());
+            assert!(!was_there || now.is_superset(&self.must), "{now:?} lacks some of {:?}", self.must);
+        }
+        self.merger.actual()
+    }
+
+    /// Ends; what is left is what restoring the maps gives.
+    async fn stop(self) -> Actual {
+        self.token.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        self.merger.actual().moved_to(CAPACITY).0
+    }
+
+    /// Ends as a kill does: what was to be written down next is not.
+    async fn kill(self) -> Actual {
+        for task in self.tasks {
+            task.abort();
+            let _ended = task.await;
+        }
+        self.merger.actual().moved_to(CAPACITY).0
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Restart {
+    Agent,
+    AgentWithDamagedMemory,
+    Machine,
+}
+
+async fn restart(Breakage { what, does }: Breakage, is_of_a_file: bool, restart: Restart) {
+    let what = format!("{what}, {restart:?}");
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, state) = (scratch.path().join("manifests"), scratch.path().join("state/source"));
+    fs::create_dir(&folder).unwrap();
+    put(&folder, FILE, &app("a", 1, 1));
+    put(&folder, "b.yaml", &app("b", 2, 2));
+    let mut agent = Agent::start(&folder, &state, Actual::new(CAPACITY));
+    agent.until(&what, &[(1, 1), (2, 2)]).await;
+    let maps = agent.stop().await;
+    does(&folder);
+    let maps = match restart {
+        Restart::Agent => maps,
+        Restart::AgentWithDamagedMemory => {
+            fs::write(&state, "1 damaged").unwrap();
+            maps
+        }
+        Restart::Machine => Actual::new(CAPACITY),
+    };
+    let mut agent = Agent::start(&folder, &state, maps);
+    agent.status.wait_for(|status| !status.problems.is_empty()).await.unwrap();
+    agent.until(&what, &[(1, 1), (2, 2)]).await;
+    if is_of_a_file {
+        put(&folder, "b.yaml", &app("b", 2, 9));
+        // Without its memory the agent can't know whether the file that is broken held a slice of this Service too.
+        let unread =
+            |snapshot: &Arc<ClusterSnapshot>| snapshot.unread.anything || !snapshot.unread.slices.is_empty();
+        let said = agent.snapshots.wait_for(Option::is_some).await.unwrap().clone();
+        let keeps = said.as_ref().is_some_and(unread);
+        assert!(!keeps || matches!(restart, Restart::AgentWithDamagedMemory), "{what}");
+        agent.until(&what, if keeps { &[(1, 1), (2, 2), (2, 9)] } else { &[(1, 1), (2, 9)] }).await;
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_is_broken_a_restart_takes_nothing_away() {
+    for kind in [Restart::Agent, Restart::AgentWithDamagedMemory, Restart::Machine] {
+        for breakage in OF_A_FILE {
+            restart(breakage, true, kind).await;
+        }
+        for breakage in OF_THE_FOLDER {
+            restart(breakage, false, kind).await;
+        }
+    }
+}
