@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::failure::holdings::Holdings;
-use mesh_e2e::failure::{Failure, Round, matrix, mend, strike};
+use mesh_e2e::failure::{Failure, Round, inject, matrix, mend};
 use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
 use mesh_e2e::lab::manifest::ServiceSpec;
 use mesh_e2e::lab::{Lab, LabSpec};
@@ -108,14 +108,14 @@ enum Change {
 
 /// Faults happen, pods change, connections go on; then all is mended, and as if nothing had happened.
 fn weather(under_load: &mut UnderLoad<'_>, round: &Round, change: Change, at_first: &Holdings) -> Result<()> {
-    let struck = strike(under_load.lab, round)?;
+    let injected = inject(under_load.lab, round)?;
     match change {
         Change::More => under_load.scale(3)?,
         Change::Fewer => under_load.retire(2)?,
     }
     // A full disk is felt with the next writes only.
     under_load.dialled(if round.has(Failure::FullDisk) { 200 } else { DIALLED })?;
-    mend(under_load.lab, struck)?;
+    mend(under_load.lab, injected)?;
     under_load.settled()?;
     under_load.backends(if change == Change::More { 3 } else { 2 })?;
     if change == Change::Fewer {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::lab::home::Home;
+use mesh_e2e::lab::lab_dir::LabDir;
 use mesh_e2e::lab::netns::Netns;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kind/routes.sh");
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Two clusters whose nodes share a link and nothing else.
 struct Clusters {
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
     /// Node 1 and 2 of hoth, node 1 of yavin.
     nodes: Vec<Node>,
     _switch: Netns,
@@ -31,14 +31,14 @@ struct Node {
 
 impl Clusters {
     fn start() -> Result<Self> {
-        let home = Home::claim(false)?;
-        let switch = Netns::create(&home, "switch")?;
+        let lab_dir = LabDir::claim(false)?;
+        let switch = Netns::create(&lab_dir, "switch")?;
         switch.ip(&["link add br0 type bridge".into(), "link set br0 up".into()])?;
         let places = [("hoth", 1_u8, 1_u8), ("hoth", 1, 2), ("yavin", 2, 1)];
         let numbered = places.into_iter().zip(1_u8..);
         let nodes: Result<Vec<_>> =
-            numbered.map(|(place, number)| Node::start(&home, &switch, place, number)).collect();
-        let clusters = Self { nodes: nodes?, home, _switch: switch };
+            numbered.map(|(place, number)| Node::start(&lab_dir, &switch, place, number)).collect();
+        let clusters = Self { nodes: nodes?, lab_dir, _switch: switch };
         clusters.write_kubectl("")?;
         Ok(clusters)
     }
@@ -54,7 +54,7 @@ impl Clusters {
             lines("hoth"),
             lines("yavin")
         );
-        let path = self.home.folder().join("kubectl");
+        let path = self.lab_dir.path().join("kubectl");
         fs::write(&path, script).context("writing the kubectl")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("making it a program")
     }
@@ -62,7 +62,7 @@ impl Clusters {
     fn route(&self) -> Result<Output> {
         Command::new(SCRIPT)
             .args(["hoth", "yavin"])
-            .env("KUBECTL", self.home.folder().join("kubectl"))
+            .env("KUBECTL", self.lab_dir.path().join("kubectl"))
             .env("NODE_EXEC", "ip netns exec")
             .output()
             .context("starting the script")
@@ -71,18 +71,18 @@ impl Clusters {
 
 impl Drop for Clusters {
     fn drop(&mut self) {
-        self.home.tear_down();
+        self.lab_dir.tear_down();
     }
 }
 
 impl Node {
     fn start(
-        home: &Arc<Home>,
+        lab_dir: &Arc<LabDir>,
         switch: &Netns,
         (cluster, id, index): (&'static str, u8, u8),
         number: u8,
     ) -> Result<Self> {
-        let netns = Netns::create_router(home, &format!("{cluster}-{index}"))?;
+        let netns = Netns::create_router(lab_dir, &format!("{cluster}-{index}"))?;
         switch.ip(&[
             format!("link add v{number} type veth peer name eth0 netns {}", netns.name()),
             format!("link set v{number} master br0 up"),

@@ -13,7 +13,7 @@ use mesh_e2e::kube::chart::{Chart, NAMESPACE};
 use mesh_e2e::kube::image::LAB;
 use mesh_e2e::kube::kubectl::Context as Kubectl;
 use mesh_e2e::kube::testing::callers::Seen;
-use mesh_e2e::kube::testing::{PATIENCE, Stage, objects};
+use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::wait;
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ fn dry_run(context: &Kubectl, object: &str) -> Result<()> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn the_api_server_accepts_every_object_of_every_rendering() -> Result<()> {
-    let stage = Stage::enter()?;
-    let context = stage.lab().clusters()[0].context();
+    let fixture = Fixture::enter()?;
+    let context = fixture.lab().clusters()[0].context();
     context.apply(
         &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}).to_string(),
     )?;
@@ -208,10 +208,10 @@ fn pod_ids(context: &Kubectl, component: &str) -> Result<BTreeSet<String>> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn the_chart_is_installed_upgraded_and_uninstalled() -> Result<()> {
-    let stage = Stage::enter()?;
-    let chart = Chart::of_lab(stage.lab())?;
+    let fixture = Fixture::enter()?;
+    let chart = Chart::of_lab(fixture.lab())?;
     chart.install()?;
-    let [hoth, yavin] = stage.pair()?;
+    let [hoth, yavin] = fixture.pair()?;
     for cluster in [hoth, yavin] {
         let service = objects::service(PLAYGROUND, "rebel-base", &objects::in_front_of("rebel-base"));
         let servers = objects::servers(PLAYGROUND, "rebel-base", cluster.name(), 2);

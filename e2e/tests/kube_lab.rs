@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::kube::image::LAB;
 use mesh_e2e::kube::kubectl::Context as Kubectl;
-use mesh_e2e::kube::testing::Stage;
+use mesh_e2e::kube::testing::Fixture;
 use mesh_e2e::wait;
 use serde_json::{Value, json};
 
@@ -56,8 +56,8 @@ fn endpoints(context: &Kubectl, service: &str) -> Result<Vec<(String, String)>> 
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn all_nodes_are_ready_and_nobody_has_a_default_route() -> Result<()> {
-    let stage = Stage::enter()?;
-    for cluster in stage.lab().clusters() {
+    let fixture = Fixture::enter()?;
+    for cluster in fixture.lab().clusters() {
         cluster.wait_nodes(PATIENCE)?;
         for node in cluster.nodes() {
             for family in ["-4", "-6"] {
@@ -72,8 +72,8 @@ fn all_nodes_are_ready_and_nobody_has_a_default_route() -> Result<()> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn pods_call_services_by_name() -> Result<()> {
-    let stage = Stage::enter()?;
-    for cluster in stage.lab().clusters() {
+    let fixture = Fixture::enter()?;
+    for cluster in fixture.lab().clusters() {
         let context = cluster.context();
         context.apply(&servers(cluster.name(), "echo", 2))?;
         context.kubectl(&["rollout", "status", "deployment/echo", "--timeout=90s"])?;
@@ -106,8 +106,8 @@ fn pods_call_services_by_name() -> Result<()> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn pods_of_both_clusters_reach_each_other_until_the_way_is_cut() -> Result<()> {
-    let stage = Stage::enter()?;
-    let lab = stage.lab();
+    let fixture = Fixture::enter()?;
+    let lab = fixture.lab();
     let [one, other, ..] = lab.clusters() else { anyhow::bail!("two clusters are needed") };
     let context = other.context();
     context.apply(&servers(other.name(), "far", 1))?;
@@ -132,8 +132,8 @@ fn pods_of_both_clusters_reach_each_other_until_the_way_is_cut() -> Result<()> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn a_node_comes_back_after_a_power_cut() -> Result<()> {
-    let mut stage = Stage::enter()?;
-    let cluster = stage.lab_mut().cluster("yavin")?;
+    let mut fixture = Fixture::enter()?;
+    let cluster = fixture.lab_mut().cluster("yavin")?;
     let node = cluster.nodes().pop().context("no node")?;
     let context = cluster.context();
     cluster.power_off_node(&node)?;

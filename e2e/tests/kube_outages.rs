@@ -10,7 +10,7 @@ use mesh_e2e::kube::chart::{Chart, NAMESPACE};
 use mesh_e2e::kube::kubectl::Context as Kubectl;
 use mesh_e2e::kube::testing::agents::{self, Agent, Counts};
 use mesh_e2e::kube::testing::callers::Callers;
-use mesh_e2e::kube::testing::{PATIENCE, Stage, objects};
+use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::kube::{KubeCluster, Part};
 use mesh_e2e::wait::{self, unix_us};
 use serde_json::Value;
@@ -25,15 +25,15 @@ const OUTAGE_SECONDS: usize = 60;
 
 /// What every event is held to.
 struct Scene {
-    stage: Stage,
+    fixture: Fixture,
     chart: Chart,
     callers: [Callers; 2],
 }
 
 impl Scene {
     fn set() -> Result<Self> {
-        let (stage, chart) = Stage::enter_mesh()?;
-        let pair = stage.pair()?;
+        let (fixture, chart) = Fixture::enter_mesh()?;
+        let pair = fixture.pair()?;
         for cluster in pair {
             let service = objects::service(PLAYGROUND, SERVICE, &objects::in_front_of(SERVICE));
             let servers = objects::servers(PLAYGROUND, SERVICE, cluster.name(), 2);
@@ -46,16 +46,16 @@ impl Scene {
         let target = objects::dialled(PLAYGROUND, SERVICE, 80);
         let start = |cluster| Callers::start(cluster, PLAYGROUND, &[(SERVICE, &target)]);
         let callers = [start(pair[0])?, start(pair[1])?];
-        Ok(Self { stage, chart, callers })
+        Ok(Self { fixture, chart, callers })
     }
 
     fn contexts(&self) -> Result<[Kubectl; 2]> {
-        Ok(self.stage.pair()?.map(KubeCluster::context))
+        Ok(self.fixture.pair()?.map(KubeCluster::context))
     }
 
     /// Every agent knows everything, and every caller gets answers of both clusters.
     fn settle(&mut self) -> Result<()> {
-        agents::wait_synced(&self.stage.pair()?)?;
+        agents::wait_synced(&self.fixture.pair()?)?;
         for callers in &mut self.callers {
             callers.wait_answers(SERVICE, &["hoth", "yavin"])?;
         }
@@ -68,7 +68,7 @@ impl Scene {
     /// that has adopted its predecessor's maps finds them as they should be.
     fn endure(&mut self, what: &str, event: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         self.settle().with_context(|| format!("before {what}"))?;
-        let (slices, writes) = (self.slices()?, agents::map_writes(&self.stage.pair()?)?);
+        let (slices, writes) = (self.slices()?, agents::map_writes(&self.fixture.pair()?)?);
         let pods = self.agents_pods()?;
         let begin = unix_us();
         event(self).with_context(|| what.to_owned())?;
@@ -98,7 +98,7 @@ impl Scene {
 
     fn expect_no_writes(&self, before: &Counts, pods: &BTreeSet<String>) -> Result<()> {
         let now = self.agents_pods()?;
-        for (node, writes) in agents::map_writes(&self.stage.pair()?)? {
+        for (node, writes) in agents::map_writes(&self.fixture.pair()?)? {
             let is_new = now.iter().any(|pod| pod.starts_with(&format!("{node}/")) && !pods.contains(pod));
             let at_first = if is_new { 0 } else { before.get(&node).copied().unwrap_or_default() };
             let needless = writes.saturating_sub(at_first);
@@ -113,7 +113,7 @@ impl Scene {
 
     fn last_plan(&self, node: &str) -> Result<String> {
         let mut agents = Vec::new();
-        for cluster in self.stage.pair()? {
+        for cluster in self.fixture.pair()? {
             agents.extend(Agent::of(cluster)?);
         }
         let agent = agents.iter().find(|agent| agent.node == node).context("no such node")?;
@@ -167,11 +167,11 @@ fn outage_seconds() -> Result<usize> {
 /// calls all nodes lost the moment that it can, before the kubelets have come back. Those would be changes of Kubernetes'
 /// own, that the mesh has to follow.
 fn without_api_server(scene: &mut Scene, outage: impl FnOnce(&mut Scene) -> Result<()>) -> Result<()> {
-    let hoth = scene.stage.lab_mut().cluster("hoth")?;
+    let hoth = scene.fixture.lab_mut().cluster("hoth")?;
     hoth.kill_part(Part::ControllerManager)?;
     hoth.kill_part(Part::ApiServer)?;
     let ended = outage(scene);
-    let hoth = scene.stage.lab_mut().cluster("hoth")?;
+    let hoth = scene.fixture.lab_mut().cluster("hoth")?;
     hoth.start_part(Part::ApiServer)?;
     hoth.wait_api(PATIENCE)?;
     hoth.start_part(Part::ControllerManager)?;
@@ -191,23 +191,23 @@ fn api_server_is_down(scene: &mut Scene) -> Result<()> {
     let calls = outage_seconds()? * CALLS_PER_SECOND;
     let begin = unix_us();
     without_api_server(scene, |scene| {
-        let hoth = scene.stage.pair()?[0];
+        let hoth = scene.fixture.pair()?[0];
         agents::wait_all("notice of the outage", &[hoth], |agent| {
             ensure!(agent.metric("clustermesh_source_notified")? == 0, "none yet");
             Ok(())
         })?;
         scene.callers.iter_mut().try_for_each(|callers| callers.wait_calls(begin, calls))
     })?;
-    wait_source(scene.stage.pair()?[0])
+    wait_source(scene.fixture.pair()?[0])
 }
 
 /// The API server forgets where its watchers are: it begins anew with what a compacted etcd still has, whose history has
 /// gone on meanwhile. Whoever resumes gets 410.
 fn kubernetes_forgets(scene: &mut Scene) -> Result<()> {
     const LISTS: &str = "clustermesh_source_lists_total";
-    let before = agents::counts(&[scene.stage.pair()?[0]], LISTS)?;
+    let before = agents::counts(&[scene.fixture.pair()?[0]], LISTS)?;
     without_api_server(scene, |scene| {
-        let hoth = scene.stage.pair()?[0];
+        let hoth = scene.fixture.pair()?[0];
         for number in 0..10 {
             hoth.etcdctl(&["put", "/lab/outages", &number.to_string()])?;
         }
@@ -215,7 +215,7 @@ fn kubernetes_forgets(scene: &mut Scene) -> Result<()> {
         let revision = status[0]["Status"]["header"]["revision"].as_u64().context("etcd said no revision")?;
         hoth.etcdctl(&["compact", "--physical", &revision.to_string()]).map(drop)
     })?;
-    let hoth = scene.stage.pair()?[0];
+    let hoth = scene.fixture.pair()?[0];
     wait_source(hoth)?;
     agents::wait_all("a new list", &[hoth], |agent| {
         let (now, at_first) = (agent.metric(LISTS)?, before[&agent.node]);
@@ -227,7 +227,7 @@ fn kubernetes_forgets(scene: &mut Scene) -> Result<()> {
 
 /// Its data goes with the pod, so that peers meet another incarnation, and hoth's exporter writes everything anew.
 fn mesh_etcd_is_lost(scene: &mut Scene) -> Result<()> {
-    let [hoth, yavin] = scene.stage.pair()?;
+    let [hoth, yavin] = scene.fixture.pair()?;
     let incarnations = |cluster| -> Result<Vec<String>> {
         let agents = Agent::of(cluster)?;
         let of = |agent: &Agent| Ok(agent.peers()?.remove("hoth").context("hoth is no peer")?.1);
@@ -246,7 +246,7 @@ fn mesh_etcd_is_lost(scene: &mut Scene) -> Result<()> {
 /// Deleting the DaemonSet is not uninstalling.
 fn agents_are_reinstalled(scene: &mut Scene) -> Result<()> {
     let pods = scene.agents_pods()?;
-    let hoth = scene.stage.pair()?[0];
+    let hoth = scene.fixture.pair()?[0];
     let delete = ["-n", NAMESPACE, "delete", "daemonset/clustermesh-node-agent", "--cascade=foreground"];
     hoth.context().kubectl(&delete)?;
     let begin = unix_us();

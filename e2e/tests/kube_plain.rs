@@ -16,7 +16,7 @@ use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::chart::Chart;
 use mesh_e2e::kube::testing::agents::{self, Agent};
 use mesh_e2e::kube::testing::callers::Seen;
-use mesh_e2e::kube::testing::{PATIENCE, Stage, objects};
+use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::lab::process::program;
 use mesh_e2e::load::record::{Failure, Outcome};
 use mesh_e2e::wait;
@@ -298,9 +298,9 @@ fn expect_ordinary(hoth: &KubeCluster, lines: &[String]) -> Result<()> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn plain_services_are_as_they_were_without_the_mesh() -> Result<()> {
-    let stage = Stage::enter()?;
-    let chart = Chart::of_lab(stage.lab())?;
-    let [hoth, yavin] = stage.pair()?;
+    let fixture = Fixture::enter()?;
+    let chart = Chart::of_lab(fixture.lab())?;
+    let [hoth, yavin] = fixture.pair()?;
     for cluster in [hoth, yavin] {
         chart.uninstall(cluster.name())?;
     }

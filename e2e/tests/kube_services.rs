@@ -11,7 +11,7 @@ use mesh_e2e::kube::chart::NAMESPACE;
 use mesh_e2e::kube::image::LAB;
 use mesh_e2e::kube::testing::agents::{self, Agent};
 use mesh_e2e::kube::testing::callers::Callers;
-use mesh_e2e::kube::testing::{PATIENCE, Stage, objects};
+use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::wait::{self, unix_us};
 use serde_json::{Value, json};
 
@@ -155,8 +155,8 @@ impl Scene<'_> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn services_of_real_clusters_become_what_the_golden_scenarios_say() -> Result<()> {
-    let (stage, _chart) = Stage::enter_mesh()?;
-    let [hoth, yavin] = stage.pair()?;
+    let (fixture, _chart) = Fixture::enter_mesh()?;
+    let [hoth, yavin] = fixture.pair()?;
     let mut scene = set(hoth, yavin)?;
     ports_match_by_name(&mut scene).context("named ports")?;
     becomes_global_is_recreated_and_stops(&mut scene).context("a Service's fate")?;

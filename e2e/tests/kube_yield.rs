@@ -19,7 +19,7 @@ use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::chart::NAMESPACE;
 use mesh_e2e::kube::testing::agents;
 use mesh_e2e::kube::testing::callers::Callers;
-use mesh_e2e::kube::testing::{PATIENCE, Stage, objects};
+use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::wait::{self, unix_us};
 use serde_json::json;
 
@@ -100,8 +100,8 @@ fn roll(cluster: &KubeCluster) -> Result<BTreeSet<String>> {
 #[test]
 #[ignore = "needs the Kubernetes lab: make test-kube"]
 fn kube_proxy_serves_while_the_agents_are_away() -> Result<()> {
-    let (stage, chart) = Stage::enter_mesh()?;
-    let [hoth, yavin] = stage.pair()?;
+    let (fixture, chart) = Fixture::enter_mesh()?;
+    let [hoth, yavin] = fixture.pair()?;
     chart.upgrade(hoth.name(), &["agent.yieldAfter=5s"])?;
     let mut callers = set(hoth, yavin)?;
     callers.wait_answers(BOTH, &["hoth", "yavin"])?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_e2e::lab::client::{LoadSpec, Summary};
 use mesh_e2e::lab::component::Stop;
 use mesh_e2e::lab::manifest::{ServiceSpec, TARGET_PORT};
-use mesh_e2e::lab::{Lab, LabSpec, cgroup, home, http};
+use mesh_e2e::lab::{Lab, LabSpec, cgroup, http, lab_dir};
 use mesh_e2e::wait;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ fn etcd_is_reached_across_the_wan_and_keeps_its_data_over_a_kill() -> Result<()>
 fn nothing_remains_of_a_dropped_lab() -> Result<()> {
     let mut lab = network()?;
     lab.cluster("hoth")?.apply(&ServiceSpec::global("rebel-base", 2))?;
-    let id = lab.home().id().to_owned();
+    let id = lab.lab_dir().id().to_owned();
     ensure!(!traces(&id)?.is_empty(), "a running lab leaves no trace: the test looks in the wrong places");
     drop(lab);
     assert_eq!(traces(&id)?, Vec::<String>::new());
@@ -128,7 +128,7 @@ fn nothing_remains_of_a_dropped_lab() -> Result<()> {
 fn traces(id: &str) -> Result<Vec<String>> {
     let mut traces = Vec::new();
     for folder in
-        [Path::new("/run/netns").to_owned(), home::all_labs(), cgroup::all_labs().context("no cgroup v2")?]
+        [Path::new("/run/netns").to_owned(), lab_dir::all_labs(), cgroup::all_labs().context("no cgroup v2")?]
     {
         let entries = fs::read_dir(&folder).into_iter().flatten();
         let names = entries.filter_map(|entry| Some(entry.ok()?.path().display().to_string()));
@@ -179,7 +179,7 @@ mod owner {
             ensure!(events.contains("populated 0"), "{events}");
             Ok(())
         })?;
-        ensure!(home::clean()?.contains(&id), "lab {id} was not cleaned");
+        ensure!(lab_dir::clean()?.contains(&id), "lab {id} was not cleaned");
         assert_eq!(traces(&id)?, Vec::<String>::new());
         Ok(())
     }

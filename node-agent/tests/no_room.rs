@@ -18,7 +18,7 @@ use merge_loop::{MergeLoop, snapshot, until};
 use support::{CAPACITY, World};
 
 /// So many Services of three backends each.
-fn estate(services: u8) -> ClusterSnapshot {
+fn services_of_three(services: u8) -> ClusterSnapshot {
     let (_, service) = snapshot(1..4).services.into_iter().next().unwrap();
     let named = (0..services).map(|number| {
         let mut service = (*service).clone();
@@ -47,7 +47,7 @@ fn frontends_without_room_are_listed_explained_and_no_longer_ready() {
     let capacity = Capacity { slots: 128, services: 256, ..CAPACITY };
     let mut running = MergeLoop::start_with(&world, capacity);
     let reader = running.reader();
-    running.hear(estate(100));
+    running.hear(services_of_three(100));
     // A group of three takes four slots, as the flag's text has it.
     until("68 frontends are refused", || refused(&reader.services(None).unwrap()).len() == 68);
     let services = reader.services(None).unwrap();
@@ -63,7 +63,7 @@ fn frontends_without_room_are_listed_explained_and_no_longer_ready() {
         not_planned().is_some_and(|it| it.reason.contains("no room for 68 frontends"))
     });
 
-    running.hear(estate(32));
+    running.hear(services_of_three(32));
     until("the rest has room", || not_planned().is_none());
     assert_eq!(refused(&reader.services(None).unwrap()), []);
     assert_eq!(left_out(&reader, &"big/s1".parse().unwrap()), []);
@@ -75,10 +75,10 @@ fn whoever_wants_anothers_frontend_is_shown_and_not_the_other() {
     let world = World::new();
     let mut running = MergeLoop::start(&world);
     let reader = running.reader();
-    let mut estate = estate(3);
-    let taken = estate.services.values().next().unwrap().clone();
-    estate.services = estate.services.keys().map(|name| (name.clone(), taken.clone())).collect();
-    running.hear(estate);
+    let mut snapshot = services_of_three(3);
+    let taken = snapshot.services.values().next().unwrap().clone();
+    snapshot.services = snapshot.services.keys().map(|name| (name.clone(), taken.clone())).collect();
+    running.hear(snapshot);
     until("both others are refused", || refused(&reader.services(None).unwrap()).len() == 2);
     let services = reader.services(None).unwrap();
     let losers = refused(&services);

@@ -11,13 +11,13 @@ use aya::maps::MapData;
 use node_agent::datapath::maps::{Maps, NAMES, pin_dir};
 
 use crate::lab::cgroup::Cgroup;
-use crate::lab::home::Home;
 use crate::lab::http::{self, Door};
+use crate::lab::lab_dir::LabDir;
 use crate::lab::manifest;
 use crate::lab::process::Process;
 use crate::wait;
 
-use super::estate::Estate;
+use super::data_set::DataSet;
 use super::journal::Journal;
 use super::store::Store;
 
@@ -30,7 +30,7 @@ pub(crate) struct Agent {
     pid: String,
     cgroup: Cgroup,
     peers: PathBuf,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
     instance: String,
 }
 
@@ -39,22 +39,22 @@ impl Agent {
         process: Process,
         cgroup: Cgroup,
         peers: PathBuf,
-        (home, instance): (Arc<Home>, String),
+        (lab_dir, instance): (Arc<LabDir>, String),
     ) -> Result<Self> {
         let pids = fs::read_to_string(cgroup.path().join("cgroup.procs")).context("the agent's cgroup")?;
         let pid = pids.lines().next().context("the agent's cgroup is empty")?.to_owned();
-        Ok(Self { process, pid, cgroup, peers, home, instance })
+        Ok(Self { process, pid, cgroup, peers, lab_dir, instance })
     }
 
     /// Ends it; its maps go with it.
     pub(crate) fn end(self) -> Result<()> {
         self.process.kill()?;
-        let pins = self.home.bpffs().join("clustermesh").join(&self.instance);
+        let pins = self.lab_dir.bpffs().join("clustermesh").join(&self.instance);
         fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))
     }
 
     fn run_dir(&self) -> PathBuf {
-        self.home.run_dir().join(&self.instance)
+        self.lab_dir.run_dir().join(&self.instance)
     }
 
     /// What it says from now on, and what it has said since then.
@@ -63,9 +63,9 @@ impl Agent {
     }
 
     /// Gives it a peer; the time is that of the file's rename into place.
-    pub(crate) fn join(&self, estate: &Estate, store: &Store) -> Result<u64> {
-        let file = estate.peer_file(&store.endpoint);
-        manifest::write(&self.peers, &format!("{}.yaml", estate.name()), &[file])
+    pub(crate) fn join(&self, data_set: &DataSet, store: &Store) -> Result<u64> {
+        let file = data_set.peer_file(&store.endpoint);
+        manifest::write(&self.peers, &format!("{}.yaml", data_set.name()), &[file])
     }
 
     /// An answer of its admin API.
@@ -88,7 +88,7 @@ impl Agent {
 
     /// Waits until its periodic work has run twice, so that what is needed for a moment only is gone.
     pub(crate) fn settle(&self) -> Result<()> {
-        let maps = Maps::open_pinned(&self.home.bpffs(), &self.instance)?;
+        let maps = Maps::open_pinned(&self.lab_dir.bpffs(), &self.instance)?;
         let mut last = maps.read_control()?.heartbeat_ns;
         let mut beats = 0;
         wait::until("the agent's heartbeat", PATIENCE, || {
@@ -102,7 +102,7 @@ impl Agent {
 
     /// Bytes of kernel memory of all its maps.
     pub(crate) fn map_bytes(&self) -> Result<f64> {
-        map_bytes(&pin_dir(&self.home.bpffs(), &self.instance).join("maps"))
+        map_bytes(&pin_dir(&self.lab_dir.bpffs(), &self.instance).join("maps"))
     }
 }
 

@@ -7,9 +7,9 @@ use mesh_model::record::Entry;
 
 use super::Effort;
 use super::agent::Agent;
-use super::estate::{Estate, service_name};
+use super::data_set::{DataSet, service_name};
+use super::fixture::Fixture;
 use super::row::Row;
-use super::stage::Stage;
 use super::stats::median;
 use super::store;
 use crate::wait::unix_us;
@@ -27,14 +27,14 @@ struct Seen {
 /// Replaces one backend after the other, each once the last has reached the maps.
 pub(crate) fn measure(
     effort: Effort,
-    (stage, agent, estate): (&Stage, &Agent, &Estate),
+    (fixture, agent, data_set): (&Fixture, &Agent, &DataSet),
     name: &str,
 ) -> Result<Vec<Row>> {
-    let changes = changes(estate, effort.times(1000))?;
+    let changes = changes(data_set, effort.times(1000))?;
     let count = changes.len();
-    let (cpu_us, wire_bytes) = (agent.cpu_us()?, stage.wire_bytes()?);
-    let seen = make(stage, agent, changes)?;
-    let (cpu_us, wire_bytes) = (agent.cpu_us()? - cpu_us, stage.wire_bytes()? - wire_bytes);
+    let (cpu_us, wire_bytes) = (agent.cpu_us()?, fixture.wire_bytes()?);
+    let seen = make(fixture, agent, changes)?;
+    let (cpu_us, wire_bytes) = (agent.cpu_us()? - cpu_us, fixture.wire_bytes()? - wire_bytes);
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     let (count, wire_bytes) = (count as f64, wire_bytes as f64);
     Ok(vec![
@@ -46,19 +46,19 @@ pub(crate) fn measure(
 }
 
 /// Changes of services all over the peer.
-fn changes(estate: &Estate, count: usize) -> Result<Vec<(String, Entry)>> {
-    let services = estate.shape().services;
+fn changes(data_set: &DataSet, count: usize) -> Result<Vec<(String, Entry)>> {
+    let services = data_set.shape().services;
     let change = |number: usize| {
         let service = number * 7919 % services;
-        let record = estate.changed_slice(service, u32::try_from(number + 1)?)?;
+        let record = data_set.changed_slice(service, u32::try_from(number + 1)?)?;
         Ok((service_name(service)?.to_string(), record))
     };
     (0..count).map(change).collect()
 }
 
-fn make(stage: &Stage, agent: &Agent, changes: Vec<(String, Entry)>) -> Result<Seen> {
+fn make(fixture: &Fixture, agent: &Agent, changes: Vec<(String, Entry)>) -> Result<Seen> {
     let journal = agent.journal(unix_us())?;
-    stage.store(0)?.with(&stage.peers, async move |client| {
+    fixture.store(0)?.with(&fixture.peers, async move |client| {
         let mut seen = Seen::default();
         for (service, record) in changes {
             let started_unix_us = unix_us();

@@ -8,12 +8,12 @@ use mesh_model::snapshot::Protocol;
 
 use super::Effort;
 use super::dial::{Measure, Outcome, Plan, Variant};
-use super::ground::{Ground, backend, frontend, route_frontends};
 use super::nft;
 use super::row::{Goal, Row};
 use super::seed::{Datapath, service};
 use super::serve::{ACCEPT_PORT, ECHO_PORT};
 use super::stats::{median, ratio};
+use super::testbed::{Testbed, backend, frontend, route_frontends};
 
 /// The client namespaces: without rules, and with the rules of so many services.
 const LABELS: [&str; 3] = ["plain", "nft10", "nft10k"];
@@ -22,16 +22,16 @@ const RULES: [usize; 3] = [0, 10, 10_000];
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let ground = Ground::new(&LABELS)?;
+    let testbed = Testbed::new(&LABELS)?;
     for number in [1, 2] {
         eprintln!("bench:   {} nft services", RULES[number]);
-        route_frontends(ground.client(number)?, number)?;
-        nft::load(ground.client(number)?, RULES[number])?;
+        route_frontends(testbed.client(number)?, number)?;
+        nft::load(testbed.client(number)?, RULES[number])?;
     }
     let mut datapaths = Vec::new();
     for size in SIZES {
         eprintln!("bench:   {size} services in the maps");
-        let mut datapath = Datapath::install(&ground, &format!("mesh-{size}"))?;
+        let mut datapath = Datapath::install(&testbed, &format!("mesh-{size}"))?;
         let echo = service(frontend(0), 81, 1, |_| (backend(0), ECHO_PORT))?;
         let (tcp, desired) = echo.clone();
         datapath.fill(&[echo, (Frontend { protocol: Protocol::Udp, ..tcp }, desired)])?;
@@ -40,28 +40,28 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
     }
     let mut rows = Vec::new();
     let blocks = effort.blocks();
-    let variants = variants(&ground, &datapaths, (80, ACCEPT_PORT))?;
+    let variants = variants(&testbed, &datapaths, (80, ACCEPT_PORT))?;
     let plan = Plan { measure: Measure::Connect, variants, blocks, dials: effort.times(1500) };
-    rows.extend(connect_rows(&ground.dial(&plan)?)?);
-    let variants = self::variants(&ground, &datapaths, (81, ECHO_PORT))?;
+    rows.extend(connect_rows(&testbed.dial(&plan)?)?);
+    let variants = self::variants(&testbed, &datapaths, (81, ECHO_PORT))?;
     let plan = Plan { measure: Measure::RoundTrip, variants, blocks, dials: effort.times(3000) };
-    rows.extend(round_trip_rows(&ground.dial(&plan)?)?);
-    let mut variants = self::variants(&ground, &datapaths, (81, ECHO_PORT))?;
+    rows.extend(round_trip_rows(&testbed.dial(&plan)?)?);
+    let mut variants = self::variants(&testbed, &datapaths, (81, ECHO_PORT))?;
     // The rules of the others are for TCP.
     variants.retain(|variant| !variant.name.starts_with("nft"));
     let plan = Plan { measure: Measure::Datagram, variants, blocks, dials: effort.times(3000) };
-    rows.extend(datagram_rows(&ground.dial(&plan)?)?);
+    rows.extend(datagram_rows(&testbed.dial(&plan)?)?);
     Ok(rows)
 }
 
-fn variants(ground: &Ground, datapaths: &[Datapath], (port, direct): (u16, u16)) -> Result<Vec<Variant>> {
-    let outside = ground.cgroup("outside")?;
+fn variants(testbed: &Testbed, datapaths: &[Datapath], (port, direct): (u16, u16)) -> Result<Vec<Variant>> {
+    let outside = testbed.cgroup("outside")?;
     let cluster_ip = SocketAddr::from((frontend(0), port));
     let backend = SocketAddr::from((backend(0), direct));
     let first = datapaths.first().context("no datapath")?;
     let variant =
         |name: &str, cgroup: &crate::lab::cgroup::Cgroup, netns: usize, target| -> Result<Variant> {
-            let netns = ground.client(netns)?.name().to_owned();
+            let netns = testbed.client(netns)?.name().to_owned();
             Ok(Variant { name: name.into(), cgroup: cgroup.path().into(), netns, target, program: None })
         };
     let mut variants = vec![

@@ -7,12 +7,12 @@ use aya::sys::{Stats, enable_stats};
 
 use super::Effort;
 use super::dial::{Measure, Plan, Variant};
-use super::ground::{Ground, backend, frontend};
 use super::kernel::EmptyHook;
 use super::row::{Goal, Row};
 use super::seed::{Datapath, service};
 use super::serve::ACCEPT_PORT;
 use super::stats::{median, ratio};
+use super::testbed::{Testbed, backend, frontend};
 use crate::lab::cgroup::Cgroup;
 
 /// Groups of the services that are dialled.
@@ -26,18 +26,18 @@ const SIZES: [usize; 3] = [10, 1_000, 100_000];
 const FIRST: usize = 500_000;
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let ground = Ground::new(&["plain"])?;
+    let testbed = Testbed::new(&["plain"])?;
     let mut copies = Vec::new();
     for number in 0..COPIES {
         eprintln!("bench:   copy {} of {COPIES}", number + 1);
-        copies.push(Copy::install(&ground, number)?);
+        copies.push(Copy::install(&testbed, number)?);
     }
     // Off again when dropped, or when this process ends however it ends.
     let _counting = enable_stats(Stats::RunTime).context("switching the programs' statistics on")?;
-    let variants = copies.iter().map(|copy| copy.variants(&ground)).collect::<Result<Vec<_>>>()?.concat();
+    let variants = copies.iter().map(|copy| copy.variants(&testbed)).collect::<Result<Vec<_>>>()?.concat();
     let blocks = effort.blocks();
     let plan = Plan { measure: Measure::Hook, variants, blocks, dials: effort.times(2000) };
-    rows(&ground.dial(&plan)?)
+    rows(&testbed.dial(&plan)?)
 }
 
 /// One of each kind. Those of all copies have the same names, so that their times are taken together.
@@ -48,10 +48,10 @@ struct Copy {
 }
 
 impl Copy {
-    fn install(ground: &Ground, number: usize) -> Result<Self> {
+    fn install(testbed: &Testbed, number: usize) -> Result<Self> {
         let mut datapaths = Vec::new();
         for size in SIZES {
-            let mut datapath = Datapath::install(ground, &format!("mesh-{size}-{number}"))?;
+            let mut datapath = Datapath::install(testbed, &format!("mesh-{size}-{number}"))?;
             for groups in GROUPS {
                 let address = frontend(FIRST + groups);
                 let one = service(address, 80, groups, |at| (backend(groups * 16 + at), ACCEPT_PORT))?;
@@ -60,15 +60,15 @@ impl Copy {
             datapath.fill_up(0, size - GROUPS.len())?;
             datapaths.push(datapath);
         }
-        let empty_cgroup = ground.cgroup(&format!("empty-{number}"))?;
+        let empty_cgroup = testbed.cgroup(&format!("empty-{number}"))?;
         let empty = EmptyHook::attach(empty_cgroup.path())?;
         Ok(Self { datapaths, empty_cgroup, empty })
     }
 
     /// The services of all numbers of groups in the smallest maps, the one of two groups in the others, misses, and the
     /// empty hook twice.
-    fn variants(&self, ground: &Ground) -> Result<Vec<Variant>> {
-        let netns = ground.client(0)?.name().to_owned();
+    fn variants(&self, testbed: &Testbed) -> Result<Vec<Variant>> {
+        let netns = testbed.client(0)?.name().to_owned();
         let variant = |name: String, cgroup: &Cgroup, target: SocketAddr, program| Variant {
             name,
             cgroup: cgroup.path().into(),

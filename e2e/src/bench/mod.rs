@@ -1,14 +1,14 @@
 //! Measurements of the product beside what it replaces: `make bench`.
 //!
-//! Owns worlds of its own, made of the lab's parts, and what runs in them. Judges nothing by itself: every row says
+//! Owns testbeds of its own, made of the lab's parts, and what runs in them. Judges nothing by itself: every row says
 //! what it wanted and whether that was met, and a run succeeds once everything was measured.
 
 pub(crate) mod agent;
 mod change;
 mod connect;
+mod data_set;
 pub mod dial;
-mod estate;
-mod ground;
+mod fixture;
 mod hooks;
 pub(crate) mod journal;
 mod kernel;
@@ -20,9 +20,9 @@ pub(crate) mod row;
 mod scale;
 mod seed;
 pub mod serve;
-mod stage;
 pub(crate) mod stats;
 mod store;
+mod testbed;
 
 use std::path::PathBuf;
 

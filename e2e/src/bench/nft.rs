@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::netns::Netns;
 
-use super::ground::{backend, frontend};
 use super::serve::{ACCEPT_PORT, ECHO_PORT};
+use super::testbed::{backend, frontend};
 
 /// Loads rules for so many services of one backend each; the first has two ports, one of which echoes.
 pub(crate) fn load(netns: &Netns, services: usize) -> Result<()> {

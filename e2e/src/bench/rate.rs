@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Effort;
 use super::agent::Agent;
-use super::estate::{Estate, Shape};
+use super::data_set::{DataSet, Shape};
+use super::fixture::Fixture;
 use super::row::Row;
-use super::stage::Stage;
 use super::store;
 use crate::wait;
 
@@ -36,22 +36,22 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
 }
 
 fn idle(effort: Effort) -> Result<Row> {
-    let mut stage = Stage::new(PEERS)?;
-    let estates = (0..PEERS).map(|number| Estate::new(number, SMALL)).collect::<Result<Vec<_>>>()?;
-    for (number, estate) in estates.iter().enumerate() {
-        stage.fill(number, estate)?;
+    let mut fixture = Fixture::new(PEERS)?;
+    let data_sets = (0..PEERS).map(|number| DataSet::new(number, SMALL)).collect::<Result<Vec<_>>>()?;
+    for (number, data_set) in data_sets.iter().enumerate() {
+        fixture.fill(number, data_set)?;
     }
-    let agent = stage.agent(SMALL.services, ROOM)?;
-    for (number, estate) in estates.iter().enumerate() {
-        agent.join(estate, &stage.store(number)?)?;
+    let agent = fixture.agent(SMALL.services, ROOM)?;
+    for (number, data_set) in data_sets.iter().enumerate() {
+        agent.join(data_set, &fixture.store(number)?)?;
     }
     wait_synced(&agent, PEERS)?;
     agent.settle()?;
     let token = CancellationToken::new();
     let watched = std::thread::scope(|scope| {
-        for (number, estate) in estates.iter().enumerate() {
-            let (stage, token) = (&stage, token.clone());
-            scope.spawn(move || show_alive(stage, number, estate, token));
+        for (number, data_set) in data_sets.iter().enumerate() {
+            let (fixture, token) = (&fixture, token.clone());
+            scope.spawn(move || show_alive(fixture, number, data_set, token));
         }
         let share = watch(&agent, Duration::from_secs(if effort.is_quick() { 4 } else { 30 }));
         token.cancel();
@@ -61,19 +61,19 @@ fn idle(effort: Effort) -> Result<Row> {
 }
 
 fn busy(effort: Effort) -> Result<Vec<Row>> {
-    let mut stage = Stage::new(1)?;
-    let estate = Estate::new(0, BUSY)?;
-    stage.fill(0, &estate)?;
-    let agent = stage.agent(BUSY.services, ROOM)?;
-    agent.join(&estate, &stage.store(0)?)?;
+    let mut fixture = Fixture::new(1)?;
+    let data_set = DataSet::new(0, BUSY)?;
+    fixture.fill(0, &data_set)?;
+    let agent = fixture.agent(BUSY.services, ROOM)?;
+    agent.join(&data_set, &fixture.store(0)?)?;
     wait_synced(&agent, 1)?;
     agent.settle()?;
     let seconds = if effort.is_quick() { 2 } else { 10 };
     let (before, started) = (agent.cpu_us()?, Instant::now());
-    let reached = stage.store(0)?.with(&stage.peers, async move |client| {
+    let reached = fixture.store(0)?.with(&fixture.peers, async move |client| {
         let records = (0..CHANGES_PER_SECOND * seconds).map(|number| {
             let service = usize::try_from(number)? * 7919 % BUSY.services;
-            estate.changed_slice(service, number + 1)
+            data_set.changed_slice(service, number + 1)
         });
         store::put_at_rate(&client, CHANGES_PER_SECOND, records).await
     })?;
@@ -97,14 +97,14 @@ fn wait_synced(agent: &Agent, peers: usize) -> Result<()> {
 }
 
 /// What an exporter does when nothing happens.
-fn show_alive(stage: &Stage, number: usize, estate: &Estate, token: CancellationToken) -> Result<()> {
-    let (name, estate) = (estate.name().clone(), estate.clone());
-    let written = stage.store(number)?.with(&stage.peers, async move |client| {
+fn show_alive(fixture: &Fixture, number: usize, data_set: &DataSet, token: CancellationToken) -> Result<()> {
+    let (name, data_set) = (data_set.name().clone(), data_set.clone());
+    let written = fixture.store(number)?.with(&fixture.peers, async move |client| {
         let mut tick = tokio::time::interval(ALIVE);
         for counter in 1.. {
             tokio::select! {
                 () = token.cancelled() => break,
-                _ = tick.tick() => store::put(&client, estate.alive(counter)).await?,
+                _ = tick.tick() => store::put(&client, data_set.alive(counter)).await?,
             }
         }
         Ok(())

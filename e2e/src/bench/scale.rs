@@ -8,10 +8,10 @@ use node_agent::datapath::actual::Capacity;
 use super::Effort;
 use super::agent::Agent;
 use super::change;
-use super::estate::{Estate, Shape};
+use super::data_set::{DataSet, Shape};
+use super::fixture::Fixture;
 use super::journal::Story;
 use super::row::{Goal, Row};
-use super::stage::Stage;
 use super::stats::median;
 
 /// The sizes, by the name in the rows. The second is the one with goals.
@@ -43,32 +43,32 @@ struct Learnt {
 }
 
 fn measure_peer(effort: Effort, name: &str, shape: Shape) -> Result<Vec<Row>> {
-    let mut stage = Stage::new(1)?;
-    let estate = Estate::new(0, shape)?;
-    stage.fill(0, &estate)?;
+    let mut fixture = Fixture::new(1)?;
+    let data_set = DataSet::new(0, shape)?;
+    fixture.fill(0, &data_set)?;
     let mut all = Vec::new();
     for _ in 1..effort.runs() {
-        let (agent, learnt) = learn(&mut stage, &estate)?;
+        let (agent, learnt) = learn(&mut fixture, &data_set)?;
         all.push(learnt);
         agent.end()?;
     }
-    let (agent, learnt) = learn(&mut stage, &estate)?;
+    let (agent, learnt) = learn(&mut fixture, &data_set)?;
     all.push(learnt);
     let mut rows = learnt_rows(name, shape, &all);
     rows.push(Row::shown(format!("peer_{name}_map_mb"), agent.map_bytes()? / 1e6, "MB"));
-    rows.extend(change::measure(effort, (&stage, &agent, &estate), name)?);
+    rows.extend(change::measure(effort, (&fixture, &agent, &data_set), name)?);
     Ok(rows)
 }
 
 /// Starts an agent that knows its own services, and introduces the peer.
-fn learn(stage: &mut Stage, estate: &Estate) -> Result<(Agent, Learnt)> {
-    let agent = stage.agent(estate.shape().services, room(estate.shape()))?;
+fn learn(fixture: &mut Fixture, data_set: &DataSet) -> Result<(Agent, Learnt)> {
+    let agent = fixture.agent(data_set.shape().services, room(data_set.shape()))?;
     agent.settle()?;
     let before = agent.heap_bytes()?;
-    let store = stage.store(0)?;
-    let joined_unix_us = agent.join(estate, &store)?;
+    let store = fixture.store(0)?;
+    let joined_unix_us = agent.join(data_set, &store)?;
     let journal = agent.journal(joined_unix_us)?;
-    let backends = estate.shape().all_backends();
+    let backends = data_set.shape().all_backends();
     let story = journal.until(PATIENCE, |story| story.writes.backends >= backends)?;
     ensure!(story.writes.backends == backends, "written more backends than there are: {story:?}");
     agent.settle()?;

@@ -14,8 +14,8 @@ use node_agent::datapath::programs::{Found, Installation};
 
 use crate::lab::cgroup::Cgroup;
 
-use super::ground::{Ground, backend, frontend};
 use super::kernel;
+use super::testbed::{Testbed, backend, frontend};
 
 /// Room for more than any row asks for.
 pub(crate) const CAPACITY: Capacity =
@@ -24,7 +24,7 @@ pub(crate) const CAPACITY: Capacity =
 /// Services in one plan, about as many as an agent takes: the kernel cannot allocate any number of elements in one go.
 const PER_PLAN: usize = 1000;
 
-/// Programs and maps on a cgroup of their own; gone with the ground.
+/// Programs and maps on a cgroup of their own; gone with the testbed.
 #[derive(Debug)]
 pub(crate) struct Datapath {
     pub(crate) cgroup: Cgroup,
@@ -35,9 +35,9 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    pub(crate) fn install(ground: &Ground, instance: &str) -> Result<Self> {
-        let cgroup = ground.cgroup(instance)?;
-        let bpffs = ground.home.bpffs();
+    pub(crate) fn install(testbed: &Testbed, instance: &str) -> Result<Self> {
+        let cgroup = testbed.cgroup(instance)?;
+        let bpffs = testbed.lab_dir.bpffs();
         let installation = Installation::new(&bpffs, instance, Some(cgroup.path()))?;
         let Found::Built { mut maps, old: None } = installation.maps(CAPACITY)? else {
             bail!("instance {instance} is there already")

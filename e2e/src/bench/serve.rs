@@ -24,7 +24,7 @@ pub fn run() -> Result<()> {
         }
     });
     // Of one address, so that answers come from where they were asked.
-    let address = (super::ground::backend(0), ECHO_PORT);
+    let address = (super::testbed::backend(0), ECHO_PORT);
     let datagrams = UdpSocket::bind(address).with_context(|| format!("binding {address:?}"))?;
     thread::spawn(move || echo_datagrams(&datagrams));
     let accept = listen(ACCEPT_PORT)?;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::lab::netns::{self, Netns};
 
-use super::estate::Estate;
+use super::data_set::DataSet;
 
 /// Transactions under way at the same time, while a store is filled.
 const IN_FLIGHT: usize = 8;
@@ -61,15 +61,15 @@ impl Store {
     }
 
     /// Writes everything that the peer has.
-    pub(crate) fn fill(&self, netns: &Netns, estate: &Estate) -> Result<()> {
-        let estate = estate.clone();
+    pub(crate) fn fill(&self, netns: &Netns, data_set: &DataSet) -> Result<()> {
+        let data_set = data_set.clone();
         self.with(netns, async move |client| {
-            let services = estate.shape().services;
+            let services = data_set.shape().services;
             for from in (0..services).step_by(BATCH) {
-                let all = (from..services.min(from + BATCH)).map(|number| estate.service(number));
+                let all = (from..services.min(from + BATCH)).map(|number| data_set.service(number));
                 write(&client, publish::transactions(all.collect::<Result<_>>()?)).await?;
             }
-            write(&client, publish::transactions(vec![estate.frame()?])).await
+            write(&client, publish::transactions(vec![data_set.frame()?])).await
         })
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use mesh_e2e::lab::{Lab, LabSpec, home};
+use mesh_e2e::lab::{Lab, LabSpec, lab_dir};
 use mesh_e2e::story::board::Board;
 use mesh_e2e::story::{picture, plot, report, table, view};
 use mesh_e2e::{prerequisite, story};
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 /// Whether all went as expected.
 fn run(cli: &Cli) -> Result<bool> {
     if let Some(Verb::Clean) = cli.command {
-        home::clean_and_say()?;
+        lab_dir::clean_and_say()?;
         return Ok(true);
     }
     prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver"])?;

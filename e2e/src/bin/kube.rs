@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use mesh_e2e::kube::gate::Gate;
 use mesh_e2e::kube::join::Join;
 use mesh_e2e::kube::{self, KubeFlags, KubeLab, KubeSpec};
-use mesh_e2e::lab::home;
+use mesh_e2e::lab::lab_dir;
 use mesh_e2e::prerequisite;
 
 #[derive(Parser)]
@@ -79,7 +79,7 @@ fn run() -> Result<()> {
     match command {
         Verb::Up(up) => up.run(),
         Verb::Down => {
-            home::say_cleaned(&kube::clean(lab.as_deref())?);
+            lab_dir::say_cleaned(&kube::clean(lab.as_deref())?);
             Ok(())
         }
         Verb::PowerOff { what } => power(adopt()?, &what, false),

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use mesh_e2e::lab::enter::Enter;
 use mesh_e2e::lab::manifest::ServiceSpec;
-use mesh_e2e::lab::{Lab, LabSpec, home};
+use mesh_e2e::lab::{Lab, LabSpec, lab_dir};
 use mesh_e2e::load::client::Load;
 use mesh_e2e::load::server::Serve;
 
@@ -38,14 +38,14 @@ fn main() -> anyhow::Result<()> {
         Verb::Load(load) => runtime()?.block_on(load.run()),
         Verb::Pause => runtime()?.block_on(mesh_e2e::load::pause::run()),
         Verb::Hold => hold(),
-        Verb::Clean => home::clean_and_say(),
+        Verb::Clean => lab_dir::clean_and_say(),
     }
 }
 
 fn hold() -> anyhow::Result<()> {
     let mut lab = Lab::start(&LabSpec { mesh: false, ..LabSpec::new(&["hoth", "yavin"]) })?;
     lab.cluster("hoth")?.apply(&ServiceSpec::global("rebel-base", 2))?;
-    println!("{}", lab.home().id());
+    println!("{}", lab.lab_dir().id());
     loop {
         std::thread::park();
     }

@@ -25,7 +25,7 @@ pub struct Holdings {
 impl Holdings {
     pub fn of(lab: &mut Lab) -> Result<Self> {
         let mut holdings = Self::default();
-        holdings.exact.insert("namespaces".into(), namespaces(lab.home().id())?);
+        holdings.exact.insert("namespaces".into(), namespaces(lab.lab_dir().id())?);
         for cluster in lab.clusters_mut() {
             for node in cluster.nodes() {
                 holdings.exact.insert(format!("pins of {}", node.describe()), node.pins()?.len());

@@ -4,12 +4,12 @@
 //! Judges nothing: what must hold meanwhile and afterwards is the tests' business.
 
 pub mod holdings;
+mod inject;
 pub mod matrix;
-mod strike;
 
 use std::fmt;
 
-pub use strike::{Struck, mend, strike};
+pub use inject::{Injected, inject, mend};
 
 /// A process of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -45,7 +45,7 @@ impl Chart {
     /// For all clusters of a lab. Builds helm where it is missing, and makes certificates.
     pub fn of_lab(lab: &KubeLab) -> Result<Self> {
         let found = output(Command::new(format!("{ROOT}/setup/tool.sh")).arg("helm"))?;
-        let folder = lab.home().folder().join("chart");
+        let folder = lab.lab_dir().path().join("chart");
         let sites = lab.clusters().iter().map(Site::of).collect();
         let chart = Self { helm: found.trim().into(), folder, sites };
         chart.sites.iter().try_for_each(|site| chart.certify(site))?;
@@ -152,9 +152,9 @@ impl Chart {
 
 impl Site {
     fn of(cluster: &KubeCluster) -> Self {
-        let (plan, families) = (cluster.address_plan(), cluster.ground().spec.families());
+        let (plan, families) = (cluster.address_plan(), cluster.testbed().spec.families());
         let some = |pair: [String; 2]| pair.into_iter().take(families).collect();
-        let numbers = 1..=cluster.ground().spec.nodes_per_cluster;
+        let numbers = 1..=cluster.testbed().spec.nodes_per_cluster;
         Self {
             context: cluster.context(),
             id: plan.index(),

@@ -19,7 +19,7 @@ use super::node::Identity;
 use super::pki::Pki;
 use super::spec::KubeSpec;
 use crate::lab::address::Plan;
-use crate::lab::home::Home;
+use crate::lab::lab_dir::LabDir;
 use crate::lab::link::{self, Way};
 use crate::lab::netns::Netns;
 use crate::lab::process::{Launch, Process, Program};
@@ -27,8 +27,8 @@ use crate::wait;
 
 /// What all clusters of a lab share.
 #[derive(Clone, Debug)]
-pub(super) struct Ground {
-    pub(super) home: Arc<Home>,
+pub(super) struct Testbed {
+    pub(super) lab_dir: Arc<LabDir>,
     pub(super) spec: KubeSpec,
     pub(super) assets: Assets,
     pub(super) plans: Vec<Plan>,
@@ -39,7 +39,7 @@ pub(super) struct Ground {
 pub struct KubeCluster {
     name: String,
     plan: Plan,
-    ground: Arc<Ground>,
+    testbed: Arc<Testbed>,
     router: Netns,
     control_netns: Netns,
     control: Control,
@@ -50,51 +50,51 @@ pub struct KubeCluster {
 
 impl KubeCluster {
     /// The cluster as it would be, or is; makes nothing.
-    pub(super) fn plan(ground: &Arc<Ground>, name: &str, plan: Plan) -> Result<Self> {
-        let home = &ground.home;
-        let folder = home.folder().join(name);
-        let control_netns = Netns::named(home, &format!("{name}.control"));
-        let cgroup = home.cgroup()?.child(name);
+    pub(super) fn plan(testbed: &Arc<Testbed>, name: &str, plan: Plan) -> Result<Self> {
+        let lab_dir = &testbed.lab_dir;
+        let folder = lab_dir.path().join(name);
+        let control_netns = Netns::named(lab_dir, &format!("{name}.control"));
+        let cgroup = lab_dir.cgroup()?.child(name);
         let control = Control {
             cluster: name.into(),
             plan,
-            spec: ground.spec.clone(),
-            assets: ground.assets.clone(),
+            spec: testbed.spec.clone(),
+            assets: testbed.assets.clone(),
             folder: folder.clone(),
             netns: control_netns.name().into(),
             cgroup: cgroup.child("control"),
         };
         let node = |number| {
             let label = format!("n{number}");
-            let netns = Netns::named(home, &format!("{name}.{label}"));
+            let netns = Netns::named(lab_dir, &format!("{name}.{label}"));
             Identity {
                 name: format!("{name}-{label}"),
                 number,
                 plan,
-                spec: ground.spec.clone(),
+                spec: testbed.spec.clone(),
                 folder: folder.join(&label),
                 access: folder.clone(),
-                programs: ground.assets.kubernetes.clone(),
-                images: home.folder().join("images"),
+                programs: testbed.assets.kubernetes.clone(),
+                images: lab_dir.path().join("images"),
                 netns: netns.name().into(),
                 cgroup: cgroup.child(&label),
-                hierarchies: ground.hierarchies.clone(),
+                hierarchies: testbed.hierarchies.clone(),
             }
         };
         Ok(Self {
             name: name.into(),
             plan,
-            ground: ground.clone(),
-            router: Netns::named(home, &format!("{name}.router")),
+            testbed: testbed.clone(),
+            router: Netns::named(lab_dir, &format!("{name}.router")),
             control_netns,
             control,
-            nodes: (1..=ground.spec.nodes_per_cluster).map(node).collect(),
+            nodes: (1..=testbed.spec.nodes_per_cluster).map(node).collect(),
             processes: BTreeMap::new(),
         })
     }
 
-    pub(super) fn ground(&self) -> &Arc<Ground> {
-        &self.ground
+    pub(super) fn testbed(&self) -> &Arc<Testbed> {
+        &self.testbed
     }
 
     pub fn name(&self) -> &str {
@@ -113,7 +113,7 @@ impl KubeCluster {
 
     /// How the host talks to it.
     pub fn context(&self) -> Context {
-        Context::new(&self.ground.home.folder().join("kubeconfig"), &self.name)
+        Context::new(&self.testbed.lab_dir.path().join("kubeconfig"), &self.name)
     }
 
     /// An admin's kubeconfig for use within the cluster's network, and the namespace of the control plane.
@@ -122,21 +122,21 @@ impl KubeCluster {
     }
 
     fn others(&self) -> Vec<Plan> {
-        self.ground.plans.iter().copied().filter(|plan| *plan != self.plan).collect()
+        self.testbed.plans.iter().copied().filter(|plan| *plan != self.plan).collect()
     }
 
     /// Makes namespaces and links.
     pub(super) fn wire(&self, wan: &Netns) -> Result<()> {
-        let (home, plan, others) = (&self.ground.home, self.plan, self.others());
-        let create = |label: &str| Netns::create(home, &format!("{}.{label}", self.name));
-        let router = Netns::create_router(home, &format!("{}.router", self.name))?;
+        let (lab_dir, plan, others) = (&self.testbed.lab_dir, self.plan, self.others());
+        let create = |label: &str| Netns::create(lab_dir, &format!("{}.{label}", self.name));
+        let router = Netns::create_router(lab_dir, &format!("{}.router", self.name))?;
         router.ip(&link::router(plan, wan.name(), &others))?;
         wan.ip(&link::wan(plan))?;
         let control = create("control")?;
         router.ip(&link::plug("control", control.name()))?;
         control.ip(&link::lan_member(plan.control(), plan, &others))?;
         for node in &self.nodes {
-            let netns = Netns::create_router(home, &format!("{}.n{}", self.name, node.number))?;
+            let netns = Netns::create_router(lab_dir, &format!("{}.n{}", self.name, node.number))?;
             router.ip(&link::plug(&node.link(), netns.name()))?;
             let address = plan.node(node.number);
             let mut commands = link::lan_member(address, plan, &others);
@@ -160,14 +160,14 @@ impl KubeCluster {
         }
         self.start_gate()?;
         for node in self.nodes.clone() {
-            node.furnish(&self.ground.plans)?;
+            node.furnish(&self.testbed.plans)?;
             self.run(&node.launch()?)?;
         }
         Ok(())
     }
 
     fn run(&mut self, launch: &Launch) -> Result<()> {
-        let process = launch.start(&self.ground.home)?;
+        let process = launch.start(&self.testbed.lab_dir)?;
         // Whoever was there before has been killed; dropping it takes its zombie away.
         self.processes.insert(launch.name.clone(), process);
         Ok(())
@@ -185,7 +185,7 @@ impl KubeCluster {
             program: Program::Ours("kube"),
             args: args.to_vec(),
             netns: self.control_netns.name().into(),
-            cgroup: self.ground.home.cgroup()?.child("gates").child(&self.name),
+            cgroup: self.testbed.lab_dir.cgroup()?.child("gates").child(&self.name),
         })
     }
 
@@ -249,7 +249,7 @@ impl KubeCluster {
     }
 
     fn node_object(&self, node: &Identity) -> serde_json::Value {
-        let families = self.ground.spec.families();
+        let families = self.testbed.spec.families();
         let ranges: Vec<_> = self.plan.node_pods(node.number).into_iter().take(families).collect();
         json!({
             "apiVersion": "v1",

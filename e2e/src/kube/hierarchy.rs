@@ -36,9 +36,9 @@ impl Hierarchies {
     }
 
     /// Makes the lab's folders, and writes them down for whoever removes them.
-    pub(super) fn make(&self, home: &Path) -> Result<()> {
+    pub(super) fn make(&self, lab_dir: &Path) -> Result<()> {
         let list: String = self.legacy.iter().map(|one| format!("{}\n", one.lab.display())).collect();
-        fs::write(home.join(LEGACY), list).context("writing the list of cgroups")?;
+        fs::write(lab_dir.join(LEGACY), list).context("writing the list of cgroups")?;
         self.legacy.iter().try_for_each(|one| make(&one.lab))
     }
 

@@ -31,11 +31,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use crate::lab::address::Plan;
-use crate::lab::home::{self, Home};
+use crate::lab::lab_dir::{self, LabDir};
 use crate::lab::link::Way;
 use crate::lab::netns::Netns;
 use assets::Assets;
-use cluster::Ground;
+use cluster::Testbed;
 use hierarchy::Hierarchies;
 
 pub use cluster::KubeCluster;
@@ -52,12 +52,12 @@ const COREDNS: &str = include_str!("../../kube/coredns.yaml");
 pub struct KubeLab {
     clusters: Vec<KubeCluster>,
     adopted: bool,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
 }
 
 impl Drop for KubeLab {
     fn drop(&mut self) {
-        home::stand_aside();
+        lab_dir::stand_aside();
         if self.adopted {
             self.clusters.iter_mut().for_each(KubeCluster::abandon);
         }
@@ -68,20 +68,20 @@ impl KubeLab {
     /// Builds it and waits until every node is Ready and names are resolved. Says on standard error how far it is.
     pub fn start(spec: &KubeSpec) -> Result<Self> {
         let assets = Assets::ensure(&spec.version)?;
-        Self::build(spec, assets).inspect_err(|_| home::stand_aside())
+        Self::build(spec, assets).inspect_err(|_| lab_dir::stand_aside())
     }
 
     fn build(spec: &KubeSpec, assets: Assets) -> Result<Self> {
         let begun = Instant::now();
         let say = |what: &str| eprintln!("kube: {:>5.1} s  {what}", begun.elapsed().as_secs_f64());
-        let home = Home::claim(spec.keep)?;
-        spec::write(home.folder(), spec)?;
-        let mut lab = Self::planned(spec, assets, home.clone())?;
-        let ground = lab.ground()?;
-        ground.hierarchies.make(home.folder())?;
-        image::write_all(&home.folder().join("images"), &ground.assets)?;
+        let lab_dir = LabDir::claim(spec.keep)?;
+        spec::write(lab_dir.path(), spec)?;
+        let mut lab = Self::planned(spec, assets, lab_dir.clone())?;
+        let testbed = lab.testbed()?;
+        testbed.hierarchies.make(lab_dir.path())?;
+        image::write_all(&lab_dir.path().join("images"), &testbed.assets)?;
         say("images");
-        let wan = Netns::create_router(&home, "wan")?;
+        let wan = Netns::create_router(&lab_dir, "wan")?;
         lab.clusters.iter().try_for_each(|cluster| cluster.wire(&wan))?;
         lab.clusters.iter_mut().try_for_each(KubeCluster::start)?;
         let gates = lab.clusters.iter().map(KubeCluster::gate).collect::<Result<Vec<_>>>()?;
@@ -99,26 +99,26 @@ impl KubeLab {
 
     /// Takes over a kept lab for a while.
     pub fn adopt(id: &str) -> Result<Self> {
-        let home = Home::adopt(id)?;
-        let written = spec::read(home.folder()).with_context(|| format!("{id} is no Kubernetes lab"))?;
+        let lab_dir = LabDir::adopt(id)?;
+        let written = spec::read(lab_dir.path()).with_context(|| format!("{id} is no Kubernetes lab"))?;
         let assets = Assets::ensure(&written.spec.version)?;
-        let mut lab = Self::planned(&written.spec, assets, home)?;
+        let mut lab = Self::planned(&written.spec, assets, lab_dir)?;
         lab.adopted = true;
         Ok(lab)
     }
 
-    fn planned(spec: &KubeSpec, assets: Assets, home: Arc<Home>) -> Result<Self> {
+    fn planned(spec: &KubeSpec, assets: Assets, lab_dir: Arc<LabDir>) -> Result<Self> {
         let plans = (1..=spec.clusters.len()).map(Plan::new).collect::<Result<Vec<_>>>()?;
-        let hierarchies = Hierarchies::of_lab(home.id())?;
+        let hierarchies = Hierarchies::of_lab(lab_dir.id())?;
         let named = spec.clusters.iter().zip(plans.clone());
-        let ground = Ground { home: home.clone(), spec: spec.clone(), assets, plans, hierarchies };
-        let ground = Arc::new(ground);
-        let clusters = named.map(|(name, plan)| KubeCluster::plan(&ground, name, plan));
-        Ok(Self { clusters: clusters.collect::<Result<_>>()?, adopted: false, home })
+        let testbed = Testbed { lab_dir: lab_dir.clone(), spec: spec.clone(), assets, plans, hierarchies };
+        let testbed = Arc::new(testbed);
+        let clusters = named.map(|(name, plan)| KubeCluster::plan(&testbed, name, plan));
+        Ok(Self { clusters: clusters.collect::<Result<_>>()?, adopted: false, lab_dir })
     }
 
-    fn ground(&self) -> Result<Arc<Ground>> {
-        Ok(self.clusters.first().context("a lab without clusters")?.ground().clone())
+    fn testbed(&self) -> Result<Arc<Testbed>> {
+        Ok(self.clusters.first().context("a lab without clusters")?.testbed().clone())
     }
 
     fn in_parallel(&mut self, work: impl Fn(&mut KubeCluster) -> Result<()> + Sync) -> Result<()> {
@@ -132,13 +132,13 @@ impl KubeLab {
         })
     }
 
-    pub fn home(&self) -> &Arc<Home> {
-        &self.home
+    pub fn lab_dir(&self) -> &Arc<LabDir> {
+        &self.lab_dir
     }
 
     /// The host's kubeconfig, with a context per cluster.
     pub fn kubeconfig(&self) -> std::path::PathBuf {
-        self.home.folder().join("kubeconfig")
+        self.lab_dir.path().join("kubeconfig")
     }
 
     pub fn clusters(&self) -> &[KubeCluster] {
@@ -176,7 +176,7 @@ impl KubeLab {
 
     /// Leaves it as it is and to itself; only for one that was built with `keep`.
     pub fn abandon(mut self) -> String {
-        let id = self.home.id().to_owned();
+        let id = self.lab_dir.id().to_owned();
         self.clusters.iter_mut().for_each(KubeCluster::abandon);
         // Dropping it would end everything; its lock goes with this process.
         std::mem::forget(self);
@@ -191,13 +191,13 @@ pub fn node_cgroup() -> Result<std::path::PathBuf> {
 
 /// The ids of kept Kubernetes labs that this working copy built.
 pub fn kept() -> Result<Vec<String>> {
-    let labs = home::labs_on_disk()?.into_iter();
+    let labs = lab_dir::labs_on_disk()?.into_iter();
     Ok(labs.filter(|(_, folder)| is_ours(folder)).map(|(id, _)| id).collect())
 }
 
 /// Ends a kept Kubernetes lab, or all of this working copy, and what is left of those whose owner was killed.
 pub fn clean(id: Option<&str>) -> Result<Vec<String>> {
-    home::clean_those(|folder| match id {
+    lab_dir::clean_those(|folder| match id {
         Some(id) => folder.ends_with(id),
         None => is_ours(folder),
     })

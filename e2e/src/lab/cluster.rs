@@ -13,8 +13,8 @@ use super::LabSpec;
 use super::address::Plan;
 use super::cgroup::Cgroup;
 use super::component::Component;
-use super::home::Home;
 use super::http::{self, Door};
+use super::lab_dir::LabDir;
 use super::link::{self, Way};
 use super::manifest;
 use super::netns::Netns;
@@ -47,30 +47,30 @@ pub struct Cluster {
 
 impl Cluster {
     pub(super) fn create(
-        home: &Arc<Home>,
+        lab_dir: &Arc<LabDir>,
         wan: &Netns,
         (name, plan): (&str, Plan),
         spec: &LabSpec,
         plans: &[Plan],
     ) -> Result<Self> {
         let others: Vec<_> = plans.iter().copied().filter(|other| *other != plan).collect();
-        let router = Netns::create_router(home, &format!("{name}.router"))?;
+        let router = Netns::create_router(lab_dir, &format!("{name}.router"))?;
         router.ip(&link::router(plan, wan.name(), &others))?;
         wan.ip(&link::wan(plan))?;
-        let control = Netns::create(home, &format!("{name}.control"))?;
+        let control = Netns::create(lab_dir, &format!("{name}.control"))?;
         router.ip(&link::plug("control", control.name()))?;
         let mut commands = link::lan_member(plan.control(), plan, &others);
         let numbers = 1..=spec.nodes_per_cluster;
         commands.extend(numbers.clone().flat_map(|node| link::router_to_node(plan, node)));
         control.ip(&commands)?;
-        let identity = identity(home, name, plan)?;
-        let control_cgroup = home.cgroup()?.child(name).child("control");
-        home.make_cgroup(&control_cgroup)?;
-        let etcd = Component::new(etcd(&identity, &control, &control_cgroup), home);
+        let identity = identity(lab_dir, name, plan)?;
+        let control_cgroup = lab_dir.cgroup()?.child(name).child("control");
+        lab_dir.make_cgroup(&control_cgroup)?;
+        let etcd = Component::new(etcd(&identity, &control, &control_cgroup), lab_dir);
         let count = if spec.standby { 2 } else { 1 };
         let apiservers = (0..count).map(|index| apiserver(&identity, &control, &control_cgroup, index));
-        let apiservers = apiservers.map(|launch| Component::new(launch, home)).collect();
-        let nodes = numbers.map(|number| Node::create(home, &router, &identity, number, &others));
+        let apiservers = apiservers.map(|launch| Component::new(launch, lab_dir)).collect();
+        let nodes = numbers.map(|number| Node::create(lab_dir, &router, &identity, number, &others));
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
         let mut cluster = Self {
             identity,
@@ -299,10 +299,10 @@ fn in_control(control: &Netns, port: u16, path: &'static str) -> Result<String> 
     control.enter(move || http::fetch(&door, path))
 }
 
-fn identity(home: &Home, name: &str, plan: Plan) -> Result<Identity> {
+fn identity(lab_dir: &LabDir, name: &str, plan: Plan) -> Result<Identity> {
     let folder = |kind: &str| -> Result<PathBuf> {
-        let path = home.folder().join(name).join(kind);
-        home.make_folder(&path)?;
+        let path = lab_dir.path().join(name).join(kind);
+        lab_dir.make_folder(&path)?;
         Ok(path)
     };
     Ok(Identity { cluster: name.into(), plan, manifests: folder("manifests")?, peers: folder("peers")? })

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::disk::Disk;
-use super::home::Home;
+use super::lab_dir::LabDir;
 use super::process::{Launch, Process};
 
 /// How long a component may take to end when it is asked to.
@@ -26,20 +26,20 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Component {
     launch: Launch,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
     process: Option<Process>,
     disk: Option<Disk>,
 }
 
 impl Component {
-    pub fn new(launch: Launch, home: &Arc<Home>) -> Self {
-        Self { launch, home: home.clone(), process: None, disk: None }
+    pub fn new(launch: Launch, lab_dir: &Arc<LabDir>) -> Self {
+        Self { launch, lab_dir: lab_dir.clone(), process: None, disk: None }
     }
 
     /// Mounts a disk for it at `path`, and puts its log there.
     pub(super) fn mount_disk(&mut self, path: &Path, megabytes: u32) -> Result<()> {
-        let disk = Disk::mount(&self.home, path, megabytes)?;
-        disk.take_log(&self.home, &self.launch.name)?;
+        let disk = Disk::mount(&self.lab_dir, path, megabytes)?;
+        disk.take_log(&self.lab_dir, &self.launch.name)?;
         self.disk = Some(disk);
         Ok(())
     }
@@ -63,12 +63,12 @@ impl Component {
     }
 
     pub fn log(&self) -> std::path::PathBuf {
-        self.home.log(&self.launch.name)
+        self.lab_dir.log(&self.launch.name)
     }
 
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.launch.name);
-        self.process = Some(self.launch.start(&self.home)?);
+        self.process = Some(self.launch.start(&self.lab_dir)?);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 
-use super::home::Home;
+use super::lab_dir::LabDir;
 
 /// What fills a disk.
 const BALLAST: &str = "ballast";
@@ -21,9 +21,9 @@ pub struct Disk {
 
 impl Disk {
     /// Mounts one at a folder of the lab, which need not exist. It goes with the lab.
-    pub(super) fn mount(home: &Home, path: &Path, megabytes: u32) -> Result<Self> {
-        home.make_folder(path)?;
-        let _open = home.open()?;
+    pub(super) fn mount(lab_dir: &LabDir, path: &Path, megabytes: u32) -> Result<Self> {
+        lab_dir.make_folder(path)?;
+        let _open = lab_dir.open()?;
         let size = format!("size={megabytes}m,mode=755");
         mount(Some("lab"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
             .with_context(|| format!("mounting a disk at {}", path.display()))?;
@@ -31,8 +31,8 @@ impl Disk {
     }
 
     /// Puts the log of a process there; it must not have one yet.
-    pub(super) fn take_log(&self, home: &Home, name: &str) -> Result<()> {
-        let (target, link) = (self.path.join("log"), home.log(name));
+    pub(super) fn take_log(&self, lab_dir: &LabDir, name: &str) -> Result<()> {
+        let (target, link) = (self.path.join("log"), lab_dir.log(name));
         symlink(&target, &link).with_context(|| format!("linking {}", link.display()))
     }
 

@@ -24,7 +24,7 @@ impl Node {
 
     /// Everything pinned for the node's agent, as paths below its own folder, sorted.
     pub fn pins(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.home().bpffs().join("clustermesh").join(self.instance());
+        let folder = self.lab_dir().bpffs().join("clustermesh").join(self.instance());
         let mut pins = Vec::new();
         collect(&folder, &mut pins)?;
         pins.sort();
@@ -47,7 +47,7 @@ fn collect(folder: &Path, pins: &mut Vec<PathBuf>) -> Result<()> {
 fn dump(node: &Node, instance: &str) -> Result<String> {
     let mut command = Command::new(program("clustermesh")?);
     command.args(["bpf", "dump", "--instance", instance]);
-    command.arg("--bpffs").arg(node.home().bpffs()).arg("--run-dir").arg(node.home().run_dir());
+    command.arg("--bpffs").arg(node.lab_dir().bpffs()).arg("--run-dir").arg(node.lab_dir().run_dir());
     let output = command.stdin(Stdio::null()).output().context("starting clustermesh")?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "clustermesh bpf dump of {instance}: {}", complaint.trim());
@@ -63,7 +63,7 @@ impl Lab {
 }
 
 fn settle_as_fresh(node: &Node) -> Result<()> {
-    let mut fresh = Component::new(fresh(node)?, node.home());
+    let mut fresh = Component::new(fresh(node)?, node.lab_dir());
     fresh.start()?;
     let instance = format!("{}-fresh", node.instance());
     let same = wait::until(&format!("the maps of {} to equal fresh ones", node.describe()), PATIENCE, || {
@@ -73,8 +73,8 @@ fn settle_as_fresh(node: &Node) -> Result<()> {
         compare(&present, &wanted)
     });
     fresh.stop(Stop::Kill)?;
-    let home = node.home();
-    let folders = [home.bpffs().join("clustermesh"), home.run_dir(), home.state_dir()];
+    let lab_dir = node.lab_dir();
+    let folders = [lab_dir.bpffs().join("clustermesh"), lab_dir.run_dir(), lab_dir.state_dir()];
     let folders = folders.map(|folder| folder.join(&instance));
     for folder in folders.iter().filter(|folder| folder.exists()) {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
@@ -86,7 +86,7 @@ fn settle_as_fresh(node: &Node) -> Result<()> {
 fn fresh(node: &Node) -> Result<Launch> {
     let own = node.launch();
     let corner = node.cgroup().child("fresh");
-    node.home().make_cgroup(&corner)?;
+    node.lab_dir().make_cgroup(&corner)?;
     let instance = format!("{}-fresh", node.instance());
     let ours = ["--instance=", "--cgroup-root=", "--admin-address="];
     let mut args: Vec<_> =

@@ -5,7 +5,7 @@ use std::thread;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::home;
+use super::lab_dir;
 
 static WATCH: Once = Once::new();
 
@@ -39,7 +39,7 @@ async fn answer(ready: &std::sync::mpsc::Sender<()>) {
     // The receiver waits for exactly this.
     let _ = ready.send(());
     let status = first(interrupt, terminate, hangup).await;
-    home::tear_down_all();
+    lab_dir::tear_down_all();
     std::process::exit(status);
 }
 

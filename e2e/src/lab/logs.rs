@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::Lab;
-use super::home;
+use super::lab_dir;
 use super::process;
 
 /// Which processes' logs are held to the rule "no unexpected warn or error line".
@@ -31,7 +31,7 @@ impl Lab {
     }
 
     fn logs(&self) -> Result<Vec<std::path::PathBuf>> {
-        let folder = self.home.folder().join("log");
+        let folder = self.lab_dir.path().join("log");
         let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
         let mut logs = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         logs.sort();
@@ -41,7 +41,7 @@ impl Lab {
     /// Shows the end of every log on stderr, for whoever looks into a failure.
     pub fn say_tails(&self) {
         // Logs that end because of a signal explain nothing.
-        home::stand_aside();
+        lab_dir::stand_aside();
         eprintln!("the logs end with:\n{}", self.tails(12));
     }
 

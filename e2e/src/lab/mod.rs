@@ -11,10 +11,10 @@ pub mod component;
 pub mod disk;
 pub mod enter;
 pub mod events;
-pub mod home;
 pub mod http;
 pub mod inspect;
 mod interrupt;
+pub mod lab_dir;
 pub mod link;
 pub mod logs;
 pub mod manifest;
@@ -33,7 +33,7 @@ use anyhow::{Context, Result, anyhow};
 use address::Plan;
 use client::Client;
 use cluster::Cluster;
-use home::Home;
+use lab_dir::LabDir;
 use link::Way;
 use netns::Netns;
 use pod::Pod;
@@ -66,7 +66,7 @@ impl LabSpec {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        home::stand_aside();
+        lab_dir::stand_aside();
         if thread::panicking() {
             self.say_tails();
         }
@@ -75,12 +75,12 @@ impl Drop for Lab {
 
 #[derive(Debug)]
 pub struct Lab {
-    // Before `home`: processes are ended and waited for one by one, then the home ends whatever is left.
+    // Before `lab_dir`: processes are ended and waited for one by one, then the lab directory's drop ends whatever is left.
     clusters: Vec<Cluster>,
     clients: Vec<Client>,
     idle: Vec<Pod>,
     _wan: Netns,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
 }
 
 impl Lab {
@@ -94,7 +94,7 @@ impl Lab {
 
     /// Builds it and waits until every component is ready.
     pub fn start(spec: &LabSpec) -> Result<Self> {
-        Self::start_all(spec).inspect_err(|_| home::stand_aside())
+        Self::start_all(spec).inspect_err(|_| lab_dir::stand_aside())
     }
 
     fn start_all(spec: &LabSpec) -> Result<Self> {
@@ -110,13 +110,13 @@ impl Lab {
     }
 
     fn build(spec: &LabSpec) -> Result<Self> {
-        let home = Home::claim(spec.keep)?;
-        let wan = Netns::create_router(&home, "wan")?;
+        let lab_dir = LabDir::claim(spec.keep)?;
+        let wan = Netns::create_router(&lab_dir, "wan")?;
         let plans = (1..=spec.clusters.len()).map(Plan::new).collect::<Result<Vec<_>>>()?;
         let clusters = thread::scope(|scope| {
             let create = |(name, plan)| {
-                let (home, wan, plans) = (&home, &wan, &plans);
-                scope.spawn(move || Cluster::create(home, wan, (name, plan), spec, plans))
+                let (lab_dir, wan, plans) = (&lab_dir, &wan, &plans);
+                scope.spawn(move || Cluster::create(lab_dir, wan, (name, plan), spec, plans))
             };
             let named = spec.clusters.iter().map(String::as_str).zip(plans.iter().copied());
             let threads: Vec<_> = named.map(create).collect();
@@ -124,7 +124,7 @@ impl Lab {
                 threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
             made.collect::<Result<Vec<_>>>()
         })?;
-        Ok(Self { clusters, clients: Vec::new(), idle: Vec::new(), _wan: wan, home })
+        Ok(Self { clusters, clients: Vec::new(), idle: Vec::new(), _wan: wan, lab_dir })
     }
 
     /// Gives every cluster the peer files of all others.
@@ -141,8 +141,8 @@ impl Lab {
         self.clusters.iter_mut().try_for_each(|cluster| cluster.wait_ready(START_PATIENCE))
     }
 
-    pub fn home(&self) -> &Arc<Home> {
-        &self.home
+    pub fn lab_dir(&self) -> &Arc<LabDir> {
+        &self.lab_dir
     }
 
     pub fn clusters(&self) -> &[Cluster] {
@@ -200,7 +200,7 @@ impl Lab {
 
     /// Leaves it as it is and to itself; only for one that was built with `keep`.
     pub fn abandon(self) -> String {
-        let id = self.home.id().to_owned();
+        let id = self.lab_dir.id().to_owned();
         // Dropping it would end everything; its lock goes with this process.
         std::mem::forget(self);
         id

@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::home::{self, Home, NETNS};
+use super::lab_dir::{self, LabDir, NETNS};
 
 /// Settings of every namespace, before any link appears in it: addresses are usable at once, and a packet may come
 /// in by another link than the answer takes.
@@ -32,12 +32,12 @@ const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/
 #[derive(Debug)]
 pub struct Netns {
     name: String,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
 }
 
 impl Netns {
-    pub fn create(home: &Arc<Home>, label: &str) -> Result<Self> {
-        let netns = Self { name: home.netns(label), home: home.clone() };
+    pub fn create(lab_dir: &Arc<LabDir>, label: &str) -> Result<Self> {
+        let netns = Self { name: lab_dir.netns(label), lab_dir: lab_dir.clone() };
         netns.add()?;
         netns.set(BASE)?;
         netns.ip(&["link set lo up".into()])?;
@@ -45,18 +45,18 @@ impl Netns {
     }
 
     /// One that is there already, or will be.
-    pub fn named(home: &Arc<Home>, label: &str) -> Self {
-        Self { name: home.netns(label), home: home.clone() }
+    pub fn named(lab_dir: &Arc<LabDir>, label: &str) -> Self {
+        Self { name: lab_dir.netns(label), lab_dir: lab_dir.clone() }
     }
 
     fn add(&self) -> Result<()> {
-        let _open = self.home.open()?;
+        let _open = self.lab_dir.open()?;
         batch(None, &[format!("netns add {}", self.name)])
     }
 
     /// A namespace that forwards.
-    pub fn create_router(home: &Arc<Home>, label: &str) -> Result<Self> {
-        let netns = Self::create(home, label)?;
+    pub fn create_router(lab_dir: &Arc<LabDir>, label: &str) -> Result<Self> {
+        let netns = Self::create(lab_dir, label)?;
         netns.set(FORWARDING)?;
         Ok(netns)
     }
@@ -71,7 +71,7 @@ impl Netns {
 
     /// Runs `ip` commands in the namespace; the first that fails ends the batch.
     pub fn ip(&self, commands: &[String]) -> Result<()> {
-        let _open = self.home.open()?;
+        let _open = self.lab_dir.open()?;
         batch(Some(&self.name), commands)
     }
 
@@ -98,7 +98,7 @@ impl Netns {
 
     /// Removes it now; what runs in it keeps it alive, nameless, until it ends.
     pub fn remove(self) -> Result<()> {
-        home::remove_namespace(&self.path())
+        lab_dir::remove_namespace(&self.path())
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::address::{Plan, with_length};
 use super::cgroup::Cgroup;
 use super::component::Component;
-use super::home::Home;
 use super::http::{self, Door};
+use super::lab_dir::LabDir;
 use super::link;
 use super::netns::Netns;
 use super::process::{Launch, Program};
@@ -54,7 +54,7 @@ pub struct Node {
     number: u8,
     netns: Netns,
     cgroup: Cgroup,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
     agent: Component,
     next_slot: u8,
 }
@@ -62,7 +62,7 @@ pub struct Node {
 impl Node {
     /// Makes a node and plugs it into its cluster's router.
     pub(super) fn create(
-        home: &Arc<Home>,
+        lab_dir: &Arc<LabDir>,
         router: &Netns,
         identity: &Identity,
         number: u8,
@@ -70,21 +70,21 @@ impl Node {
     ) -> Result<Self> {
         let (cluster, plan) = (identity.cluster.clone(), identity.plan);
         let name = format!("n{number}");
-        let netns = Netns::create_router(home, &format!("{cluster}.{name}"))?;
+        let netns = Netns::create_router(lab_dir, &format!("{cluster}.{name}"))?;
         router.ip(&link::plug(&name, netns.name()))?;
         let mut commands = link::lan_member(plan.node(number), plan, others);
         commands.extend(link::pod_bridge(plan, number));
         netns.ip(&commands)?;
         router.ip(&link::router_to_node(plan, number))?;
-        let cgroup = home.cgroup()?.child(&cluster).child(&name);
-        home.make_cgroup(&cgroup)?;
-        let agent = Component::new(agent(home, identity, &name, &netns, &cgroup), home);
-        Ok(Self { name, cluster, plan, number, netns, cgroup, home: home.clone(), agent, next_slot: 2 })
+        let cgroup = lab_dir.cgroup()?.child(&cluster).child(&name);
+        lab_dir.make_cgroup(&cgroup)?;
+        let agent = Component::new(agent(lab_dir, identity, &name, &netns, &cgroup), lab_dir);
+        Ok(Self { name, cluster, plan, number, netns, cgroup, lab_dir: lab_dir.clone(), agent, next_slot: 2 })
     }
 
     /// Puts what the agent keeps in files on a disk of its own.
     pub(super) fn mount_disk(&mut self) -> Result<()> {
-        let folder = self.home.run_dir().join(self.instance());
+        let folder = self.lab_dir.run_dir().join(self.instance());
         self.agent.mount_disk(&folder, DISK_MB)
     }
 
@@ -104,8 +104,8 @@ impl Node {
         self.number
     }
 
-    pub(super) fn home(&self) -> &Arc<Home> {
-        &self.home
+    pub(super) fn lab_dir(&self) -> &Arc<LabDir> {
+        &self.lab_dir
     }
 
     pub fn netns(&self) -> &Netns {
@@ -131,7 +131,7 @@ impl Node {
 
     /// The agent's admin socket.
     pub fn socket(&self) -> PathBuf {
-        self.home.run_dir().join(self.instance()).join("agent.sock")
+        self.lab_dir.run_dir().join(self.instance()).join("agent.sock")
     }
 
     /// An answer of the agent's admin API, without the `/v1/`.
@@ -182,7 +182,7 @@ fn instance(cluster: &str, node: &str) -> String {
     format!("{cluster}-{node}")
 }
 
-fn agent(home: &Arc<Home>, identity: &Identity, node: &str, netns: &Netns, cgroup: &Cgroup) -> Launch {
+fn agent(lab_dir: &Arc<LabDir>, identity: &Identity, node: &str, netns: &Netns, cgroup: &Cgroup) -> Launch {
     let instance = instance(&identity.cluster, node);
     let mut args = vec![
         format!("--node-name={node}"),
@@ -192,9 +192,9 @@ fn agent(home: &Arc<Home>, identity: &Identity, node: &str, netns: &Netns, cgrou
     ];
     let mut folder = |flag: &str, path: &Path| args.push(format!("--{flag}={}", path.display()));
     folder("cgroup-root", cgroup.path());
-    folder("bpffs", &home.bpffs());
-    folder("run-dir", &home.run_dir());
-    folder("state-dir", &home.state_dir());
+    folder("bpffs", &lab_dir.bpffs());
+    folder("run-dir", &lab_dir.run_dir());
+    folder("state-dir", &lab_dir.state_dir());
     args.extend(identity.flags());
     Launch {
         name: format!("{}.{node}.agent", identity.cluster),

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::address::{Pair, Plan};
 use super::cgroup::Cgroup;
-use super::home::Home;
+use super::lab_dir::LabDir;
 use super::link;
 use super::manifest::TARGET_PORT;
 use super::netns::Netns;
@@ -39,7 +39,7 @@ pub struct Pod {
     addresses: Pair,
     netns: Netns,
     cgroup: Cgroup,
-    home: Arc<Home>,
+    lab_dir: Arc<LabDir>,
     process: Option<Process>,
     pub(super) condition: Condition,
 }
@@ -47,9 +47,9 @@ pub struct Pod {
 impl Pod {
     /// Makes a pod without a process on a node.
     pub(super) fn create(node: &mut Node, name: &str, plans: &[Plan]) -> Result<Self> {
-        let home = node.home().clone();
+        let lab_dir = node.lab_dir().clone();
         let slot = node.claim_slot()?;
-        let netns = Netns::create(&home, &format!("{}.{}.{name}", node.cluster(), node.name()))?;
+        let netns = Netns::create(&lab_dir, &format!("{}.{}.{name}", node.cluster(), node.name()))?;
         node.netns().ip(&link::plug_pod(slot, netns.name()))?;
         netns.ip(&link::pod(node.plan(), node.number(), slot, plans))?;
         let cgroup = node.cgroup().child(&format!("pod-{name}"));
@@ -61,7 +61,7 @@ impl Pod {
             addresses: node.plan().pod(node.number(), slot),
             netns,
             cgroup,
-            home,
+            lab_dir,
             process: None,
             condition: Condition::Ready,
         })
@@ -103,7 +103,7 @@ impl Pod {
         let linger = format!("{}ms", LINGER.as_millis());
         let args = ["serve", "--answer", &answer, "--port", &TARGET_PORT.to_string(), "--linger", &linger];
         let launch = self.launch(args.map(str::to_owned).to_vec());
-        self.process = Some(launch.start(&self.home)?);
+        self.process = Some(launch.start(&self.lab_dir)?);
         self.wait_listening()
     }
 
@@ -122,7 +122,7 @@ impl Pod {
 
     /// Starts `lab` with these arguments; its standard output is the caller's.
     pub fn run(&mut self, args: Vec<String>) -> Result<ChildStdout> {
-        let (process, stdout) = self.launch(args).start_piped(&self.home)?;
+        let (process, stdout) = self.launch(args).start_piped(&self.lab_dir)?;
         self.process = Some(process);
         Ok(stdout)
     }
@@ -131,7 +131,7 @@ impl Pod {
     pub fn output(&self, program: &'static str, args: &[&str]) -> Result<String> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let launch = Launch { program: Program::Installed(program), ..self.launch(args) };
-        let (process, mut stdout) = launch.start_piped(&self.home)?;
+        let (process, mut stdout) = launch.start_piped(&self.lab_dir)?;
         let mut said = String::new();
         stdout.read_to_string(&mut said).with_context(|| format!("reading what {program} says"))?;
         let status = process.wait(Duration::from_secs(30))?;

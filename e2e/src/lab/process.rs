@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cgroup::Cgroup;
-use super::home::Home;
+use super::lab_dir::LabDir;
 use crate::wait;
 
 /// Where the binaries are: next to the running one, or (for tests, which run in `deps`) one folder up.
@@ -76,25 +76,25 @@ pub struct Process {
 
 impl Launch {
     /// Starts it; both its outputs go to the log.
-    pub fn start(&self, home: &Arc<Home>) -> Result<Process> {
-        let log = open_log(&home.log(&self.name))?;
-        self.start_with(home, log.into())
+    pub fn start(&self, lab_dir: &Arc<LabDir>) -> Result<Process> {
+        let log = open_log(&lab_dir.log(&self.name))?;
+        self.start_with(lab_dir, log.into())
     }
 
     /// Starts it; its standard output is the caller's to read.
-    pub fn start_piped(&self, home: &Arc<Home>) -> Result<(Process, ChildStdout)> {
-        let mut process = self.start_with(home, Stdio::piped())?;
+    pub fn start_piped(&self, lab_dir: &Arc<LabDir>) -> Result<(Process, ChildStdout)> {
+        let mut process = self.start_with(lab_dir, Stdio::piped())?;
         let stdout = process.child.stdout.take().context("a piped child has no stdout")?;
         Ok((process, stdout))
     }
 
-    fn start_with(&self, home: &Arc<Home>, stdout: Stdio) -> Result<Process> {
-        let _open = home.open()?;
+    fn start_with(&self, lab_dir: &Arc<LabDir>, stdout: Stdio) -> Result<Process> {
+        let _open = lab_dir.open()?;
         self.cgroup.create()?;
-        let log = home.log(&self.name);
+        let log = lab_dir.log(&self.name);
         let mut command = Command::new(program("lab")?);
         command.arg("enter");
-        if !home.kept() {
+        if !lab_dir.kept() {
             command.arg("--parent").arg(std::process::id().to_string());
         }
         command.arg("--netns").arg(&self.netns).arg("--cgroup").arg(self.cgroup.path());

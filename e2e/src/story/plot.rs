@@ -23,7 +23,7 @@ const UNNOTICED: Duration = Duration::from_millis(1500);
 /// How long connections may go on being refused when the manifest has followed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Builds the stage: the service everywhere, and an x-wing on every node.
+/// Deploys the service everywhere and starts an x-wing on every node.
 pub fn set_up(world: &mut dyn World, board: &Board) -> Result<()> {
     for cluster in &board.clusters {
         world.apply(cluster, &ServiceSpec::global(SERVICE, REPLICAS))?;

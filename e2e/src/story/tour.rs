@@ -25,8 +25,8 @@ pub fn of(lab: &Lab) -> Result<String> {
     let target = cluster.dial_address(SERVICE)?;
     let mut text = format!(
         "\nLab {} is still up. Its files are in {}.\n",
-        lab.home().id(),
-        lab.home().folder().display()
+        lab.lab_dir().id(),
+        lab.lab_dir().path().display()
     );
     let mut say = |what: &str, command: String| writeln!(text, "  {what}\n    {command}");
     say(

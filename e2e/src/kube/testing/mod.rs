@@ -17,11 +17,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The lab, while a test has it.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Fixture {
     lab: KubeLab,
 }
 
-impl Stage {
+impl Fixture {
     /// Enters the lab that `make test-kube` brought up; an error says how to get one.
     pub fn enter() -> Result<Self> {
         let id = std::env::var("CLUSTERMESH_KUBE_LAB");
@@ -32,10 +32,10 @@ impl Stage {
     /// The same with the chart installed in every cluster, with its usual values. It stays for the tests that follow:
     /// those that want none remove it first.
     pub fn enter_mesh() -> Result<(Self, Chart)> {
-        let stage = Self::enter()?;
-        let chart = Chart::of_lab(stage.lab())?;
+        let fixture = Self::enter()?;
+        let chart = Chart::of_lab(fixture.lab())?;
         chart.install()?;
-        Ok((stage, chart))
+        Ok((fixture, chart))
     }
 
     pub fn lab(&self) -> &KubeLab {

@@ -1,4 +1,4 @@
-//! An agent among peers: the peers' etcds in one namespace, the agent in another, and one wire between them.
+//! The fixture with an agent among peers: the peers' etcds in one namespace, the agent in another, and one wire between them.
 //!
 //! No exporter: the records are written by the bench. The agent is the product's own binary, on a cgroup of its own.
 
@@ -12,15 +12,15 @@ use anyhow::{Context, Result, ensure};
 use node_agent::datapath::actual::Capacity;
 
 use crate::lab::cgroup::Cgroup;
-use crate::lab::home::Home;
 use crate::lab::http::{self, Door};
+use crate::lab::lab_dir::LabDir;
 use crate::lab::manifest;
 use crate::lab::netns::Netns;
 use crate::lab::process::{Launch, Process, Program};
 use crate::wait;
 
 use super::agent::Agent;
-use super::estate::{Estate, OWN_NODES, OWN_PODS, OWN_SERVICES, own_services};
+use super::data_set::{DataSet, OWN_NODES, OWN_PODS, OWN_SERVICES, own_services};
 use super::store::Store;
 
 /// The peers' end of the wire, and the agent's.
@@ -33,39 +33,39 @@ const PER_FILE: usize = 1000;
 /// For a process to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Dropped in the order of the fields: processes, namespaces, home.
+/// Dropped in the order of the fields: processes, namespaces, lab directory.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     etcds: Vec<Process>,
     pub(crate) peers: Netns,
     pub(crate) node: Netns,
-    pub(crate) home: Arc<Home>,
+    pub(crate) lab_dir: Arc<LabDir>,
     agents: usize,
 }
 
-impl Stage {
+impl Fixture {
     /// Makes it, with an empty etcd for each of so many peers.
     pub(crate) fn new(peers: usize) -> Result<Self> {
-        let home = Home::claim(false)?;
-        let (peers_netns, node) = (Netns::create(&home, "peers")?, Netns::create(&home, "node")?);
+        let lab_dir = LabDir::claim(false)?;
+        let (peers_netns, node) = (Netns::create(&lab_dir, "peers")?, Netns::create(&lab_dir, "node")?);
         peers_netns.ip(&[
             format!("link add node type veth peer name eth0 netns {}", node.name()),
             format!("addr add {PEERS}/30 dev node"),
             "link set node up".into(),
         ])?;
         node.ip(&["link set eth0 up".into(), format!("addr add {NODE}/30 dev eth0")])?;
-        let mut stage = Self { etcds: Vec::new(), peers: peers_netns, node, home, agents: 0 };
+        let mut fixture = Self { etcds: Vec::new(), peers: peers_netns, node, lab_dir, agents: 0 };
         for number in 0..peers {
-            let etcd = stage.etcd(number)?.start(&stage.home)?;
-            stage.etcds.push(etcd);
+            let etcd = fixture.etcd(number)?.start(&fixture.lab_dir)?;
+            fixture.etcds.push(etcd);
         }
-        (0..peers).try_for_each(|number| stage.wait_etcd(number))?;
-        Ok(stage)
+        (0..peers).try_for_each(|number| fixture.wait_etcd(number))?;
+        Ok(fixture)
     }
 
     fn etcd(&self, number: usize) -> Result<Launch> {
         let (client, peer) = (client_port(number)?, client_port(number)? + 1);
-        let data = self.home.folder().join("data").join(format!("etcd-{number}"));
+        let data = self.lab_dir.path().join("data").join(format!("etcd-{number}"));
         let args = [
             "--name=bench".to_owned(),
             format!("--data-dir={}", data.display()),
@@ -83,7 +83,7 @@ impl Stage {
             program: Program::Installed("etcd"),
             args: args.to_vec(),
             netns: self.peers.name().into(),
-            cgroup: self.home.cgroup()?.child("etcd"),
+            cgroup: self.lab_dir.cgroup()?.child("etcd"),
         })
     }
 
@@ -108,26 +108,26 @@ impl Stage {
     }
 
     /// Fills a peer's etcd.
-    pub(crate) fn fill(&self, number: usize, estate: &Estate) -> Result<()> {
-        self.store(number)?.fill(&self.peers, estate)
+    pub(crate) fn fill(&self, number: usize, data_set: &DataSet) -> Result<()> {
+        self.store(number)?.fill(&self.peers, data_set)
     }
 
     /// Starts an agent with empty maps and so many Services of its own, and waits until it is ready.
     pub(crate) fn agent(&mut self, services: usize, room: Capacity) -> Result<Agent> {
         self.agents += 1;
         let instance = format!("agent-{}", self.agents);
-        let folder = self.home.folder().join(&instance);
+        let folder = self.lab_dir.path().join(&instance);
         let (manifests, peers) = (folder.join("manifests"), folder.join("peers"));
-        self.home.make_folder(&manifests)?;
-        self.home.make_folder(&peers)?;
+        self.lab_dir.make_folder(&manifests)?;
+        self.lab_dir.make_folder(&peers)?;
         for from in (0..services).step_by(PER_FILE) {
             let text = own_services(from, services.min(from + PER_FILE))?;
             manifest::write_text(&manifests, &format!("from-{from}.yaml"), &text)?;
         }
-        let root = self.home.cgroup()?.child(&instance);
-        self.home.make_cgroup(&root)?;
+        let root = self.lab_dir.cgroup()?.child(&instance);
+        self.lab_dir.make_cgroup(&root)?;
         let launch = self.launch(&instance, &root, room, [manifests, peers.clone()]);
-        let mut process = launch.start(&self.home)?;
+        let mut process = launch.start(&self.lab_dir)?;
         let (node, door) = (&self.node, Door::Tcp(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT))));
         wait::until_or(
             "the agent to be ready",
@@ -138,7 +138,7 @@ impl Stage {
                 node.enter(move || http::fetch(&door, "/readyz")).map(drop)
             },
         )?;
-        Agent::new(process, launch.cgroup, peers, (self.home.clone(), instance))
+        Agent::new(process, launch.cgroup, peers, (self.lab_dir.clone(), instance))
     }
 
     fn launch(&self, instance: &str, root: &Cgroup, room: Capacity, folders: [PathBuf; 2]) -> Launch {
@@ -155,9 +155,9 @@ impl Stage {
             format!("--peers-dir={}", peers.display()),
             format!("--instance={instance}"),
             format!("--cgroup-root={}", root.path().display()),
-            format!("--bpffs={}", self.home.bpffs().display()),
-            format!("--run-dir={}", self.home.run_dir().display()),
-            format!("--state-dir={}", self.home.state_dir().display()),
+            format!("--bpffs={}", self.lab_dir.bpffs().display()),
+            format!("--run-dir={}", self.lab_dir.run_dir().display()),
+            format!("--state-dir={}", self.lab_dir.state_dir().display()),
             format!("--admin-address=127.0.0.1:{ADMIN_PORT}"),
             format!("--max-services={services}"),
             format!("--max-slots={slots}"),

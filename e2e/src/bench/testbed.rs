@@ -1,4 +1,4 @@
-//! The ground that dials are measured on: a namespace with servers, and one namespace for each kind of client,
+//! The testbed on which dials are measured: a namespace with servers, and one namespace for each kind of client,
 //! joined by veth pairs. No default route, no way to the host.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::lab::cgroup::Cgroup;
-use crate::lab::home::Home;
+use crate::lab::lab_dir::LabDir;
 use crate::lab::netns::Netns;
 use crate::lab::process::{Launch, Process, Program};
 use crate::wait;
@@ -33,37 +33,37 @@ pub(crate) fn frontend(number: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 1)) + offset)
 }
 
-/// Dropped in the order of the fields: processes, namespaces, home.
+/// Dropped in the order of the fields: processes, namespaces, lab directory.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct Testbed {
     _server: Process,
     clients: Vec<Netns>,
     _servers: Netns,
-    pub(crate) home: Arc<Home>,
+    pub(crate) lab_dir: Arc<LabDir>,
 }
 
-impl Ground {
+impl Testbed {
     /// Makes it, with a client namespace for each label, and waits until the servers listen.
     pub(crate) fn new(labels: &[&str]) -> Result<Self> {
-        let home = Home::claim(false)?;
-        let servers = Netns::create(&home, "servers")?;
+        let lab_dir = LabDir::claim(false)?;
+        let servers = Netns::create(&lab_dir, "servers")?;
         servers.ip(&[format!("route add local {BACKENDS} dev lo")])?;
         let mut clients = Vec::new();
         for (number, label) in labels.iter().enumerate() {
-            clients.push(client(&home, &servers, number, label)?);
+            clients.push(client(&lab_dir, &servers, number, label)?);
         }
         let launch = Launch {
             name: "servers".into(),
             program: Program::Ours("bench"),
             args: vec!["serve".into()],
             netns: servers.name().into(),
-            cgroup: home.cgroup()?.child("servers"),
+            cgroup: lab_dir.cgroup()?.child("servers"),
         };
-        let mut server = launch.start(&home)?;
+        let mut server = launch.start(&lab_dir)?;
         for port in [ACCEPT_PORT, ECHO_PORT] {
             wait_listening(&servers, &mut server, port)?;
         }
-        Ok(Self { _server: server, clients, _servers: servers, home })
+        Ok(Self { _server: server, clients, _servers: servers, lab_dir })
     }
 
     /// The client namespace made for the `number`th label.
@@ -71,16 +71,16 @@ impl Ground {
         self.clients.get(number).context("no such client namespace")
     }
 
-    /// A cgroup of the ground.
+    /// A cgroup of the testbed.
     pub(crate) fn cgroup(&self, name: &str) -> Result<Cgroup> {
-        let cgroup = self.home.cgroup()?.child(name);
-        self.home.make_cgroup(&cgroup)?;
+        let cgroup = self.lab_dir.cgroup()?.child(name);
+        self.lab_dir.make_cgroup(&cgroup)?;
         Ok(cgroup)
     }
 
     /// Has a process of its own carry a plan out.
     pub(crate) fn dial(&self, plan: &Plan) -> Result<Outcome> {
-        let path = self.home.folder().join("plan.json");
+        let path = self.lab_dir.path().join("plan.json");
         std::fs::write(&path, serde_json::to_vec(plan)?)
             .with_context(|| format!("writing {}", path.display()))?;
         let launch = Launch {
@@ -90,21 +90,21 @@ impl Ground {
             netns: self.client(0)?.name().into(),
             cgroup: self.cgroup("dialler")?,
         };
-        let (mut process, stdout) = launch.start_piped(&self.home)?;
+        let (mut process, stdout) = launch.start_piped(&self.lab_dir)?;
         let outcome = serde_json::from_reader(stdout);
         match outcome {
             Ok(outcome) => Ok(outcome),
             Err(error) => {
                 process.check()?;
-                let tail = crate::lab::process::tail(&self.home.log("dialler"), 5);
+                let tail = crate::lab::process::tail(&self.lab_dir.log("dialler"), 5);
                 Err(error).with_context(|| format!("the dialler gave no result:\n{tail}"))
             }
         }
     }
 }
 
-fn client(home: &Arc<Home>, servers: &Netns, number: usize, label: &str) -> Result<Netns> {
-    let netns = Netns::create(home, label)?;
+fn client(lab_dir: &Arc<LabDir>, servers: &Netns, number: usize, label: &str) -> Result<Netns> {
+    let netns = Netns::create(lab_dir, label)?;
     let link = format!("c{number}");
     servers.ip(&[
         format!("link add {link} type veth peer name eth0 netns {}", netns.name()),

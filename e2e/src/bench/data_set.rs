@@ -1,4 +1,4 @@
-//! What the clusters of an agent's world own: names, addresses and records of services, by number.
+//! The data set of a peer cluster, and of the agent's own: names, addresses and records of services, by number.
 //!
 //! Pure arithmetic. Records are made by the exporter's own code, endpoints with a node and a zone as Kubernetes
 //! has them.
@@ -44,15 +44,15 @@ impl Shape {
     }
 }
 
-/// A peer cluster; the first is number 0.
+/// What a peer cluster has; the first one is number 0.
 #[derive(Clone, Debug)]
-pub(crate) struct Estate {
+pub(crate) struct DataSet {
     identity: Identity,
     number: u32,
     shape: Shape,
 }
 
-impl Estate {
+impl DataSet {
     pub(crate) fn new(number: usize, shape: Shape) -> Result<Self> {
         let name = ClusterName::new(&format!("peer-{number}"))?;
         let id = ClusterId::new(u64::try_from(number)? + 2)?;
@@ -200,13 +200,13 @@ mod tests {
 
     #[test]
     fn a_service_has_all_its_backends_and_a_change_touches_one() {
-        let estate = Estate::new(0, Shape { services: 2, backends: 230 }).unwrap();
-        let ops = estate.service(1).unwrap();
+        let data_set = DataSet::new(0, Shape { services: 2, backends: 230 }).unwrap();
+        let ops = data_set.service(1).unwrap();
         let text: Vec<String> =
             ops.puts.iter().map(|(_, value)| String::from_utf8(value.clone()).unwrap()).collect();
         let addresses = |text: &String| text.matches("\"address\"").count();
         assert_eq!(text.iter().map(addresses).collect::<Vec<_>>(), [0, 100, 100, 30]);
-        let (key, value) = estate.changed_slice(1, 1).unwrap();
+        let (key, value) = data_set.changed_slice(1, 1).unwrap();
         assert_eq!(key, ops.puts[3].0);
         let value = String::from_utf8(value).unwrap();
         let lines = |text: &str| text.split('{').map(ToOwned::to_owned).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! A lab's home: its id, its folder, its lock, and the end of everything that carries the id.
+//! A lab's directory: its id, its lock, what lies below it, and the removal of everything that carries the id.
 //!
 //! Whatever a lab makes (namespaces, cgroups, the bpffs mount, files, processes) is named after the id or lies
 //! below the folder or the lab's cgroup. Teardown therefore needs no list of what was made: it looks for what carries the id, and
@@ -23,17 +23,18 @@ pub(super) const NETNS: &str = "/run/netns";
 const PREFIX: &str = "cm";
 
 /// Every lab of this process, so that a signal finds them; `None` once it has ended them.
-static OPEN: Mutex<Option<Vec<Weak<Home>>>> = Mutex::new(Some(Vec::new()));
+static OPEN: Mutex<Option<Vec<Weak<LabDir>>>> = Mutex::new(Some(Vec::new()));
 
 /// The folder that holds every lab's folder.
 pub fn all_labs() -> PathBuf {
     std::env::temp_dir().join("clustermesh-lab")
 }
 
+/// The directory of one lab, with what belongs to it: its id, its cgroup, its bpffs mount.
 #[derive(Debug)]
-pub struct Home {
+pub struct LabDir {
     id: String,
-    folder: PathBuf,
+    path: PathBuf,
     /// Whether processes outlive the owner.
     kept: bool,
     /// Whether somebody else built it: then it stays when this owner leaves.
@@ -45,44 +46,44 @@ pub struct Home {
     _lock: File,
 }
 
-impl Home {
+impl LabDir {
     /// Claims a free id and makes the folder, the cgroup and the bpffs mount. `kept` says whether the lab may be
     /// left to itself at the end: then its processes do not die with their parent.
     pub fn claim(kept: bool) -> Result<Arc<Self>> {
         interrupt::watch();
-        let home = Self::register(kept)?;
-        if let Err(error) = home.furnish() {
-            home.tear_down();
+        let lab_dir = Self::register(kept)?;
+        if let Err(error) = lab_dir.furnish() {
+            lab_dir.tear_down();
             return Err(error);
         }
-        Ok(home)
+        Ok(lab_dir)
     }
 
     /// Under the lock of [`OPEN`] from the first folder on: a signal finds all of it or nothing.
     fn register(kept: bool) -> Result<Arc<Self>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let labs = open.as_mut().context("the process is about to end")?;
-        let (id, folder, lock) = claim_folder()?;
-        let home =
-            Arc::new(Self { id, folder, kept, adopted: false, closed: RwLock::new(false), _lock: lock });
-        labs.push(Arc::downgrade(&home));
-        Ok(home)
+        let (id, path, lock) = claim_folder()?;
+        let lab_dir =
+            Arc::new(Self { id, path, kept, adopted: false, closed: RwLock::new(false), _lock: lock });
+        labs.push(Arc::downgrade(&lab_dir));
+        Ok(lab_dir)
     }
 
     /// Becomes the owner of a kept lab, for a while: nobody cleans it up meanwhile, and it stays afterwards.
     pub fn adopt(id: &str) -> Result<Arc<Self>> {
-        let folder = all_labs().join(id);
-        let lock = File::options().write(true).open(folder.join("owner"));
+        let path = all_labs().join(id);
+        let lock = File::options().write(true).open(path.join("owner"));
         let lock = lock.with_context(|| format!("there is no lab {id}"))?;
         lock.try_lock().with_context(|| format!("lab {id} has another owner"))?;
         let (id, closed) = (id.to_owned(), RwLock::new(false));
-        Ok(Arc::new(Self { id, folder, kept: true, adopted: true, closed, _lock: lock }))
+        Ok(Arc::new(Self { id, path, kept: true, adopted: true, closed, _lock: lock }))
     }
 
     fn furnish(&self) -> Result<()> {
         let _open = self.open()?;
         for name in ["bpf", "log", "run", "data"] {
-            fs::create_dir_all(self.folder.join(name)).with_context(|| format!("creating folder {name}"))?;
+            fs::create_dir_all(self.path.join(name)).with_context(|| format!("creating folder {name}"))?;
         }
         self.cgroup()?.create()?;
         let bpf = self.bpffs();
@@ -120,24 +121,24 @@ impl Home {
         self.kept
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn bpffs(&self) -> PathBuf {
-        self.folder.join("bpf")
+        self.path.join("bpf")
     }
 
     pub fn run_dir(&self) -> PathBuf {
-        self.folder.join("run")
+        self.path.join("run")
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.folder.join("state")
+        self.path.join("state")
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
-        self.folder.join("log").join(format!("{name}.log"))
+        self.path.join("log").join(format!("{name}.log"))
     }
 
     pub fn cgroup(&self) -> Result<Cgroup> {
@@ -154,12 +155,12 @@ impl Home {
         let mut closed = self.closed.write().unwrap_or_else(PoisonError::into_inner);
         if !*closed {
             *closed = true;
-            sweep(&self.id, &self.folder);
+            sweep(&self.id, &self.path);
         }
     }
 }
 
-impl Drop for Home {
+impl Drop for LabDir {
     fn drop(&mut self) {
         if !self.adopted {
             self.tear_down();
@@ -170,8 +171,8 @@ impl Drop for Home {
 /// Ends every lab of this process, and lets it have no other.
 pub(super) fn tear_down_all() {
     let labs = OPEN.lock().unwrap_or_else(PoisonError::into_inner).take();
-    for home in labs.iter().flatten().filter_map(Weak::upgrade) {
-        home.tear_down();
+    for lab_dir in labs.iter().flatten().filter_map(Weak::upgrade) {
+        lab_dir.tear_down();
     }
 }
 
@@ -285,7 +286,7 @@ fn sweep(id: &str, folder: &Path) {
         }
         Err(error) => note(Err(error)),
     }
-    // What could not be ended now is for the next broom to find.
+    // What could not be ended now is left for the next clean-up.
     if failures.is_empty() {
         let removed = fs::remove_dir_all(folder);
         failures.extend(removed.err().map(|error| format!("removing {}: {error}", folder.display())));

@@ -27,29 +27,29 @@ enum Target {
 
 /// A fault that stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Struck {
+pub struct Injected {
     fault: Fault,
     target: Target,
     since: Instant,
 }
 
 /// Makes all faults of a round happen.
-pub fn strike(lab: &mut Lab, round: &Round) -> Result<Vec<Struck>> {
-    // All before the first strike: afterwards another one may lead.
+pub fn inject(lab: &mut Lab, round: &Round) -> Result<Vec<Injected>> {
+    // All before the first injection: afterwards another one may lead.
     let targets = round.0.iter().map(|fault| find(lab.cluster(fault.cluster)?, fault.victim));
     let targets = targets.collect::<Result<Vec<_>>>()?;
-    let mut struck = Vec::new();
+    let mut injected = Vec::new();
     for (fault, target) in round.0.iter().copied().zip(targets) {
         let cluster = lab.cluster(fault.cluster)?;
-        strike_one(cluster, target, fault.failure).with_context(|| format!("striking {fault}"))?;
-        struck.push(Struck { fault, target, since: Instant::now() });
+        inject_one(cluster, target, fault.failure).with_context(|| format!("injecting {fault}"))?;
+        injected.push(Injected { fault, target, since: Instant::now() });
     }
-    Ok(struck)
+    Ok(injected)
 }
 
 /// Lets everything run again that can.
-pub fn mend(lab: &mut Lab, struck: Vec<Struck>) -> Result<()> {
-    for Struck { fault, target, since } in struck {
+pub fn mend(lab: &mut Lab, injected: Vec<Injected>) -> Result<()> {
+    for Injected { fault, target, since } in injected {
         let cluster = lab.cluster(fault.cluster)?;
         mend_one(cluster, target, fault.failure, since).with_context(|| format!("mending {fault}"))?;
     }
@@ -74,7 +74,7 @@ fn component(cluster: &mut Cluster, target: Target) -> Result<&mut Component> {
     }
 }
 
-fn strike_one(cluster: &mut Cluster, target: Target, failure: Failure) -> Result<()> {
+fn inject_one(cluster: &mut Cluster, target: Target, failure: Failure) -> Result<()> {
     let victim = component(cluster, target)?;
     match failure {
         Failure::Kill => victim.stop(Stop::Kill),
