@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube test-kernels
+.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube test-kernels test-hostile
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -12,6 +12,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 JSON ?=
 # KEEP=1 leaves the demo's lab up.
 KEEP ?=
+# How many endpoints the peer of test-hostile has.
+ENDPOINTS ?= 10000000
 # How long each fuzz target runs. (bash counts in a variable of this name, so it goes by another.)
 SECONDS_EACH := $(or $(SECONDS),60)
 
@@ -53,6 +55,9 @@ demo-kube: ## The story on real Kubernetes, told with kubectl (the same settings
 test-kube: ## The tests of the Kubernetes lab (the same settings)
 	@setup/deps.sh build kube
 	@e2e/kube/test.sh $(KUBE_FLAGS)
+
+test-hostile: setup ## A peer with ten million endpoints beside two healthy ones (a few minutes); ENDPOINTS=10000000
+	@HOSTILE_ENDPOINTS='$(ENDPOINTS)' cargo test --locked -p node-agent --test hostile -- --nocapture
 
 test-kernels: ## The datapath on other kernels, in qemu (half an hour); KERNELS='6.1 newest'
 	@setup/deps.sh build lab kernels
