@@ -75,7 +75,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     supervisor.spawn("hooks", hook_watch.run(told, token.clone()));
     supervisor.spawn("names", names_file::run(names_file, names, token));
     let health = health_routes(readiness, Arc::new(registry));
-    let sources = Sources { answers: Arc::new(reader), peers, hooks, events };
+    let sources = Sources { answers: Arc::new(reader), peers: Arc::new(peers), hooks, events };
     servers.spawn(&mut supervisor, health, sources);
     supervisor.run(STOP_DEADLINE).await?;
     Ok(())

@@ -18,7 +18,7 @@ use crate::datapath::restore::restore;
 use crate::datapath::text;
 use crate::following::folder_config;
 use crate::memory::Memory;
-use crate::merge::merger::Merger;
+use crate::merge::merger::{Merger, PeerInputs};
 use crate::metrics::Metrics;
 use crate::peers::PeerSet;
 use crate::peers::folder::PeerFolder;
@@ -94,7 +94,7 @@ fn lines(
     local: &Arc<mesh_model::snapshot::ClusterSnapshot>,
     peers: &PeerSet,
 ) -> Vec<String> {
-    merger.observe(Some(local), &peers.inputs());
+    merger.observe(Some(local), &PeerInputs::of(peers));
     let mut lines = Vec::new();
     while let Some(mut planned) = merger.next_plan() {
         lines.extend(text::lines(&planned.plan, usize::MAX));

@@ -18,6 +18,7 @@ use mesh_model::record::Reason;
 use mesh_model::snapshot::{Protocol, ServicePort};
 use mesh_model::view::{Cut, Excess, PeerSnapshot};
 use mesh_runtime::{AdminServer, Listen};
+use node_agent::admin::answers::{Answers, Unanswered};
 use node_agent::admin::api::{
     Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
     Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
@@ -25,7 +26,6 @@ use node_agent::admin::api::{
 use node_agent::admin::events::Events;
 use node_agent::admin::routes::{Sources, routes};
 use node_agent::datapath::hook::Hook;
-use node_agent::merge::query::{Answers, Unanswered};
 use node_agent::peers::{Link, PeerSet, PeerStatus, Phase};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -50,7 +50,7 @@ impl Api {
         let (events, token) = (Events::default(), CancellationToken::new());
         let (_, hooks) = watch::channel(Arc::new(hooks()));
         let answers = Arc::new(Made { up: answers });
-        let sources = Sources { answers, peers, hooks, events: events.clone() };
+        let sources = Sources { answers, peers: Arc::new(peers), hooks, events: events.clone() };
         let server = AdminServer::bind(Listen::Unix(socket.clone())).await.unwrap();
         tokio::spawn(server.serve(routes(sources), token.clone()));
         Self { _dir: dir, socket, events, token }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mesh_kv::testing::Etcd;
 use node_agent::admin::api::{Peer, PeerState};
+use node_agent::merge::merger::PeerInputs;
 use world::{World, agreed, bad_lines, file, fill};
 
 /// For every wait.
@@ -81,7 +82,7 @@ async fn bad_records_are_named_counted_logged_and_change_nothing() {
     let mut world = World::new();
     let (etcd, _dir) = large();
     follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
-    let before = world.set().inputs();
+    let before = PeerInputs::of(&world.set());
     for bad in everything() {
         let counted = rejected(&world, PEER, bad.reason);
         let lines = refusals(PEER).len();
@@ -90,12 +91,12 @@ async fn bad_records_are_named_counted_logged_and_change_nothing() {
         world.until_metric(&what, |world| rejected(world, PEER, bad.reason) == counted + bad.count).await;
         let row = world.until_row(PEER, |row| has_message(row, &key, bad.message)).await;
         assert_eq!((row.state, row.services, row.backends), (PeerState::Synced, 1, 1), "{what}: {row:?}");
-        assert_eq!(world.set().inputs().synced, before.synced, "{what}");
+        assert_eq!(PeerInputs::of(&world.set()).synced, before.synced, "{what}");
         assert_eq!(refusals(PEER).len(), lines + 1, "{what}: {:?}", refusals(PEER));
         fill(&etcd, PEER, 2, &["10.2.0.1"]);
     }
     settled(&mut world, &etcd, PEER).await;
-    assert_eq!(world.set().inputs().synced, before.synced);
+    assert_eq!(PeerInputs::of(&world.set()).synced, before.synced);
     world.stop().await;
 }
 
@@ -105,7 +106,7 @@ async fn unknown_fields_and_what_is_not_for_us_are_ignored_in_silence() {
     let mut world = World::new();
     let etcd = world.etcd("peer");
     follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
-    let before = world.set().inputs();
+    let before = PeerInputs::of(&world.set());
     let slice = r#"{"ports":[{"name":"http","port":8080,"app":"h2c"}],"endpoints":[{"address":"10.2.0.1","weight":3}],
         "future":{"deep":[1]}}"#;
     // Before the others: nobody hears of the revision of a key that is not watched.
@@ -115,7 +116,7 @@ async fn unknown_fields_and_what_is_not_for_us_are_ignored_in_silence() {
     put(&etcd, CLUSTER, PEER, r#"{"id":2,"incarnation":"one","future":[]}"#);
     let row = settled(&mut world, &etcd, PEER).await;
     assert_eq!((row.state, row.rejected, row.rejections.len()), (PeerState::Synced, 0, 0), "{row:?}");
-    assert_eq!(world.set().inputs().synced, before.synced);
+    assert_eq!(PeerInputs::of(&world.set()).synced, before.synced);
     assert!(refusals(PEER).is_empty(), "{:?}", refusals(PEER));
     world.stop().await;
 }
@@ -126,7 +127,7 @@ async fn a_cluster_record_of_another_id_freezes_the_peer_until_it_is_right_again
     let mut world = World::new();
     let etcd = world.etcd("peer");
     follow(&mut world, &etcd, PEER, "10.2.0.0/16").await;
-    let before = world.set().inputs();
+    let before = PeerInputs::of(&world.set());
     put(&etcd, CLUSTER, PEER, r#"{"id":9,"incarnation":"one"}"#);
     let row = world.until_row(PEER, |row| row.state == PeerState::Refused).await;
     let reason = row.reason.unwrap();
@@ -136,10 +137,10 @@ async fn a_cluster_record_of_another_id_freezes_the_peer_until_it_is_right_again
     let slice = r#"{"ports":[{"name":"http","port":8080}],"endpoints":[{"address":"10.2.0.7"}]}"#;
     put(&etcd, SLICE, PEER, slice);
     settled(&mut world, &etcd, PEER).await;
-    assert_eq!(world.set().inputs().synced, before.synced, "the last good state stays");
+    assert_eq!(PeerInputs::of(&world.set()).synced, before.synced, "the last good state stays");
     put(&etcd, CLUSTER, PEER, r#"{"id":2,"incarnation":"one"}"#);
     world.until_row(PEER, |row| row.state == PeerState::Synced).await;
-    assert_ne!(world.set().inputs().synced, before.synced, "what it said meanwhile counts");
+    assert_ne!(PeerInputs::of(&world.set()).synced, before.synced, "what it said meanwhile counts");
     world.stop().await;
 }
 

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use mesh_kv::testing::Etcd;
 use mesh_model::snapshot::{ClusterSnapshot, Service};
+use node_agent::admin::answers::Answers;
 use node_agent::admin::api::Backend;
 use node_agent::datapath::actual::Capacity;
-use node_agent::merge::query::{Answers, Reader};
+use node_agent::merge::query::Reader;
 use node_agent::quota::QuotaArgs;
 
 use merge_loop::{MergeLoop, until};

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use mesh_model::name::ServiceName;
 use mesh_model::reason::Reason;
 use mesh_model::snapshot::ClusterSnapshot;
+use node_agent::admin::answers::Answers;
 use node_agent::admin::api::Service;
 use node_agent::datapath::actual::Capacity;
-use node_agent::merge::query::{Answers, Reader};
+use node_agent::merge::query::Reader;
 
 use merge_loop::{MergeLoop, snapshot, until};
 use support::{CAPACITY, World};

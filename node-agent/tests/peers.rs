@@ -9,6 +9,7 @@ use mesh_kv::forget::Remains;
 use mesh_kv::testing::{Ca, Etcd};
 use mesh_kv::{Dialer, Session};
 use node_agent::admin::api::{Event, PeerState};
+use node_agent::merge::merger::PeerInputs;
 use world::{World, agreed, bad_lines, file, fill, free_endpoint, put};
 
 /// For every wait.
@@ -65,7 +66,7 @@ async fn an_edited_file_keeps_what_is_known_until_the_peer_speaks_again() {
     let row =
         world.until_row("mustafar", |row| row.state == PeerState::Disconnected && tried(&row.reason)).await;
     assert_eq!((row.services, row.backends), (1, 1), "{row:?}");
-    assert_eq!(world.set().inputs().synced.len(), 1, "the merge still has it");
+    assert_eq!(PeerInputs::of(&world.set()).synced.len(), 1, "the merge still has it");
 
     etcd.restart();
     fill(&etcd, "mustafar", 2, &["10.2.0.1", "10.2.0.2"]);
@@ -121,11 +122,11 @@ async fn trust_that_shares_no_root_ends_what_was_learnt_although_the_peer_is_awa
             .is_some_and(|file| file.trust.as_ref().is_some_and(|pem| pem.matches("BEGIN").count() == 2))
     };
     world.until("the file with both roots is read", keeps).await;
-    assert_eq!(world.set().inputs().synced.values().next().map(|services| services.len()), Some(1));
+    assert_eq!(PeerInputs::of(&world.set()).synced.values().next().map(|services| services.len()), Some(1));
     world.write("yavin", &trusting(&[&other]));
     world
         .until("nothing of it counts, nor does what the maps hold", |set| {
-            set.inputs().synced.values().next().is_some_and(|services| services.is_empty())
+            PeerInputs::of(set).synced.values().next().is_some_and(|services| services.is_empty())
         })
         .await;
     assert_eq!(world.folder_failures(), failures);
@@ -297,7 +298,7 @@ async fn a_dead_peer_delays_nobody() {
     let row = world.until_row("alderaan", |row| row.state == PeerState::Disconnected).await;
     let reason = row.reason.unwrap();
     assert!(reason.contains("no answer in time; is the process stopped"), "{reason}");
-    assert_eq!(world.set().inputs().synced.len(), 1);
+    assert_eq!(PeerInputs::of(&world.set()).synced.len(), 1);
     assert!([2, 3, 4].into_iter().all(|id| world.claims(id)), "the silent are no leavers");
     world.stop().await;
 }
@@ -348,7 +349,7 @@ async fn the_etcd_of_another_cluster_is_refused_with_the_remedy() {
         "{reason}"
     );
     assert_eq!(row.backends, 0);
-    assert!(world.set().inputs().synced.is_empty());
+    assert!(PeerInputs::of(&world.set()).synced.is_empty());
     world.stop().await;
 }
 
@@ -361,7 +362,7 @@ async fn a_peer_whose_exporter_is_not_done_is_waited_for() {
         |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason.contains("first export"));
     let row = world.until_row("mygeeto", |row| waiting(&row.reason)).await;
     assert_eq!(row.state, PeerState::Listing);
-    assert!(world.set().inputs().synced.is_empty());
+    assert!(PeerInputs::of(&world.set()).synced.is_empty());
     fill(&etcd, "mygeeto", 2, &["10.2.0.1"]);
     let row = world.until_row("mygeeto", |row| row.state == PeerState::Synced).await;
     assert_eq!((row.backends, row.reason), (1, None));
@@ -385,7 +386,7 @@ async fn a_peer_that_goes_and_comes_back_is_resumed_with_what_it_had() {
     etcd.kill();
     let row = world.until_row("geonosis", |row| row.state == PeerState::Disconnected).await;
     assert_eq!((row.services, row.backends, row.endpoint), (1, 1, None));
-    assert_eq!(world.set().inputs().synced.len(), 1);
+    assert_eq!(PeerInputs::of(&world.set()).synced.len(), 1);
     etcd.restart();
     let row = world.until_row("geonosis", |row| row.state == PeerState::Synced).await;
     assert_eq!((row.backends, row.reason), (1, None));
@@ -452,7 +453,7 @@ async fn until_seen_whole(world: &mut World, etcd: &Etcd, peer: &str, what: &str
         .until(what, |set| {
             let row = set.rows().into_iter().find(|row| row.name == peer).expect("its file stands");
             assert_eq!((row.services, row.backends), (1, 1), "{what}: {row:?}");
-            assert_eq!(set.inputs().synced.len(), 1, "{what}");
+            assert_eq!(PeerInputs::of(set).synced.len(), 1, "{what}");
             row.revision.is_some_and(|seen| seen >= revision)
         })
         .await;

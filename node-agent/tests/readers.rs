@@ -15,13 +15,14 @@ use mesh_abi::STATE_ACTIVE;
 use mesh_model::name::ServiceName;
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Service as LocalService};
 use mesh_runtime::{AdminServer, Listen};
+use node_agent::admin::answers::{Answers, Unanswered};
 use node_agent::admin::api::{Backend, BackendState, List, Service};
 use node_agent::admin::routes::{Sources, routes};
 use node_agent::datapath::actual::service_key;
 use node_agent::datapath::inspect::Inspect;
 use node_agent::datapath::maps::Maps;
 use node_agent::merge::names_file;
-use node_agent::merge::query::{Answers, Reader, Unanswered};
+use node_agent::merge::query::Reader;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -179,7 +180,7 @@ fn slow_and_many_readers_delay_no_plan() {
     let scratch = tempfile::tempdir().unwrap();
     let socket = scratch.path().join("agent.sock");
     let (_, hooks) = watch::channel(Arc::default());
-    let (peers, events) = (running.peers.subscribe(), running.events.clone());
+    let (peers, events) = (Arc::new(running.peers.subscribe()), running.events.clone());
     let sources = Sources { answers: Arc::new(slow), peers, hooks, events };
     let token = CancellationToken::new();
     let server = running.runtime.block_on(AdminServer::bind(Listen::Unix(socket.clone()))).unwrap();

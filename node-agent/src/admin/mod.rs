@@ -2,6 +2,7 @@
 //!
 //! Answers questions; changes nothing.
 
+pub mod answers;
 pub mod api;
 pub mod events;
 pub mod routes;

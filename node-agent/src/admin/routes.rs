@@ -15,16 +15,15 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, watch};
 
+use super::answers::{Answers, PeerRows, Unanswered};
 use super::api::{Event, HookPrograms, List, unix_us};
 use super::events::Events;
-use crate::merge::query::{Answers, Unanswered};
-use crate::peers::PeerSet;
 
 /// Whom the routes ask.
 #[derive(Clone)]
 pub struct Sources {
     pub answers: Arc<dyn Answers>,
-    pub peers: watch::Receiver<Arc<PeerSet>>,
+    pub peers: Arc<dyn PeerRows>,
     pub hooks: watch::Receiver<Arc<Vec<HookPrograms>>>,
     pub events: Events,
 }
@@ -76,7 +75,7 @@ async fn plan(State(sources): State<Sources>) -> Response {
 }
 
 async fn peers(State(sources): State<Sources>) -> Response {
-    Json(List { items: sources.peers.borrow().rows() }).into_response()
+    Json(List { items: sources.peers.rows() }).into_response()
 }
 
 async fn hooks(State(sources): State<Sources>) -> Response {

@@ -11,8 +11,8 @@ use mesh_model::desired::Frontend;
 use super::actual::{frontend_of, unmapped};
 use super::backends::BackendKey;
 use super::restore::Contents;
+use super::text::state_of;
 use crate::admin::api::Names;
-use crate::merge::query::state_of;
 
 /// One line per frontend, per group and backend of it, per demoted cluster, and per entry that nothing leads
 /// to. Lines of entries that contradict each other begin with `damaged`.

@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use mesh_abi::{BackendEntry, Group, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{
+    BackendEntry, Group, STATE_ACTIVE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey,
+    SlotEntry,
+};
 use mesh_model::desired::Frontend;
 
 use super::actual::{frontend_of, unmapped};
 use super::plan::Plan;
-use crate::merge::query::state_of;
+use crate::admin::api::BackendState;
 
 /// At most `limit` lines; one more says how many were left out.
 pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
@@ -30,6 +33,16 @@ pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
 /// As it is written everywhere: `10.96.0.1:80/TCP`.
 pub fn frontend(frontend: &Frontend) -> String {
     format!("{}/{}", SocketAddr::new(frontend.address, frontend.port), frontend.protocol)
+}
+
+/// The word for a `STATE_…` constant.
+pub fn state_of(state: u32) -> BackendState {
+    match state {
+        STATE_ACTIVE => BackendState::Active,
+        STATE_TERMINATING => BackendState::Terminating,
+        STATE_QUARANTINED => BackendState::Quarantined,
+        _ => BackendState::Free,
+    }
 }
 
 fn backend((id, entry): &(u32, BackendEntry)) -> String {

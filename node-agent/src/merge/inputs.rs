@@ -10,6 +10,8 @@ use mesh_model::name::{ClusterId, ServiceName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::PeerService;
 
+use crate::peers::PeerSet;
+
 pub(super) type PeerServices = OrdMap<ServiceName, Arc<PeerService>>;
 
 /// What the peers say.
@@ -29,6 +31,22 @@ pub struct PeerInputs {
 }
 
 impl PeerInputs {
+    /// What the merge needs of the peers.
+    pub fn of(set: &PeerSet) -> Self {
+        let synced = || {
+            let synced = set.peers.values().filter(|peer| peer.snapshot.synced);
+            synced.filter_map(|peer| Some((peer.file.as_ref()?.id, &peer.snapshot)))
+        };
+        let policies = set.peers.values();
+        let policies = policies.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.policy.clone()?)));
+        Self {
+            claimed: set.claimed.clone(),
+            synced: synced().map(|(id, snapshot)| (id, snapshot.services.clone())).collect(),
+            policies: policies.collect(),
+            tracked: synced().filter_map(|(id, snapshot)| Some((id, snapshot.tracked.clone()?))).collect(),
+        }
+    }
+
     /// Whether everything is known of every peer that there is.
     pub fn have_all_spoken(&self) -> bool {
         let spoke = |id: &ClusterId| self.synced.contains_key(id);

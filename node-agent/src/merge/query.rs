@@ -17,7 +17,8 @@ use super::merger::Refusal;
 use super::names::{ClusterNames, FrontendNames, Names};
 use super::reasons::{Evidence, RefusedFrontend};
 use super::terminating::TerminatingFrontends;
-use crate::admin::api::{Backend, BackendState, Group, LeftOutCluster, Omission, Service, ServiceFrontend};
+use crate::admin::answers::{Answers, Unanswered};
+use crate::admin::api::{Backend, Group, LeftOutCluster, Omission, Service, ServiceFrontend};
 use crate::datapath::actual::{Actual, Held, HeldGroup, unmapped};
 use crate::datapath::maps::{MapError, Maps};
 use crate::datapath::plan::Plan;
@@ -26,25 +27,6 @@ use crate::datapath::text;
 
 /// Lines of the last plan that are kept for `/v1/plan`.
 const PLAN_LINES: usize = 1000;
-
-/// Whom the admin API asks.
-pub trait Answers: Send + Sync {
-    /// All services; or one, which need not be known, with what of it is not in use and why.
-    fn services(&self, only: Option<&ServiceName>) -> Result<Vec<Service>, Unanswered>;
-    /// Those of one service, or of all.
-    fn backends(&self, only: Option<&ServiceName>) -> Result<Vec<Backend>, Unanswered>;
-    /// The last plan, one line per write.
-    fn plan(&self) -> Result<Vec<String>, Unanswered>;
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    #[error("the agent is stopping")]
-    Stopping,
-    #[error("the maps can't be read")]
-    Maps(#[from] MapError),
-}
 
 /// What the loop knows and neither sources nor maps say. Published after every plan, by counted references.
 #[derive(Clone, Debug, Default)]
@@ -303,17 +285,7 @@ fn backends_of<'a>(
             cluster_id: group.cluster,
             address: unmapped(key.address),
             port: key.port,
-            state: state_of(state_for(frontend, view, state)),
+            state: text::state_of(state_for(frontend, view, state)),
         })
     })
-}
-
-/// The word for a `STATE_…` constant.
-pub fn state_of(state: u32) -> BackendState {
-    match state {
-        STATE_ACTIVE => BackendState::Active,
-        STATE_TERMINATING => BackendState::Terminating,
-        STATE_QUARANTINED => BackendState::Quarantined,
-        _ => BackendState::Free,
-    }
 }

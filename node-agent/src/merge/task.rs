@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::comeback::Comeback;
 use super::heartbeat::{self, Heartbeat};
-use super::merger::Merger;
+use super::merger::{Merger, PeerInputs};
 use super::metrics::Metrics;
 use super::planner::Planner;
 use super::query::View;
@@ -124,7 +124,7 @@ impl MergeTask {
         // Before the snapshot that it is about, which may be newer by now but not older.
         let confirmed = *self.inputs.confirmed.borrow();
         let local = self.inputs.local.borrow_and_update().clone();
-        let peers = self.inputs.peers.borrow_and_update().inputs();
+        let peers = PeerInputs::of(&self.inputs.peers.borrow_and_update());
         block_in_place(|| self.planner.settle(local.as_ref(), &peers, Instant::now()));
         self.confirmed = confirmed.filter(|_| local.is_some());
         self.show();

@@ -15,8 +15,8 @@ use mesh_model::fence::Fence;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{Cut, PeerSnapshot};
 
+use crate::admin::answers::PeerRows;
 use crate::admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
-use crate::merge::merger::PeerInputs;
 
 /// All peers at one moment.
 #[derive(Clone, Debug, Default)]
@@ -162,19 +162,6 @@ fn cut(cut: &Cut) -> PeerCut {
 }
 
 impl PeerSet {
-    /// What the merge needs of it.
-    pub fn inputs(&self) -> PeerInputs {
-        let synced = self.peers.values().filter(|peer| peer.snapshot.synced);
-        let synced = synced.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.snapshot.services.clone())));
-        let policies = self.peers.values();
-        let policies = policies.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.policy.clone()?)));
-        let tracked = self.peers.values().filter(|peer| peer.snapshot.synced);
-        let tracked =
-            tracked.filter_map(|peer| Some((peer.file.as_ref()?.id, peer.snapshot.tracked.clone()?)));
-        let (synced, policies, tracked) = (synced.collect(), policies.collect(), tracked.collect());
-        PeerInputs { claimed: self.claimed.clone(), synced, policies, tracked }
-    }
-
     /// What counts although the folder or a file can't be read as it is now, and since when; one line each.
     pub fn kept(&self) -> Vec<String> {
         let kept = self.peers.values().filter(|peer| peer.kept_since.is_some());
@@ -207,5 +194,11 @@ impl PeerSet {
             cuts: Vec::new(),
         });
         self.peers.iter().map(|(name, peer)| peer.row(name)).chain(misnamed).collect()
+    }
+}
+
+impl PeerRows for tokio::sync::watch::Receiver<Arc<PeerSet>> {
+    fn rows(&self) -> Vec<Peer> {
+        self.borrow().rows()
     }
 }

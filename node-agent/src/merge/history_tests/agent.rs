@@ -13,6 +13,8 @@ use mesh_model::name::ClusterName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerView};
 
+use prometheus_client::registry::Registry;
+
 use super::CAPACITY;
 use super::cluster::{Cluster, Etcd, id_of, name_of};
 use super::kernel::Kernel;
@@ -20,9 +22,9 @@ use crate::admin::events::Events;
 use crate::datapath::actual::Actual;
 use crate::datapath::plan::Freed;
 use crate::datapath::restore::restore;
-use crate::merge::merger::Merger;
+use crate::merge::merger::{Merger, PeerInputs};
+use crate::merge::metrics::Metrics;
 use crate::merge::planner::Planner;
-use crate::metrics::Metrics;
 use crate::peers::{PeerSet, PeerStatus};
 
 /// A peer file on disk: which edition of it, and whether it is a good one.
@@ -83,9 +85,9 @@ impl Agent {
         let restored = restore(&kernel.contents(), CAPACITY);
         assert_eq!((restored.damaged, restored.foreign.len()), (0, 0));
         let merger = Merger::new(id_of(1), true, restored.actual);
-        let (_, metrics) = Metrics::register();
+        let metrics = Metrics::register(&mut Registry::default());
         Self {
-            planner: Planner::new(kernel, merger, restored.leftover, Events::default(), metrics.merge),
+            planner: Planner::new(kernel, merger, restored.leftover, Events::default(), metrics),
             now: Instant::now(),
             retired: Freed::default(),
             local: None,
@@ -184,7 +186,7 @@ impl Agent {
 
     /// Plans and writes until nothing is left to do, as the merge loop does.
     pub(super) fn settle(&mut self) {
-        self.planner.settle(self.local.as_ref(), &self.set.inputs(), self.now);
+        self.planner.settle(self.local.as_ref(), &PeerInputs::of(&self.set), self.now);
         self.finish();
     }
 
@@ -240,7 +242,7 @@ impl Agent {
     /// The agent is killed after so many writes; whatever it had to say is unsaid.
     pub(super) fn settle_and_crash(mut self, writes: usize) -> Self {
         self.kernel().budget = Some(writes);
-        self.planner.settle(self.local.as_ref(), &self.set.inputs(), self.now);
+        self.planner.settle(self.local.as_ref(), &PeerInputs::of(&self.set), self.now);
         self.restarted()
     }
 
@@ -264,7 +266,7 @@ impl Agent {
         }
         let restored = restore(&self.planner.maps().contents(), CAPACITY);
         let mut other = Merger::new(id_of(1), true, restored.actual);
-        other.observe(self.local.as_ref(), &self.set.inputs());
+        other.observe(self.local.as_ref(), &PeerInputs::of(&self.set));
         while let Some(planned) = other.next_plan() {
             assert!(planned.plan.is_empty(), "{:?}", planned.plan);
         }
