@@ -13,8 +13,8 @@ pub(crate) fn run(agent: &AgentArgs, verb: &BpfVerb, output: Output) -> Result<(
     let BpfVerb::Dump = verb;
     let maps = Maps::open_pinned(&agent.bpffs, &agent.instance)
         .with_context(|| format!("opening the maps of instance {}", agent.instance))?;
-    let contents = maps.contents().context("reading the maps")?;
-    let states = maps.read_clusters().context("reading the maps")?;
+    let contents = maps.services.contents().context("reading the maps")?;
+    let states = maps.clusters.read().context("reading the maps")?;
     let lines = dump::lines(&contents, &states, &names(agent)?);
     match output {
         Output::Table | Output::Wide => {

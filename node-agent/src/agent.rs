@@ -176,13 +176,15 @@ fn merge_task(
     outputs: Outputs,
     installed: Installed,
 ) -> MergeTask {
-    let Installed { maps, control, comeback, actual, leftover, grace_periods, beside, .. } = installed;
+    let Installed { maps, control: first, comeback, actual, leftover, grace_periods, beside, .. } = installed;
+    // Nobody judges clusters: what CLUSTERS says stays.
+    let Maps { services, control, outcomes, .. } = *maps;
     // Elsewhere nothing but the mesh serves ClusterIPs.
     let plain_ok_allowed = args.source.is_kubernetes();
     let merger = Merger::new(identity.id, plain_ok_allowed, actual).with_quotas(args.quotas.clone());
     MergeTask::new(
         inputs,
         outputs,
-        Start { maps, control, comeback, merger, leftover, grace_periods, beside },
+        Start { services, control, outcomes, first, comeback, merger, leftover, grace_periods, beside },
     )
 }

@@ -75,7 +75,7 @@ fn actual(args: &RunArgs) -> Result<Actual, MapError> {
         Err(MapError::Open { .. }) => return Ok(Actual::new(args.datapath.capacity())),
         Err(error) => return Err(error),
     };
-    Ok(restore(&maps.contents()?, maps.capacity()).actual)
+    Ok(restore(&maps.services.contents()?, maps.services.capacity()).actual)
 }
 
 async fn all_peers(mut peers: watch::Receiver<Arc<PeerSet>>) -> Arc<PeerSet> {

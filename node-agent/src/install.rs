@@ -72,9 +72,9 @@ pub fn install_with(
         }
     };
     let mut canary = actual.plan_canary();
-    apply(maps.as_mut(), &canary)?;
+    apply(&mut maps.services, &canary)?;
     leftover.append(actual.written(&mut canary));
-    let (found, yield_after_ns) = (maps.read_control()?, nanoseconds(args.yield_after));
+    let (found, yield_after_ns) = (maps.control.read()?, nanoseconds(args.yield_after));
     let now = sys::monotonic_ns();
     // Only the own source can give a sign of life: until it has spoken, that of the agent before goes on ageing. New maps
     // have none, and nothing that could be out of date.
@@ -84,12 +84,12 @@ pub fn install_with(
     if has_yielded {
         tracing::info!("services of this node have passed to kube-proxy; they come back when all is known");
     } else {
-        maps.write_control(&kept)?;
+        maps.control.write(&kept)?;
     }
     let attached = installation.attach(&mut maps)?;
     tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
     let beside = layouts.retire_known()?;
-    let control = Control { layout: LAYOUT, yield_after_ns, ..maps.read_control()? };
+    let control = Control { layout: LAYOUT, yield_after_ns, ..maps.control.read()? };
     let comeback = Comeback::new(has_yielded);
     Ok(Installed { installation, maps, control, comeback, actual, leftover, grace_periods, beside })
 }
@@ -143,8 +143,9 @@ impl Layouts {
 
 /// Takes over the maps of an earlier agent as they are.
 fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsError> {
-    let Restored { actual, leftover, damaged, foreign } = restore(&maps.contents()?, maps.capacity());
-    if let Some(refused) = maps.delete_services(&foreign).into_iter().next() {
+    let Restored { actual, leftover, damaged, foreign } =
+        restore(&maps.services.contents()?, maps.services.capacity());
+    if let Some(refused) = maps.services.delete_services(&foreign).into_iter().next() {
         return Err(refused.error.into());
     }
     let services = actual.frontend_count();
@@ -166,11 +167,11 @@ fn fill(maps: &mut Maps, old: Option<Content>, capacity: Capacity) -> Result<Act
         let (address, port) = (frontend.address, frontend.port);
         tracing::warn!(%address, port, reason = %shortage, "frontend does not fit into the new maps");
     }
-    apply(maps, &plan)?;
-    maps.write_clusters(&old.clusters)?;
+    apply(&mut maps.services, &plan)?;
+    maps.clusters.write(&old.clusters)?;
     // What has passed to kube-proxy must not come back before it is right again.
     let Control { heartbeat_ns, yield_after_ns, .. } = old.control;
-    maps.write_control(&Control { heartbeat_ns, yield_after_ns, ..maps.read_control()? })?;
+    maps.control.write(&Control { heartbeat_ns, yield_after_ns, ..maps.control.read()? })?;
     tracing::info!(services = actual.frontend_count(), "filled new maps");
     Ok(actual)
 }

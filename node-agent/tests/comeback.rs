@@ -35,9 +35,9 @@ fn goes_on_yielding(capacity: Capacity) {
     assert_ne!(untranslated.kind(), std::io::ErrorKind::PermissionDenied);
     // As the merge loop does once everything is in the maps.
     let heartbeat_ns = node_agent::datapath::sys::monotonic_ns();
-    maps.write_control(&mesh_abi::Control { heartbeat_ns, ..control }).unwrap();
+    maps.control.write(&mesh_abi::Control { heartbeat_ns, ..control }).unwrap();
     assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
-    assert_eq!(maps.read_control().unwrap().yield_after_ns, 600_000_000_000);
+    assert_eq!(maps.control.read().unwrap().yield_after_ns, 600_000_000_000);
 }
 
 #[test]
@@ -50,5 +50,5 @@ fn adopted_maps_of_a_live_agent_go_on_serving() {
     let installed = world.installed("--yield-after 10m");
     assert_eq!(installed.comeback, Comeback::Over);
     assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
-    assert_eq!(installed.maps.read_control().unwrap().yield_after_ns, 600_000_000_000);
+    assert_eq!(installed.maps.control.read().unwrap().yield_after_ns, 600_000_000_000);
 }

@@ -31,7 +31,7 @@ const FRONTEND_V6: &str = "[fd96::1]:80";
 fn demote(maps: &mut Maps, clusters: &[u16]) {
     let mut states = ClusterStates { state: [CLUSTER_USABLE; MAX_CLUSTERS] };
     clusters.iter().for_each(|cluster| states.state[usize::from(*cluster)] = CLUSTER_DEMOTED);
-    maps.write_clusters(&states).unwrap();
+    maps.clusters.write(&states).unwrap();
 }
 
 fn passes_untranslated(frontend: &str) -> bool {
@@ -146,7 +146,7 @@ fn a_demoted_cluster_gets_nothing_while_another_is_usable() {
     // All are gone by all we know: fail open, the preferred tier first, and say so.
     demote(&mut maps, &[1, 2, 3]);
     assert_eq!(shares(FRONTEND, &[&a, &b, &c], 50), [50, 0, 0]);
-    assert_eq!(maps.read_counters(&[service.counter(0)]).unwrap()[0].last_resort, 50);
+    assert_eq!(maps.services.read_counters(&[service.counter(0)]).unwrap()[0].last_resort, 50);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn terminating_then_quarantined_ones_are_the_last_resorts() {
     assert_eq!(shares(FRONTEND, &servers, 50), [50, 0, 0], "then the terminating one");
     service.set_state(&mut maps, 0, STATE_FREE);
     assert_eq!(shares(FRONTEND, &servers, 50), [0, 0, 50], "then the quarantined one");
-    assert_eq!(maps.read_counters(&[service.counter(1)]).unwrap()[0].last_resort, 50);
+    assert_eq!(maps.services.read_counters(&[service.counter(1)]).unwrap()[0].last_resort, 50);
     service.set_state(&mut maps, 2, STATE_FREE);
     assert!(passes_untranslated(FRONTEND), "then nothing");
     assert_eq!(outcome(&maps, Outcome::NoBackend), 1);
@@ -215,7 +215,7 @@ fn a_limit_of_zero_never_yields() {
     let mut maps = world.attached();
     let a = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).flags(FLAG_PLAIN_OK).write(&mut maps);
-    assert_eq!(maps.read_control().unwrap().yield_after_ns, 0);
+    assert_eq!(maps.control.read().unwrap().yield_after_ns, 0);
     assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
 }
 
@@ -228,14 +228,14 @@ fn connections_are_counted_per_group() {
     service.write(&mut maps);
     let dialled = shares(FRONTEND, &[&a, &b], 200);
     let ids = [service.counter(0), service.counter(1)];
-    let counted = maps.read_counters(&ids).unwrap();
+    let counted = maps.services.read_counters(&ids).unwrap();
     assert_eq!(
         counted.iter().map(|counter| counter.connections).collect::<Vec<_>>(),
         dialled.iter().map(|&count| u64::from(count)).collect::<Vec<_>>()
     );
     assert!(counted.iter().all(|counter| counter.last_resort == 0));
-    assert!(maps.reset_counters(&ids).is_empty());
-    assert!(maps.read_counters(&ids).unwrap().iter().all(|counter| counter.connections == 0));
+    assert!(maps.services.reset_counters(&ids).is_empty());
+    assert!(maps.services.read_counters(&ids).unwrap().iter().all(|counter| counter.connections == 0));
 }
 
 /// Ids of maps and links, by which the kernel tells an object from a new one of the same name.
@@ -267,7 +267,7 @@ fn a_restarted_agent_adopts_maps_links_and_programs() {
     assert!(!installation.attach(&mut maps).unwrap(), "nothing was there to do");
     assert_eq!(ids(&world), before);
     assert_eq!(link(&world.pin("links", "mesh_connect4")), program);
-    assert_eq!(maps.contents().unwrap().services.len(), 1);
+    assert_eq!(maps.services.contents().unwrap().services.len(), 1);
     assert_eq!(dial(FRONTEND, &[&a]).unwrap(), 0);
 }
 
@@ -276,9 +276,9 @@ fn other_programs_take_the_links_over_without_new_links() {
     let world = World::new();
     let mut maps = world.attached();
     let (before, program) = (ids(&world), link(&world.pin("links", "mesh_connect4")).1);
-    let mut control = maps.read_control().unwrap();
+    let mut control = maps.control.read().unwrap();
     control.object ^= 1;
-    maps.write_control(&control).unwrap();
+    maps.control.write(&control).unwrap();
     assert!(world.installation().attach(&mut maps).unwrap());
     assert_eq!(ids(&world), before);
     assert_ne!(link(&world.pin("links", "mesh_connect4")).1, program);
@@ -314,7 +314,7 @@ fn changed_sizes_build_maps_beside_the_old_and_then_swap() {
     let Found::Built { maps: mut new, old: Some(old) } = installation.maps(capacity).unwrap() else {
         panic!("adopted maps of another size")
     };
-    assert_eq!(old.contents().unwrap().services.len(), 1);
+    assert_eq!(old.services.contents().unwrap().services.len(), 1);
     assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0, "the old maps serve meanwhile");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&b]).write(&mut new);
     assert_eq!(dial(FRONTEND, &[&a, &b]).unwrap(), 0, "until the swap");
@@ -326,7 +326,7 @@ fn changed_sizes_build_maps_beside_the_old_and_then_swap() {
         "what was dialled before is still shown"
     );
     let Found::Adopted(again) = installation.maps(capacity).unwrap() else { panic!("not pinned") };
-    assert_eq!(again.capacity(), capacity);
+    assert_eq!(again.services.capacity(), capacity);
     assert!(!world.pin("maps_new", "").exists());
 }
 
@@ -407,7 +407,7 @@ fn rewriting(maps: &mut Maps, services: &[&Service], dialling: impl FnOnce()) ->
                     entry.head.generation = entry.head.generation.wrapping_add(1);
                     entry.tail = entry.head;
                 }
-                assert!(maps.write_services(&entries).is_empty());
+                assert!(maps.services.write_services(&entries).is_empty());
                 rewrites += entries.len() as u64;
             }
             rewrites
@@ -452,7 +452,7 @@ fn connects_meet_no_gap_between_the_versions_of_an_entry() {
     assert!(rewrites > connects / 100, "{rewrites} rewrites");
     assert_eq!(outcome(&maps, Outcome::Translated), connects);
     for service in &services {
-        let counted = maps.read_counters(&[service.counter(0), service.counter(1)]).unwrap();
+        let counted = maps.services.read_counters(&[service.counter(0), service.counter(1)]).unwrap();
         let connections: u64 = counted.iter().map(|counter| counter.connections).sum();
         assert!(connections.abs_diff(connects / 8) <= 1, "{counted:?}");
     }

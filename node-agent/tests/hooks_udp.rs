@@ -146,7 +146,7 @@ fn datagrams_of_one_socket_are_balanced_and_counted() {
     }
     // Five standard deviations around a quarter.
     assert!((57..=143).contains(&seen[0]), "{seen:?}");
-    let counted = maps.read_counters(&[service.counter(0), service.counter(1)]).unwrap();
+    let counted = maps.services.read_counters(&[service.counter(0), service.counter(1)]).unwrap();
     assert_eq!([counted[0].connections, counted[1].connections], seen);
 }
 
@@ -251,9 +251,9 @@ fn upgrade(world: &World, maps: Box<Maps>) -> Box<Maps> {
     drop(maps);
     let installation = world.installation();
     let Found::Adopted(mut maps) = installation.maps(CAPACITY).unwrap() else { panic!("built new maps") };
-    let mut control = maps.read_control().unwrap();
+    let mut control = maps.control.read().unwrap();
     control.object ^= 1;
-    maps.write_control(&control).unwrap();
+    maps.control.write(&control).unwrap();
     assert!(installation.attach(&mut maps).unwrap());
     maps
 }

@@ -45,7 +45,7 @@ fn fill(maps: &mut Maps, actual: &mut Actual, backend: &TcpListener) {
         groups: vec![DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] }],
     };
     let mut plan = actual.plan(&[(frontend(), Some(service))]);
-    apply(maps, &plan).unwrap();
+    apply(&mut maps.services, &plan).unwrap();
     actual.written(&mut plan);
 }
 
@@ -71,8 +71,9 @@ fn swap_until(world: &World, steps: &[Step]) {
     let Found::Built { mut maps, old: Some(old) } = installation.maps(LARGER).unwrap() else {
         panic!("the size is another")
     };
-    let (_, plan) = restore(&old.contents().unwrap(), old.capacity()).actual.moved_to(LARGER);
-    apply(maps.as_mut(), &plan).unwrap();
+    let (_, plan) =
+        restore(&old.services.contents().unwrap(), old.services.capacity()).actual.moved_to(LARGER);
+    apply(&mut maps.services, &plan).unwrap();
     for step in steps {
         assert!(installation.take_step(*step).unwrap(), "{step:?} is known to this kernel");
     }
@@ -90,7 +91,7 @@ fn a_kill_after_any_step_of_a_swap_loses_nothing() {
             swap_until(&world, &way[..taken]);
             assert_connects(&backend, &when);
             let installed = world.installed_with(capacity, "");
-            assert_eq!(installed.maps.capacity(), capacity, "{when}");
+            assert_eq!(installed.maps.services.capacity(), capacity, "{when}");
             assert!(installed.actual.held(&frontend()).is_some(), "{when}: the content is lost");
             assert!(installed.beside.is_empty(), "{when}");
             assert_connects(&backend, &when);
@@ -129,7 +130,7 @@ fn a_missing_pin_is_repaired_and_connects_go_on() {
         }
         // The programs that run have the map that is pinned.
         let group = &installed.actual.held(&frontend()).unwrap().groups[0];
-        let count = |maps: &Maps| maps.read_counters(&[group.counter]).unwrap()[0].connections;
+        let count = |maps: &Maps| maps.services.read_counters(&[group.counter]).unwrap()[0].connections;
         let before = count(&installed.maps);
         assert_connects(&backend, name);
         assert_eq!(count(&installed.maps), before + 1, "{name}");

@@ -66,7 +66,7 @@ fn answer(mut stream: UnixStream) -> String {
 }
 
 fn count(maps: &Maps) -> u32 {
-    let entry = maps.read_services(&[service_key(&frontend())]).unwrap()[0];
+    let entry = maps.services.read_services(&[service_key(&frontend())]).unwrap()[0];
     entry.map_or(0, |entry| entry.groups[0].count)
 }
 
@@ -104,7 +104,8 @@ fn a_backend_that_two_services_share_has_the_state_that_each_gives_it() {
     let active = (vec![BackendState::Active; 2], vec![(2, 0)]);
     let terminating = (vec![BackendState::Terminating; 2], vec![(0, 2)]);
     let world = World::new();
-    let maps = |world: &World| Maps::open_pinned(&world.bpffs, INSTANCE).unwrap().contents().unwrap();
+    let maps =
+        |world: &World| Maps::open_pinned(&world.bpffs, INSTANCE).unwrap().services.contents().unwrap();
 
     let mut running = MergeLoop::start(&world);
     let reader = running.reader();

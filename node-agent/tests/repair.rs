@@ -23,14 +23,14 @@ struct Seen {
 }
 
 fn look(maps: &Maps) -> Seen {
-    let mut keys = maps.keys_after(None, 100).unwrap();
+    let mut keys = maps.services.keys_after(None, 100).unwrap();
     keys.sort_by_key(|key| (key.address, key.port));
-    let entry = maps.read_services(&[service_key(&frontend())]).unwrap()[0];
+    let entry = maps.services.read_services(&[service_key(&frontend())]).unwrap()[0];
     Seen {
         keys,
         groups: entry.map(|entry| (entry.group_count, entry.groups[0])),
-        slots: maps.read_slots(0, 16).unwrap(),
-        backends: maps.read_backends(0, 16).unwrap(),
+        slots: maps.services.read_slots(0, 16).unwrap(),
+        backends: maps.services.read_backends(0, 16).unwrap(),
     }
 }
 
@@ -54,7 +54,7 @@ fn what_somebody_else_writes_into_the_maps_is_repaired() {
     // Each of these is undone, and counted for the right map.
     let key = service_key(&frontend());
     let stranger = ServiceKey::new(mapped("10.96.0.99".parse().unwrap()), 80, mesh_abi::PROTOCOL_TCP);
-    let mut entry = maps.read_services(&[key]).unwrap()[0].unwrap();
+    let mut entry = maps.services.read_services(&[key]).unwrap()[0].unwrap();
     let canary = good.keys.iter().copied().find(|other| *other != key).unwrap();
     let used = good.slots[0].backend;
     entry.groups[0].first = 512;
@@ -62,13 +62,18 @@ fn what_somebody_else_writes_into_the_maps_is_repaired() {
     let free = BackendEntry { state: STATE_FREE, ..BackendEntry::default() };
     type Damage<'a> = (&'static str, Box<dyn Fn(&mut Maps) -> bool + 'a>);
     let damages: [Damage<'_>; 7] = [
-        ("services", Box::new(|maps| maps.delete_services(&[key]).is_empty())),
-        ("services", Box::new(|maps| maps.delete_services(&[canary]).is_empty())),
-        ("services", Box::new(move |maps| maps.write_services(&[(key, entry)]).is_empty())),
-        ("services", Box::new(move |maps| maps.write_services(&[(stranger, entry)]).is_empty())),
-        ("slots", Box::new(|maps| maps.write_slots(&[(1, SlotEntry { backend: 7, service: 7 })]).is_empty())),
-        ("backends", Box::new(move |maps| maps.write_backends(&[(used, free)]).is_empty())),
-        ("backends", Box::new(move |maps| maps.write_backends(&[(9, alien)]).is_empty())),
+        ("services", Box::new(|maps| maps.services.delete_services(&[key]).is_empty())),
+        ("services", Box::new(|maps| maps.services.delete_services(&[canary]).is_empty())),
+        ("services", Box::new(move |maps| maps.services.write_services(&[(key, entry)]).is_empty())),
+        ("services", Box::new(move |maps| maps.services.write_services(&[(stranger, entry)]).is_empty())),
+        (
+            "slots",
+            Box::new(|maps| {
+                maps.services.write_slots(&[(1, SlotEntry { backend: 7, service: 7 })]).is_empty()
+            }),
+        ),
+        ("backends", Box::new(move |maps| maps.services.write_backends(&[(used, free)]).is_empty())),
+        ("backends", Box::new(move |maps| maps.services.write_backends(&[(9, alien)]).is_empty())),
     ];
     for (number, (map, damage)) in damages.iter().enumerate() {
         let before = count(map);

@@ -106,7 +106,7 @@ impl Setting {
         let frontend = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
         let mut actual = Actual::new(CAPACITY);
         let plan = actual.plan(&[(frontend, Some(self.desired(&servers)))]);
-        apply(maps.as_mut(), &plan).unwrap();
+        apply(&mut maps.services, &plan).unwrap();
         demote(&mut maps, self.demoted);
 
         let counts = servers.connect((frontend.address, frontend.port).into());
@@ -121,7 +121,7 @@ impl Setting {
         }
         let held = actual.held(&frontend).unwrap();
         for group in &held.groups {
-            let counter = maps.read_counters(&[group.counter]).unwrap()[0];
+            let counter = maps.services.read_counters(&[group.counter]).unwrap()[0];
             let count = u64::from(by_cluster(group.cluster.value()).sum::<u32>());
             let last_resort = if self.last_resort { count } else { 0 };
             assert_eq!((counter.connections, counter.last_resort), (count, last_resort), "{}", group.cluster);
@@ -162,7 +162,7 @@ fn id(cluster: u16) -> ClusterId {
 fn demote(maps: &mut Maps, clusters: &[u16]) {
     let mut states = ClusterStates { state: [CLUSTER_USABLE; MAX_CLUSTERS] };
     clusters.iter().for_each(|cluster| states.state[usize::from(*cluster)] = CLUSTER_DEMOTED);
-    maps.write_clusters(&states).unwrap();
+    maps.clusters.write(&states).unwrap();
 }
 
 fn assert_share(what: &str, count: u32, share: f64) {

@@ -143,7 +143,7 @@ fn programs_of_one_layout_are_swapped_and_swapped_back_without_a_gap() {
     let Found::Built { mut maps, old: None } = earlier.maps(CAPACITY).unwrap() else { panic!("a new world") };
     assert!(earlier.attach(&mut maps).unwrap());
     let mut actual = Actual::new(CAPACITY);
-    apply(maps.as_mut(), &plan(&mut actual, &backend)).unwrap();
+    apply(&mut maps.services, &plan(&mut actual, &backend)).unwrap();
     let established = TcpStream::connect(FRONTEND).unwrap();
 
     let load = Load::start(&backend);
@@ -162,7 +162,11 @@ fn programs_of_one_layout_are_swapped_and_swapped_back_without_a_gap() {
 
     let group = &actual.held(&frontend()).unwrap().groups[0];
     let maps = Maps::open_pinned(&world.bpffs, INSTANCE).unwrap();
-    assert_eq!(maps.read_counters(&[group.counter]).unwrap()[0].connections, connects, "counters are kept");
+    assert_eq!(
+        maps.services.read_counters(&[group.counter]).unwrap()[0].connections,
+        connects,
+        "counters are kept"
+    );
     assert_eq!(outcome(&maps, Outcome::Translated), connects);
     assert_eq!(outcome(&maps, Outcome::NotAService), 0);
     assert_eq!(established.peer_addr().unwrap(), FRONTEND.parse().unwrap(), "connections are kept");
@@ -205,7 +209,7 @@ fn upgrade_from(layout: u32) {
     let (key, state) = installed.actual.members(&held.groups[0]).next().unwrap();
     let place = SocketAddr::new(unmapped(key.address), key.port);
     assert_eq!((place, state), (backend.local_addr().unwrap(), STATE_ACTIVE));
-    assert_eq!(installed.maps.read_clusters().unwrap().state[7], CLUSTER_DEMOTED, "verdicts are moved too");
+    assert_eq!(installed.maps.clusters.read().unwrap().state[7], CLUSTER_DEMOTED, "verdicts are moved too");
     assert!(outcome(&installed.maps, Outcome::Translated) > 0, "the new programs translate");
 }
 
@@ -214,7 +218,7 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     let world = World::new();
     let backend = server("127.0.1.1:8080");
     let Installed { mut maps, mut actual, .. } = world.installed("");
-    apply(maps.as_mut(), &plan(&mut actual, &backend)).unwrap();
+    apply(&mut maps.services, &plan(&mut actual, &backend)).unwrap();
     // From here on it is a layout that nobody here knows.
     let instance = instance_dir(&world.bpffs, INSTANCE);
     fs::rename(instance.join(format!("v{LAYOUT}")), instance.join("v4000000000")).unwrap();
@@ -229,7 +233,7 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     assert_eq!(layouts(&world).len(), 2);
     load.go_on();
     let plan = plan(&mut installed.actual, &backend);
-    apply(installed.maps.as_mut(), &plan).unwrap();
+    apply(&mut installed.maps.services, &plan).unwrap();
     installed.beside.pass(true, true, now);
     assert_eq!(layouts(&world), [format!("v{LAYOUT}")]);
     drop(maps);
@@ -238,7 +242,7 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     // What a connection had dialled stands in the old maps: the one under way while they go shows its backend.
     assert!(unmasked <= 1, "{unmasked}");
     let group = &installed.actual.held(&frontend()).unwrap().groups[0];
-    assert!(installed.maps.read_counters(&[group.counter]).unwrap()[0].connections >= BETWEEN);
+    assert!(installed.maps.services.read_counters(&[group.counter]).unwrap()[0].connections >= BETWEEN);
 }
 
 /// An agent of an earlier layout, as far as its programs can tell.

@@ -89,10 +89,10 @@ impl Agent {
     /// Waits until its periodic work has run twice, so that what is needed for a moment only is gone.
     pub(crate) fn settle(&self) -> Result<()> {
         let maps = Maps::open_pinned(&self.lab_dir.bpffs(), &self.instance)?;
-        let mut last = maps.read_control()?.heartbeat_ns;
+        let mut last = maps.control.read()?.heartbeat_ns;
         let mut beats = 0;
         wait::until("the agent's heartbeat", PATIENCE, || {
-            let now = maps.read_control()?.heartbeat_ns;
+            let now = maps.control.read()?.heartbeat_ns;
             beats += usize::from(now != last);
             last = now;
             ensure!(beats >= 2, "{beats} beats");

@@ -55,7 +55,7 @@ impl Datapath {
     pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<()> {
         let mut plan = self.actual.plan(services);
         ensure!(plan.refused.is_empty(), "no room: {:?}", plan.refused.first());
-        apply(self.maps.as_mut(), &plan)?;
+        apply(&mut self.maps.services, &plan)?;
         self.actual.written(&mut plan);
         Ok(())
     }

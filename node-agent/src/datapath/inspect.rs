@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 
 use mesh_abi::{BackendEntry, ServiceCell, ServiceEntry, ServiceKey, SlotEntry};
 
-use super::maps::{MapError, Maps};
+use super::maps::MapError;
 use super::scan;
-use super::sys::How;
+use super::service_maps::ServiceMaps;
 
 /// Reads of a few elements.
 pub trait Inspect {
@@ -19,7 +19,7 @@ pub trait Inspect {
     fn read_backends(&self, first: u32, count: u32) -> Result<Vec<BackendEntry>, MapError>;
 }
 
-impl Inspect for Maps {
+impl Inspect for ServiceMaps {
     fn read_services(&self, keys: &[ServiceKey]) -> Result<Vec<Option<ServiceEntry>>, MapError> {
         let read = |key| self.services.lookup::<_, ServiceCell>(key);
         keys.iter().map(|key| Ok(read(key)?.map(|cell| *cell.entry()))).collect()
@@ -43,35 +43,5 @@ impl Inspect for Maps {
 
     fn read_backends(&self, first: u32, count: u32) -> Result<Vec<BackendEntry>, MapError> {
         self.backends.read_range(first, count)
-    }
-}
-
-impl<D: Inspect + ?Sized> Inspect for Box<D> {
-    fn read_services(&self, keys: &[ServiceKey]) -> Result<Vec<Option<ServiceEntry>>, MapError> {
-        self.as_ref().read_services(keys)
-    }
-
-    fn keys_after(&self, key: Option<&ServiceKey>, limit: usize) -> Result<Vec<ServiceKey>, MapError> {
-        self.as_ref().keys_after(key, limit)
-    }
-
-    fn read_slots(&self, first: u32, count: u32) -> Result<Vec<SlotEntry>, MapError> {
-        self.as_ref().read_slots(first, count)
-    }
-
-    fn read_backends(&self, first: u32, count: u32) -> Result<Vec<BackendEntry>, MapError> {
-        self.as_ref().read_backends(first, count)
-    }
-}
-
-impl super::maps::MapFd {
-    /// Elements of an array.
-    fn read_range<V: mesh_abi::Plain>(&self, first: u32, count: u32) -> Result<Vec<V>, MapError> {
-        let end = first.saturating_add(count).min(self.capacity);
-        if first >= end {
-            return Ok(Vec::new());
-        }
-        let read = scan::range(self.fd(), first, end - first, How::Plain);
-        read.map_err(self.failed("reading"))
     }
 }

@@ -64,10 +64,10 @@ impl Content {
     /// Reads maps of the own layout.
     pub fn of(maps: &Maps) -> Result<Self, MapError> {
         Ok(Self {
-            contents: maps.contents()?,
-            capacity: maps.capacity(),
-            clusters: maps.read_clusters()?,
-            control: maps.read_control()?,
+            contents: maps.services.contents()?,
+            capacity: maps.services.capacity(),
+            clusters: maps.clusters.read()?,
+            control: maps.control.read()?,
         })
     }
 }

@@ -97,7 +97,7 @@ fn dial(maps: &Maps, hooks: &[Hook]) -> Result<Vec<Dials>, DialError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let dialler = Dialler { maps, cpu: stay().map_err(DialError::Pin)? };
-            let keys = maps.keys_after(None, MOST)?;
+            let keys = maps.services.keys_after(None, MOST)?;
             let frontends: Vec<_> =
                 keys.iter().filter_map(frontend_of).filter(|key| *key != CANARY).collect();
             hooks
@@ -168,7 +168,8 @@ impl Dialler<'_> {
             }
         }
         // It may have gone from the maps meanwhile.
-        let still_there = self.maps.read_services(&[service_key(frontend)])?.iter().all(Option::is_some);
+        let still_there =
+            self.maps.services.read_services(&[service_key(frontend)])?.iter().all(Option::is_some);
         Ok(still_there.then_some(Met::Taken))
     }
 
@@ -178,9 +179,9 @@ impl Dialler<'_> {
                 Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
                 socket => socket.map_err(DialError::Socket)?,
             };
-            let before = self.maps.read_outcomes_of(self.cpu)?;
+            let before = self.maps.outcomes.read_of(self.cpu)?;
             let outcome = socket.dial(hook, to);
-            let after = self.maps.read_outcomes_of(self.cpu)?;
+            let after = self.maps.outcomes.read_of(self.cpu)?;
             let counts = Counts::between(&before, &after);
             match counts.seen() {
                 // The kernel refused before any program ran.

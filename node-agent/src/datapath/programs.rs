@@ -19,6 +19,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::actual::Capacity;
 use super::cgroups;
+use super::control;
 use super::grace::GraceError;
 use super::hint::Hint;
 use super::hook;
@@ -186,7 +187,7 @@ impl Installation {
                     self.replace(&missing, capacity)?;
                 }
                 let maps = Maps::open(&self.pins.current())?;
-                if maps.capacity() == capacity && maps.replies() == self.replies {
+                if maps.services.capacity() == capacity && maps.replies() == self.replies {
                     return Ok(Found::Adopted(Box::new(maps)));
                 }
                 Some(Box::new(maps))
@@ -209,7 +210,7 @@ impl Installation {
     /// are so already. Nothing is moved or attached before the kernel has taken all programs: what ran goes on
     /// where it refuses one.
     pub fn attach(&self, maps: &mut Maps) -> Result<bool, ProgramsError> {
-        let mut control = maps.read_control()?;
+        let mut control = maps.control.read()?;
         let links = self.link_place();
         links.recover();
         let way = links.way();
@@ -220,12 +221,12 @@ impl Installation {
         }
         let staging = self.pins.staging();
         let folder = if staging.exists() { staging } else { self.pins.current() };
-        let mut programs = self.load_verified(&folder, maps.capacity())?;
+        let mut programs = self.load_verified(&folder, maps.services.capacity())?;
         self.pins.take_over()?;
         links.attach(&mut programs, &way)?;
         control.layout = LAYOUT;
         control.object = self.object_id();
-        maps.write_control(&control)?;
+        maps.control.write(&control)?;
         Ok(true)
     }
 
@@ -236,7 +237,7 @@ impl Installation {
         let way = links.way();
         if !way.moved.is_empty() {
             let current = self.pins.current();
-            let mut programs = self.load_verified(&current, Maps::open(&current)?.capacity())?;
+            let mut programs = self.load_verified(&current, Maps::open(&current)?.services.capacity())?;
             links.attach(&mut programs, &way)?;
         }
         Ok(way.moved)
@@ -271,7 +272,7 @@ impl Installation {
             "pins of maps are missing: these are built anew, and the programs loaded with them"
         );
         // The programs that run have the lost ones; a kill from here on must not hide that.
-        maps::forget_programs(&self.pins.current())?;
+        control::forget_programs(&self.pins.current())?;
         self.load(&self.pins.current(), capacity).map(drop)
     }
 

@@ -5,18 +5,23 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_abi::{Control, OUTCOMES};
+use mesh_abi::Control;
 use mesh_runtime::readiness::Condition;
 
 use super::comeback::{Comeback, has_yielded};
 use super::metrics::Metrics;
-use crate::datapath::maps::{MapError, Maps};
+use crate::datapath::control::ControlMap;
+use crate::datapath::maps::MapError;
 
-/// What a heartbeat writes and reads beside it.
-pub(super) trait Vitals {
-    fn write_control(&mut self, control: &Control) -> Result<(), MapError>;
-    /// How often each outcome happened, in the order of [`mesh_abi::Outcome`].
-    fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError>;
+/// Where the sign of life is written.
+pub(super) trait Cell: Send {
+    fn write(&mut self, control: &Control) -> Result<(), MapError>;
+}
+
+impl Cell for ControlMap {
+    fn write(&mut self, control: &Control) -> Result<(), MapError> {
+        Self::write(self, control)
+    }
 }
 
 /// What a sign of life says. It is given only where all of it holds, or is known not to matter.
@@ -33,8 +38,8 @@ pub(super) struct State {
 }
 
 /// Writes the heartbeat.
-#[derive(Debug)]
 pub(super) struct Heartbeat {
+    cell: Box<dyn Cell>,
     /// As last written.
     control: Control,
     /// Whether it may be.
@@ -51,40 +56,29 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// `source` holds while the own source confirms what the maps hold, `writes` while plans can be written.
+    /// `control`: as it is to be from the first sign of life on. `source` holds while the own source confirms what the maps
+    /// hold, `writes` while plans can be written.
     pub(super) fn new(
-        control: Control,
+        (cell, control): (Box<dyn Cell>, Control),
         comeback: Comeback,
         (source, writes): (Condition, Condition),
     ) -> Self {
         let started = Instant::now();
-        Self { control, comeback, silent: false, blind: false, source, writes, started }
+        Self { cell, control, comeback, silent: false, blind: false, source, writes, started }
     }
 
-    /// A sign of life for the programs, and the kernel's counts for the metrics. `now` and `now_ns` (`CLOCK_MONOTONIC`)
-    /// are the same moment.
-    pub(super) fn beat(
-        &mut self,
-        maps: &mut impl Vitals,
-        state: &State,
-        metrics: &Metrics,
-        (now, now_ns): (Instant, u64),
-    ) {
+    /// A sign of life for the programs. `now` and `now_ns` (`CLOCK_MONOTONIC`) are the same moment.
+    pub(super) fn beat(&mut self, state: &State, metrics: &Metrics, (now, now_ns): (Instant, u64)) {
         self.comeback.thaw(has_yielded(&self.control, now_ns), now);
         self.show_source(state.confirmed, metrics, now);
         self.show_writes(state.frozen.as_deref());
-        let mut written = Ok(());
         let sign_ns = state.confirmed.map(|at| now_ns.saturating_sub(nanoseconds(now.duration_since(at))));
         if let Some(sign_ns) = sign_ns.filter(|_| !self.blind)
             && self.may_beat(state, now)
             && sign_ns > self.control.heartbeat_ns
         {
             self.control.heartbeat_ns = sign_ns;
-            written = maps.write_control(&self.control);
-        }
-        match written.and_then(|()| maps.read_outcomes()) {
-            Ok(outcomes) => metrics.connects(&outcomes),
-            Err(error) => {
+            if let Err(error) = self.cell.write(&self.control) {
                 tracing::error!(error = mesh_kv::fault::chain(&error), "writing the heartbeat failed");
             }
         }
@@ -140,18 +134,10 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Vitals for Box<Maps> {
-    fn write_control(&mut self, control: &Control) -> Result<(), MapError> {
-        self.as_mut().write_control(control)
-    }
-
-    fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError> {
-        self.as_ref().read_outcomes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use mesh_runtime::Readiness;
 
     use super::*;
@@ -161,23 +147,19 @@ mod tests {
     /// The machine has been up for a while.
     const UP: u64 = 10_000 * SECOND_NS;
 
-    #[derive(Default)]
-    struct Cell(Option<Control>);
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Option<Control>>>);
 
-    impl Vitals for Cell {
-        fn write_control(&mut self, control: &Control) -> Result<(), MapError> {
-            self.0 = Some(*control);
+    impl Cell for Written {
+        fn write(&mut self, control: &Control) -> Result<(), MapError> {
+            *self.0.lock().unwrap() = Some(*control);
             Ok(())
-        }
-
-        fn read_outcomes(&self) -> Result<[u64; OUTCOMES], MapError> {
-            Ok([0; OUTCOMES])
         }
     }
 
     struct Agent {
         heartbeat: Heartbeat,
-        cell: Cell,
+        written: Written,
         readiness: Readiness,
         metrics: Metrics,
         start: Instant,
@@ -191,10 +173,11 @@ mod tests {
             let source = readiness.condition("source", "waiting");
             let comeback = Comeback::new(has_yielded(&control, UP));
             let writes = readiness.condition("writes", "waiting");
-            let heartbeat = Heartbeat::new(control, comeback, (source, writes));
+            let written = Written::default();
+            let heartbeat = Heartbeat::new((Box::new(written.clone()), control), comeback, (source, writes));
             let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
             let start = heartbeat.started;
-            Self { heartbeat, cell: Cell::default(), readiness, metrics, start }
+            Self { heartbeat, written, readiness, metrics, start }
         }
 
         /// A beat so many seconds after the start, the source's last word being of that second; whether services have
@@ -208,7 +191,7 @@ mod tests {
                 confirmed: confirmed.map(time),
             };
             let now = (time(at), UP + at * SECOND_NS);
-            self.heartbeat.beat(&mut self.cell, &state, &self.metrics, now);
+            self.heartbeat.beat(&state, &self.metrics, now);
             has_yielded(&self.heartbeat.control, now.1)
         }
     }
@@ -233,7 +216,7 @@ mod tests {
         let found = UP - 119 * SECOND_NS;
         let mut agent = Agent::new(found);
         assert!(!agent.yields(1, None, None), "the age of the earlier agent's sign goes on");
-        assert_eq!(agent.cell.0, None, "nothing is written");
+        assert_eq!(*agent.written.0.lock().unwrap(), None, "nothing is written");
         assert!(agent.yields(2, None, None));
     }
 
@@ -254,7 +237,10 @@ mod tests {
     fn a_sign_of_life_is_as_old_as_what_the_source_confirmed() {
         let mut agent = Agent::new(UP - 5 * SECOND_NS);
         agent.yields(10, Some(3), None);
-        assert_eq!(agent.cell.0.map(|control| control.heartbeat_ns), Some(UP + 3 * SECOND_NS));
+        assert_eq!(
+            agent.written.0.lock().unwrap().map(|control| control.heartbeat_ns),
+            Some(UP + 3 * SECOND_NS)
+        );
         agent.yields(11, Some(2), None);
         assert_eq!(agent.heartbeat.control.heartbeat_ns, UP + 3 * SECOND_NS, "it never gets older");
     }

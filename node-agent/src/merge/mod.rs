@@ -9,6 +9,7 @@
 
 mod claims;
 pub mod comeback;
+mod connects;
 mod heartbeat;
 mod inherited;
 mod inputs;

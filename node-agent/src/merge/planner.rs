@@ -77,6 +77,7 @@ impl<D: Datapath + Inspect> Planner<D> {
         &self.maps
     }
 
+    #[cfg(test)]
     pub(super) fn maps_mut(&mut self) -> &mut D {
         &mut self.maps
     }

@@ -85,7 +85,7 @@ impl Reader {
 
     /// What a mirror would say that is restored now.
     fn actual(&self) -> Result<Actual, MapError> {
-        Ok(restore(&self.maps.contents_in_use()?, self.maps.capacity()).actual)
+        Ok(restore(&self.maps.services.contents_in_use()?, self.maps.services.capacity()).actual)
     }
 
     fn left_out(
@@ -110,9 +110,9 @@ impl Reader {
     fn kernel(&self, actual: &Actual) -> Kernel {
         let groups = actual.frontends().flat_map(|(_, held)| &held.groups);
         let ids: Vec<u32> = groups.map(|group| group.counter).filter(|counter| *counter != 0).collect();
-        let counters = self.maps.read_counters(&ids).unwrap_or_default();
+        let counters = self.maps.services.read_counters(&ids).unwrap_or_default();
         let counters: HashMap<_, _> = ids.into_iter().zip(counters).collect();
-        Kernel { counters, clusters: self.maps.read_clusters().ok() }
+        Kernel { counters, clusters: self.maps.clusters.read().ok() }
     }
 }
 

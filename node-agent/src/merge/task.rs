@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::comeback::Comeback;
+use super::connects::Connects;
 use super::heartbeat::{self, Heartbeat};
 use super::merger::{Merger, PeerInputs};
 use super::metrics::Metrics;
@@ -20,10 +21,12 @@ use super::planner::Planner;
 use super::query::View;
 use super::retired::Retired;
 use crate::admin::events::Events;
+use crate::datapath::control::ControlMap;
 use crate::datapath::grace::GracePeriods;
 use crate::datapath::layouts::Beside;
-use crate::datapath::maps::Maps;
+use crate::datapath::outcomes::OutcomeMap;
 use crate::datapath::plan::Freed;
+use crate::datapath::service_maps::ServiceMaps;
 use crate::datapath::sys;
 use crate::heap;
 use crate::peers::PeerSet;
@@ -57,8 +60,11 @@ pub struct Outputs {
 
 /// What the loop begins with.
 pub struct Start {
-    pub maps: Box<Maps>,
-    pub control: Control,
+    pub services: ServiceMaps,
+    pub control: ControlMap,
+    pub outcomes: OutcomeMap,
+    /// As it is to be from the first sign of life on.
+    pub first: Control,
     pub comeback: Comeback,
     pub merger: Merger,
     /// What a crash left in the maps.
@@ -74,9 +80,10 @@ pub struct MergeTask {
     view: watch::Sender<Arc<View>>,
     metrics: Metrics,
     planned: Condition,
-    planner: Planner<Box<Maps>>,
+    planner: Planner<ServiceMaps>,
     retired: Retired,
     heartbeat: Heartbeat,
+    connects: Connects,
     /// When the own source confirmed what has been planned.
     confirmed: Option<Instant>,
     /// Map writes since free memory was last given back.
@@ -86,16 +93,18 @@ pub struct MergeTask {
 
 impl MergeTask {
     pub fn new(inputs: Inputs, outputs: Outputs, start: Start) -> Self {
-        let Start { maps, control, comeback, merger, leftover, grace_periods, beside } = start;
+        let Start { services, control, outcomes, first, comeback, merger, leftover, grace_periods, beside } =
+            start;
         let Outputs { events, metrics, planned, source, writes, view } = outputs;
         Self {
             inputs,
             view,
-            planner: Planner::new(maps, merger, leftover, events, metrics.clone()),
+            planner: Planner::new(services, merger, leftover, events, metrics.clone()),
             retired: Retired::new(grace_periods, metrics.clone()),
             metrics,
             planned,
-            heartbeat: Heartbeat::new(control, comeback, (source, writes)),
+            heartbeat: Heartbeat::new((Box::new(control), first), comeback, (source, writes)),
+            connects: Connects::new(Box::new(outcomes)),
             confirmed: None,
             untrimmed: 0,
             beside,
@@ -161,7 +170,8 @@ impl MergeTask {
         let (settled, frozen, confirmed) = (self.planner.is_settled(), self.frozen(), self.confirmed);
         self.metrics.frozen(frozen.is_some());
         let state = heartbeat::State { settled, all_spoke, frozen, confirmed };
-        self.heartbeat.beat(self.planner.maps_mut(), &state, &self.metrics, (now, sys::monotonic_ns()));
+        self.heartbeat.beat(&state, &self.metrics, (now, sys::monotonic_ns()));
+        self.connects.count(&self.metrics);
         block_in_place(|| self.planner.sweep(now));
         self.untrimmed += self.planner.take_writes();
         if self.untrimmed >= TRIM_WRITES {

@@ -111,9 +111,12 @@ impl MergeLoop {
         let writes = Readiness::default().condition("writes", "waiting");
         let outputs =
             Outputs { events: events.clone(), metrics: metrics.merge, planned, source, writes, view };
+        let Maps { services, control, outcomes, .. } = *installed.maps;
         let start = Start {
-            maps: installed.maps,
-            control: installed.control,
+            services,
+            control,
+            outcomes,
+            first: installed.control,
             comeback: installed.comeback,
             merger: Merger::new(own, false, installed.actual),
             leftover: installed.leftover,

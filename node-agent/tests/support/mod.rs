@@ -385,14 +385,14 @@ impl Service {
 
     /// Writes backends, slots and entry, in the order that is safe for readers.
     pub(crate) fn write(&self, maps: &mut Maps) {
-        assert!(maps.write_backends(&self.backends).is_empty());
-        assert!(maps.write_slots(&self.slots).is_empty());
-        assert!(maps.write_services(&[(self.key, self.entry())]).is_empty());
+        assert!(maps.services.write_backends(&self.backends).is_empty());
+        assert!(maps.services.write_slots(&self.slots).is_empty());
+        assert!(maps.services.write_services(&[(self.key, self.entry())]).is_empty());
     }
 
     pub(crate) fn set_state(&mut self, maps: &mut Maps, index: usize, state: u32) {
         self.backends[index].1.state = state;
-        assert!(maps.write_backends(&self.backends[index..=index]).is_empty());
+        assert!(maps.services.write_backends(&self.backends[index..=index]).is_empty());
     }
 }
 
@@ -442,14 +442,14 @@ pub(crate) fn shares(frontend: &str, servers: &[&TcpListener], times: u32) -> Ve
 }
 
 pub(crate) fn outcome(maps: &Maps, outcome: Outcome) -> u64 {
-    maps.read_outcomes().unwrap()[outcome as usize]
+    maps.outcomes.read().unwrap()[outcome as usize]
 }
 
 /// An agent's heartbeat that is `age_ns` old, with a limit of ten seconds.
 pub(crate) fn beat(maps: &mut Maps, age_ns: u64) {
     let heartbeat_ns = node_agent::datapath::sys::monotonic_ns().saturating_sub(age_ns);
     let yield_after_ns = 10_000_000_000;
-    maps.write_control(&Control { heartbeat_ns, yield_after_ns, ..maps.read_control().unwrap() }).unwrap();
+    maps.control.write(&Control { heartbeat_ns, yield_after_ns, ..maps.control.read().unwrap() }).unwrap();
 }
 
 /// An IPv4 socket address as the kernel takes it.
