@@ -179,7 +179,7 @@ impl AgentArgs {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| node_agent::config::socket(&self.instance_dir()))
+        self.socket.clone().unwrap_or_else(|| mesh_admin::instance::socket(&self.instance_dir()))
     }
 }
 

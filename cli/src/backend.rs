@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use mesh_admin::api::Backend;
 use mesh_model::name::ServiceName;
-use node_agent::admin::api::Backend;
 
 use crate::args::{AgentArgs, BackendVerb, Output};
 use crate::render::{self, or_dash};

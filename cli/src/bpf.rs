@@ -1,35 +1,46 @@
-//! `clustermesh bpf`: reads the pinned maps without the agent.
+//! `clustermesh bpf`: what the maps hold that a node's kernel has. Elsewhere it says where to ask.
 
-use anyhow::{Context, Result};
-use node_agent::admin::api::Names;
-use node_agent::config;
-use node_agent::datapath::dump;
-use node_agent::datapath::maps::Maps;
+#[cfg(target_os = "linux")]
+mod pinned;
 
-use crate::args::{AgentArgs, BpfVerb, Output};
-use crate::render;
+#[cfg(target_os = "linux")]
+pub(crate) use pinned::run;
 
-pub(crate) fn run(agent: &AgentArgs, verb: &BpfVerb, output: Output) -> Result<()> {
-    let BpfVerb::Dump = verb;
-    let maps = Maps::open_pinned(&agent.bpffs, &agent.instance)
-        .with_context(|| format!("opening the maps of instance {}", agent.instance))?;
-    let contents = maps.services.contents().context("reading the maps")?;
-    let states = maps.clusters.read().context("reading the maps")?;
-    let lines = dump::lines(&contents, &states, &names(agent)?);
-    match output {
-        Output::Table | Output::Wide => {
-            render::print(&lines.into_iter().map(|line| line + "\n").collect::<String>())
-        }
-        other => render::items(lines, other, &[], |_| Vec::new()),
-    }
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn run(
+    agent: &crate::args::AgentArgs,
+    verb: &crate::args::BpfVerb,
+    _output: crate::args::Output,
+) -> anyhow::Result<()> {
+    let crate::args::BpfVerb::Dump = verb;
+    anyhow::bail!("{}", elsewhere(agent, std::env::consts::OS))
 }
 
-/// Without the file, numbers stand for names.
-fn names(agent: &AgentArgs) -> Result<Names> {
-    let path = config::names_file(&agent.instance_dir());
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Names::default()),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+/// Why there are no maps here, and how to read those of a node.
+#[cfg(any(test, not(target_os = "linux")))]
+fn elsewhere(agent: &crate::args::AgentArgs, system: &str) -> String {
+    let folder = agent.bpffs.join("clustermesh").join(&agent.instance);
+    format!(
+        "the maps are in a node's Linux kernel, pinned below {}, and this is {system}: run it on the node, e.g. in the \
+         agent's pod there (kubectl -n clustermesh get pods -o wide): kubectl -n clustermesh exec POD -- /clustermesh \
+         bpf dump",
+        folder.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn where_there_are_no_maps_it_says_where_they_are_and_how_to_read_them() {
+        let cli = Cli::try_parse_from(["clustermesh", "bpf", "dump", "--instance", "lab"]).unwrap();
+        let said = elsewhere(&cli.agent, "macos");
+        for part in ["/sys/fs/bpf/clustermesh/lab", "this is macos", "exec POD -- /clustermesh bpf dump"] {
+            assert!(said.contains(part), "{said:?} does not say {part:?}");
+        }
     }
 }

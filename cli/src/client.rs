@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use node_agent::admin::api::List;
+use mesh_admin::api::List;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 

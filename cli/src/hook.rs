@@ -1,8 +1,7 @@
 //! `clustermesh hook`.
 
 use anyhow::Result;
-use node_agent::admin::api::{HookProgram, HookPrograms, Runs};
-use node_agent::datapath::text;
+use mesh_admin::api::{HookProgram, HookPrograms, Runs};
 
 use crate::args::{AgentArgs, HookVerb, Output};
 use crate::render::{self, or_dash};
@@ -36,7 +35,7 @@ fn row(hook: &HookPrograms, program: &HookProgram, wide: bool) -> Vec<String> {
     if wide {
         let examples = dials
             .filter(|dials| dials.taken > 0)
-            .map(|dials| dials.examples.iter().map(text::frontend).collect::<Vec<_>>().join(", "));
+            .map(|dials| dials.examples.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
         row.push(or_dash(program.tag.as_ref()));
         row.push(or_dash(examples));
     }

@@ -1,7 +1,7 @@
 //! `clustermesh peer`.
 
 use anyhow::{Result, bail};
-use node_agent::admin::api::{Peer, RangesOrigin};
+use mesh_admin::api::{Peer, RangesOrigin};
 
 use crate::args::{AgentArgs, Output, PeerVerb};
 use crate::render::{self, or_dash};

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use node_agent::admin::api::List;
+use mesh_admin::api::List;
 use serde::Serialize;
 
 use crate::args::Output;

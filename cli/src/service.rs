@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use mesh_admin::api::{Group, LeftOutCluster, Omission, Service, ServiceFrontend};
 use mesh_model::name::ServiceName;
-use node_agent::admin::api::{Group, LeftOutCluster, Omission, Service, ServiceFrontend};
 
 use crate::args::{AgentArgs, Output, ServiceVerb};
 use crate::backend;

@@ -27,6 +27,21 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tonic",
         ],
     ),
+    (
+        "mesh-admin",
+        &[
+            "tokio",
+            "axum",
+            "hyper",
+            "clap",
+            "prometheus-client",
+            "aya",
+            "mesh-abi",
+            "mesh-kv",
+            "mesh-source",
+            "mesh-runtime",
+        ],
+    ),
     ("mesh-files", &["tokio", "notify", "mesh-model", "mesh-kv", "mesh-source", "mesh-runtime"]),
     ("mesh-kv", &["kube", "k8s-openapi", "aya", "mesh-abi", "mesh-source", "mesh-runtime"]),
     ("mesh-source", &["etcd-client", "tonic", "aya", "mesh-abi", "mesh-kv", "mesh-runtime"]),
@@ -36,14 +51,35 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("clustermesh", &["clustermesh-apiserver", "mesh-e2e"]),
 ];
 
+/// The platform that the product is for.
+const NODE: &str = "x86_64-unknown-linux-gnu";
+
+/// Where the command line has to build too, and what it can't have there: whatever needs a node's kernel, or is of no use
+/// without it.
+const LAPTOP: &str = "aarch64-apple-darwin";
+const NOT_ON_A_LAPTOP: &[&str] = &[
+    "aya",
+    "aya-obj",
+    "mesh-abi",
+    "node-agent",
+    "inotify",
+    "linux-raw-sys",
+    "nix",
+    "mesh-kv",
+    "mesh-source",
+    "kube",
+    "etcd-client",
+    "ring",
+];
+
 /// One TLS stack with one provider.
 const FORBIDDEN_EVERYWHERE: &[&str] = &["openssl-sys", "native-tls", "aws-lc-sys", "aws-lc-rs"];
 
-/// Each package's normal dependencies.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// Each package's normal dependencies on a platform.
+fn dependencies(platform: &str) -> BTreeMap<String, BTreeSet<String>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    // Of the platform that the product is for; the crates of others need not even be here.
-    let target = ["--filter-platform", "x86_64-unknown-linux-gnu"];
+    // The crates of other platforms need not even be here.
+    let target = ["--filter-platform", platform];
     let arguments = ["metadata", "--format-version=1", "--locked", "--manifest-path"];
     let output = Command::new(env!("CARGO")).args(arguments).arg(manifest).args(target).output().unwrap();
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
@@ -87,7 +123,7 @@ fn way(graph: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> Opti
 
 #[test]
 fn no_arrow_points_the_wrong_way() {
-    let graph = dependencies();
+    let graph = dependencies(NODE);
     assert!(way(&graph, "mesh-kv", "etcd-client").is_some(), "the graph has lost its edges");
     let mut wrong = Vec::new();
     for (from, forbidden) in FORBIDDEN {
@@ -100,8 +136,19 @@ fn no_arrow_points_the_wrong_way() {
 }
 
 #[test]
+fn the_command_line_needs_no_kernel_of_a_node() {
+    let cli = "clustermesh";
+    assert!(way(&dependencies(NODE), cli, "node-agent").is_some(), "on a node it reads the maps");
+    let graph = dependencies(LAPTOP);
+    assert!(way(&graph, cli, "mesh-admin").is_some(), "the graph has lost its edges");
+    let ways = NOT_ON_A_LAPTOP.iter().filter_map(|to| way(&graph, cli, to));
+    let ways: Vec<String> = ways.map(|way| way.join(" -> ")).collect();
+    assert!(ways.is_empty(), "what can't be, or is of no use, on a laptop:\n{}", ways.join("\n"));
+}
+
+#[test]
 fn the_abi_depends_on_nothing() {
-    assert_eq!(dependencies()["mesh-abi"], BTreeSet::new());
+    assert_eq!(dependencies(NODE)["mesh-abi"], BTreeSet::new());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mesh_abi::{ClusterStates, MAX_CLUSTERS};
-use node_agent::admin::api::{Backend, Event, List, Names, Peer, Service};
+use mesh_admin::api::{Backend, Event, List, Names, Peer, Service};
 use node_agent::datapath::dump;
 use node_agent::datapath::restore::Contents;
 use serde_json::{from_slice, to_vec};

@@ -8,7 +8,7 @@ use mesh_abi::{
     BackendEntry, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS, ServiceEntry, ServiceKey, SlotEntry, Stamp,
     mapped,
 };
-use node_agent::admin::api::Names;
+use mesh_admin::api::Names;
 use node_agent::datapath::actual::Capacity;
 use node_agent::datapath::dump;
 use node_agent::datapath::plan::Freed;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use mesh_admin::api::HookPrograms;
+use mesh_admin::instance;
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::{Identity, IdentityError};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
 use tokio::sync::watch;
 
-use crate::admin::api::HookPrograms;
 use crate::admin::events::Events;
 use crate::admin::routes::{Sources, routes};
-use crate::config::{RunArgs, names_file, socket};
+use crate::config::RunArgs;
 use crate::datapath::canary::Canary;
 use crate::datapath::maps::Maps;
 use crate::datapath::programs::ProgramsError;
@@ -60,7 +61,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let installed = install(&args.pins, &args.datapath, &events)?;
     let following = following.reminded(installed.actual.frontend_count() == 0);
 
-    let names_file = names_file(&args.pins.instance_dir());
+    let names_file = instance::names_file(&args.pins.instance_dir());
     let (names, peers) = (following.names(&identity, &names_file), following.peers.clone());
     let (view, published) = watch::channel(Arc::default());
     let maps = Maps::open_pinned(&args.pins.bpffs, &args.pins.instance).map_err(ProgramsError::from)?;
@@ -90,7 +91,7 @@ struct Servers {
 impl Servers {
     async fn bind(args: &RunArgs) -> Result<Self, AdminError> {
         Ok(Self {
-            socket: AdminServer::bind(Listen::Unix(socket(&args.pins.instance_dir()))).await?,
+            socket: AdminServer::bind(Listen::Unix(instance::socket(&args.pins.instance_dir()))).await?,
             network: AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?,
         })
     }

@@ -1,19 +1,19 @@
 //! The agent's command line, and what it becomes once validated.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use mesh_admin::Hook;
 use mesh_model::name::NodeName;
 use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs, duration};
 use mesh_source::SourceArgs;
 use mesh_source::kubernetes::{Options, QUIET};
 
 use crate::datapath::actual::Capacity;
-use crate::datapath::hook::Hook;
 use crate::datapath::programs::DEFAULT_REPLIES;
 use crate::quota::QuotaArgs;
 
@@ -318,16 +318,6 @@ fn instance(text: &str) -> Result<String, String> {
         return Ok(text.into());
     }
     Err("use 1 to 63 letters, digits, '-' and '_'".into())
-}
-
-/// The admin socket of an instance.
-pub fn socket(instance_dir: &Path) -> PathBuf {
-    instance_dir.join("agent.sock")
-}
-
-/// The names file of an instance.
-pub fn names_file(instance_dir: &Path) -> PathBuf {
-    instance_dir.join("names")
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use mesh_abi::{Control, LAYOUT};
+use mesh_admin::api::{Event, unix_us};
 
-use crate::admin::api::{Event, unix_us};
 use crate::admin::events::Events;
 use crate::config::{DatapathArgs, PinArgs};
 use crate::datapath::actual::{Actual, Capacity};

@@ -10,6 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use golden::assert_golden;
+use mesh_admin::Hook;
+use mesh_admin::api::{
+    Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
+    Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
+};
 use mesh_kv::PeerFile;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
@@ -19,13 +24,8 @@ use mesh_model::snapshot::{Protocol, ServicePort};
 use mesh_model::view::{Cut, Excess, PeerSnapshot};
 use mesh_runtime::{AdminServer, Listen};
 use node_agent::admin::answers::{Answers, Unanswered};
-use node_agent::admin::api::{
-    Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
-    Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
-};
 use node_agent::admin::events::Events;
 use node_agent::admin::routes::{Sources, routes};
-use node_agent::datapath::hook::Hook;
 use node_agent::peers::{Link, PeerSet, PeerStatus, Phase};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;

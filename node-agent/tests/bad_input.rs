@@ -10,8 +10,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use mesh_admin::api::{Peer, PeerState};
 use mesh_kv::testing::Etcd;
-use node_agent::admin::api::{Peer, PeerState};
 use node_agent::merge::merger::PeerInputs;
 use world::{World, agreed, bad_lines, file, fill};
 

@@ -11,16 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_abi::FLAG_CANARY;
+use mesh_admin::Hook;
+use mesh_admin::api::{Event, HookPrograms, Runs};
 use mesh_runtime::{Condition, Readiness};
-use node_agent::admin::api::{Event, HookPrograms, Runs};
 use node_agent::admin::events::Events;
 use node_agent::datapath::canary::{Canary, Seen};
-use node_agent::datapath::hook::Hook;
 use node_agent::datapath::hook_order::Foreign;
 use node_agent::datapath::maps::Maps;
 use node_agent::datapath::packetless::Dialled;
 use node_agent::datapath::programs::Installation;
-use node_agent::datapath::text;
 use node_agent::hooks::watch::{Outputs, Watch};
 use node_agent::metrics::Metrics;
 use support::foreign::Program;
@@ -277,7 +276,7 @@ fn dialled(seen: &Seen, hook: Hook) -> (usize, Vec<String>) {
     let dials = seen.dialled.hooks.iter().find(|dials| dials.hook == hook);
     let dials = dials.unwrap_or_else(|| panic!("{hook} is not dialled: {:?}", seen.dialled));
     assert_eq!(dials.taken, dials.examples.len());
-    (dials.dialled, dials.examples.iter().map(text::frontend).collect())
+    (dials.dialled, dials.examples.iter().map(ToString::to_string).collect())
 }
 
 #[test]

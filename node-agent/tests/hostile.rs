@@ -11,10 +11,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_admin::api::Backend;
 use mesh_kv::testing::Etcd;
 use mesh_model::snapshot::{ClusterSnapshot, Service};
 use node_agent::admin::answers::Answers;
-use node_agent::admin::api::Backend;
 use node_agent::datapath::actual::Capacity;
 use node_agent::merge::query::Reader;
 use node_agent::quota::QuotaArgs;

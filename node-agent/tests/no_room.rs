@@ -7,11 +7,11 @@ mod support;
 
 use std::sync::Arc;
 
+use mesh_admin::api::Service;
 use mesh_model::name::ServiceName;
 use mesh_model::reason::Reason;
 use mesh_model::snapshot::ClusterSnapshot;
 use node_agent::admin::answers::Answers;
-use node_agent::admin::api::Service;
 use node_agent::datapath::actual::Capacity;
 use node_agent::merge::query::Reader;
 

@@ -5,10 +5,10 @@ mod world;
 
 use std::time::Duration;
 
+use mesh_admin::api::{Event, PeerState};
 use mesh_kv::forget::Remains;
 use mesh_kv::testing::{Ca, Etcd};
 use mesh_kv::{Dialer, Session};
-use node_agent::admin::api::{Event, PeerState};
 use node_agent::merge::merger::PeerInputs;
 use world::{World, agreed, bad_lines, file, fill, free_endpoint, put};
 

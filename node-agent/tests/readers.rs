@@ -12,11 +12,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use mesh_abi::STATE_ACTIVE;
+use mesh_admin::api::{Backend, BackendState, List, Service};
 use mesh_model::name::ServiceName;
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Service as LocalService};
 use mesh_runtime::{AdminServer, Listen};
 use node_agent::admin::answers::{Answers, Unanswered};
-use node_agent::admin::api::{Backend, BackendState, List, Service};
 use node_agent::admin::routes::{Sources, routes};
 use node_agent::datapath::actual::service_key;
 use node_agent::datapath::inspect::Inspect;

@@ -1,7 +1,8 @@
 //! What the datapath of one node shall hold, in words of the domain: no ids, no slots.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,13 @@ pub struct Frontend {
     /// 1–65535.
     pub port: u16,
     pub protocol: Protocol,
+}
+
+/// As it is written everywhere: `10.96.0.1:80/TCP`.
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+    }
 }
 
 /// A frontend's groups.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use node_agent::admin::api::{Event, PeerState, Writes};
+use mesh_admin::api::{Event, PeerState, Writes};
 
 use crate::lab::http::{self, Door};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use node_agent::admin::api::PeerState;
+use mesh_admin::api::PeerState;
 use node_agent::datapath::actual::Capacity;
 use tokio_util::sync::CancellationToken;
 

@@ -1,8 +1,8 @@
 //! What the routes ask the agent. Whoever knows the answers implements it: the routes know nobody.
 
+use mesh_admin::api::{Backend, Peer, Service};
 use mesh_model::name::ServiceName;
 
-use super::api::{Backend, Peer, Service};
 use crate::datapath::maps::MapError;
 
 /// Answers to the admin API's questions.

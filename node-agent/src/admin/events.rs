@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 
-use super::api::Event;
+use mesh_admin::api::Event;
 
 /// How many past events a reader can replay.
 const KEPT: usize = 1024;

@@ -3,6 +3,5 @@
 //! Answers questions; changes nothing.
 
 pub mod answers;
-pub mod api;
 pub mod events;
 pub mod routes;

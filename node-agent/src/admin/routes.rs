@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures::{StreamExt, stream};
+use mesh_admin::api::{Event, HookPrograms, List, unix_us};
 use mesh_model::name::ServiceName;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, watch};
 
 use super::answers::{Answers, PeerRows, Unanswered};
-use super::api::{Event, HookPrograms, List, unix_us};
 use super::events::Events;
 
 /// Whom the routes ask.

@@ -16,11 +16,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh_admin::Hook;
 use tokio::process::Command;
 
 use super::actual::CANARY;
 use super::cgroups::{self, Position};
-use super::hook::Hook;
 use super::hook_order::{self, HookOrderError, Order};
 use super::packetless::Dialled;
 

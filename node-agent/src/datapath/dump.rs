@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mesh_abi::{CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, ServiceEntry, ServiceKey};
+use mesh_admin::api::Names;
 use mesh_model::desired::Frontend;
 
 use super::actual::{frontend_of, unmapped};
 use super::backends::BackendKey;
 use super::restore::Contents;
 use super::text::state_of;
-use crate::admin::api::Names;
 
 /// One line per frontend, per group and backend of it, per demoted cluster, and per entry that nothing leads
 /// to. Lines of entries that contradict each other begin with `damaged`.
@@ -40,7 +40,7 @@ pub fn lines(contents: &Contents, states: &ClusterStates, names: &Names) -> Vec<
 struct Dump<'a> {
     contents: &'a Contents,
     backends: HashMap<u32, &'a mesh_abi::BackendEntry>,
-    services: BTreeMap<Frontend, &'a crate::admin::api::NamedFrontend>,
+    services: BTreeMap<Frontend, &'a mesh_admin::api::NamedFrontend>,
     clusters: HashMap<u16, &'a str>,
 }
 
@@ -50,7 +50,7 @@ impl Dump<'_> {
             lines.push(format!("damaged service {key:?}"));
             return;
         };
-        let place = place(&frontend);
+        let place = frontend;
         if entry.flags & FLAG_CANARY != 0 {
             lines.push(format!("canary {place}"));
             return;
@@ -119,11 +119,6 @@ impl Dump<'_> {
     fn cluster(&self, id: u16) -> String {
         self.clusters.get(&id).map_or_else(|| format!("#{id}"), |name| (*name).to_owned())
     }
-}
-
-fn place(frontend: &Frontend) -> String {
-    let Frontend { address, port, protocol } = frontend;
-    format!("{}/{protocol}", std::net::SocketAddr::new(*address, *port))
 }
 
 fn address(key: &BackendKey) -> String {

@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::hook::Hook;
+use mesh_admin::Hook;
+
+use super::hook;
 use super::programs::HOOKS;
 use super::sys;
 use super::sys_cgroup;
@@ -88,7 +90,7 @@ pub fn ask(links: &Path, cgroups: &[PathBuf]) -> Result<Order, HookOrderError> {
     }
     let other_layouts = other_layouts(links);
     met.retain(|(_, program, _), _| !other_layouts.contains(program));
-    let ids = ours.iter().filter_map(|ours| Some((Hook::of(ours.name)?, ours.program)));
+    let ids = ours.iter().filter_map(|ours| Some((hook::of(ours.name)?, ours.program)));
     Ok(Order { ours: ids.collect(), foreign: met.into_iter().map(foreign).collect() })
 }
 
@@ -114,7 +116,7 @@ fn look(cgroup: &Path, ours: &[Ours], met: &mut Met) -> Result<(), HookOrderErro
             let (hook, program) = (ours.name, ours.program);
             return Err(HookOrderError::NotRun { hook, program, cgroup: cgroup.into() });
         };
-        let Some(hook) = Hook::of(ours.name) else { continue };
+        let Some(hook) = hook::of(ours.name) else { continue };
         for (index, program) in programs.into_iter().enumerate().filter(|(index, _)| *index != place) {
             met.entry((hook, program, index < place)).or_insert_with(|| cgroup.into());
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 
-use super::hook::{self, Hook};
+use super::hook;
 use super::programs::{HOOKS, ProgramsError, failed, program, program_failed, refused};
 use super::{cgroups, hook_order};
 use super::{sys, sys_cgroup};
@@ -55,7 +55,7 @@ impl Links<'_> {
         }
         // Where this can't be told, something is missing, and is attached first.
         let order = hook_order::ask(&self.folder, &cgroups::tree(self.cgroup)).unwrap_or_default();
-        Way { flags, moved: order.preceded().into_iter().map(Hook::program).collect() }
+        Way { flags, moved: order.preceded().into_iter().map(hook::program).collect() }
     }
 
     fn path(&self, name: &str) -> PathBuf {

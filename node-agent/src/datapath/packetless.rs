@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use mesh_abi::{OUTCOMES, Outcome};
+use mesh_admin::Hook;
 use mesh_model::desired::Frontend;
 use mesh_model::snapshot::Protocol;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
@@ -24,7 +25,6 @@ use serde::{Deserialize, Serialize};
 
 use super::actual::{CANARY, frontend_of, service_key};
 use super::cpus;
-use super::hook::Hook;
 use super::inspect::Inspect;
 use super::maps::{MapError, Maps};
 

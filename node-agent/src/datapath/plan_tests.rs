@@ -429,7 +429,7 @@ fn a_group_of_more_slots_than_there_can_be_is_damage_and_not_the_end() {
         // `bpf dump` says so in a line or two.
         wild.contents.services[0].1.groups[0].count = count;
         let states = mesh_abi::ClusterStates { state: [0; mesh_abi::MAX_CLUSTERS] };
-        let lines = super::dump::lines(&wild.contents, &states, &crate::admin::api::Names::default());
+        let lines = super::dump::lines(&wild.contents, &states, &mesh_admin::api::Names::default());
         assert!(lines.len() < 300, "{} lines", lines.len());
         assert!(lines.iter().any(|line| line.starts_with("damaged")), "{lines:?}");
     }

@@ -1,17 +1,15 @@
 //! Plans as text: one line per write, in the order in which they happen.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 
 use mesh_abi::{
     BackendEntry, Group, STATE_ACTIVE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey,
     SlotEntry,
 };
-use mesh_model::desired::Frontend;
+use mesh_admin::api::BackendState;
 
 use super::actual::{frontend_of, unmapped};
 use super::plan::Plan;
-use crate::admin::api::BackendState;
 
 /// At most `limit` lines; one more says how many were left out.
 pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
@@ -28,11 +26,6 @@ pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
         lines.push(format!("… and {} more", total - limit));
     }
     lines
-}
-
-/// As it is written everywhere: `10.96.0.1:80/TCP`.
-pub fn frontend(frontend: &Frontend) -> String {
-    format!("{}/{}", SocketAddr::new(frontend.address, frontend.port), frontend.protocol)
 }
 
 /// The word for a `STATE_…` constant.

@@ -39,8 +39,8 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::hook::Hook;
     use crate::datapath::hook_order::Foreign;
+    use mesh_admin::Hook;
 
     fn before(programs: &[u32]) -> Order {
         let foreign = |program: &u32| Foreign {

@@ -1,11 +1,11 @@
 //! What is counted about the programs of others.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use mesh_admin::Hook;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::datapath::hook::Hook;
 use crate::datapath::hook_order::Foreign;
 use crate::datapath::packetless::Dialled;
 
@@ -17,15 +17,24 @@ pub enum Runs {
     behind,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct HookValue(Hook);
+
+impl EncodeLabelValue for HookValue {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.to_string(), encoder)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProgramLabels {
-    hook: Hook,
+    hook: HookValue,
     runs: Runs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HookLabel {
-    hook: Hook,
+    hook: HookValue,
 }
 
 /// Cheap to clone.
@@ -65,7 +74,7 @@ impl Metrics {
         for hook in Hook::ALL {
             let dials = dialled.hooks.iter().find(|dials| dials.hook == hook);
             let set = |family: &Family<HookLabel, Gauge>, count: Option<usize>| {
-                let gauge = family.get_or_create(&HookLabel { hook });
+                let gauge = family.get_or_create(&HookLabel { hook: HookValue(hook) });
                 gauge.set(i64::try_from(count.unwrap_or(0)).unwrap_or(i64::MAX));
             };
             set(&self.dialled, dials.map(|dials| dials.dialled));
@@ -79,7 +88,7 @@ impl Metrics {
                 let counted =
                     |foreign: &&Foreign| foreign.hook == hook && foreign.before == (runs == Runs::before);
                 let count = foreign.iter().filter(counted).count();
-                let gauge = self.foreign.get_or_create(&ProgramLabels { hook, runs });
+                let gauge = self.foreign.get_or_create(&ProgramLabels { hook: HookValue(hook), runs });
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }

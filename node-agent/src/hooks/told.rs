@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mesh_admin::Hook;
+use mesh_admin::api::{DialledFrontends, Event, HookProgram, HookPrograms, Runs, unix_us};
 use mesh_runtime::Condition;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use crate::admin::api::{DialledFrontends, Event, HookProgram, HookPrograms, Runs, unix_us};
 use crate::admin::events::Events;
 use crate::datapath::canary::CanaryError;
-use crate::datapath::hook::Hook;
+use crate::datapath::hook;
 use crate::datapath::hook_order::{Foreign, Order};
 use crate::datapath::packetless::{Dialled, Dials};
-use crate::datapath::text;
 
 /// Where it is told.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ fn log_new(foreign: &Foreign) {
 
 fn log_taken(dials: &Dials) {
     let Dials { hook, dialled, taken, examples } = dials;
-    let example = examples.first().map(text::frontend);
+    let example = examples.first().map(ToString::to_string);
     match taken {
         0 => tracing::info!(%hook, dialled, "nobody takes frontends before us any more"),
         _ => tracing::error!(
@@ -152,7 +152,7 @@ fn programs(order: &Order, hook: Hook, cgroup: &Path) -> Vec<HookProgram> {
     let ours = order.ours.get(&hook).map(|id| HookProgram {
         runs: Runs::Ours,
         id: *id,
-        name: Some(hook.program().into()),
+        name: Some(hook::program(hook).into()),
         tag: None,
         cgroup: cgroup.into(),
     });

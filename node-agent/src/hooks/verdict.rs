@@ -1,9 +1,7 @@
 //! Whether the programs of others keep this node from balancing. Pure.
 
-use crate::datapath::hook::Hook;
 use crate::datapath::hook_order::{Foreign, Order};
 use crate::datapath::packetless::{Dialled, Dials};
-use crate::datapath::text;
 
 /// Why the node does not balance, or not for certain. Programs of others that take nothing are no reason.
 ///
@@ -34,7 +32,7 @@ pub(super) fn awaits_plan(order: &Order, dialled: &Dialled) -> bool {
 
 fn describe(order: &Order, dials: &Dials) -> String {
     let Dials { hook, dialled, taken, examples } = dials;
-    let example = examples.first().map(|example| format!(", {} among them", text::frontend(example)));
+    let example = examples.first().map(|example| format!(", {example} among them"));
     let example = example.unwrap_or_default();
     let programs = order.foreign.iter().filter(|foreign| foreign.before && foreign.hook == *hook);
     let programs: Vec<_> = programs.map(program).collect();
@@ -50,15 +48,10 @@ fn program(foreign: &Foreign) -> String {
     format!("program {}{name} of cgroup {}", foreign.program, foreign.cgroup.display())
 }
 
-impl Hook {
-    /// Whether destinations are rewritten there; elsewhere it is what applications are shown.
-    fn translates(self) -> bool {
-        matches!(self, Self::connect4 | Self::connect6 | Self::sendmsg4 | Self::sendmsg6)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use mesh_admin::Hook;
+
     use super::*;
 
     fn order(before: bool) -> Order {

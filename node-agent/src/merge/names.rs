@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mesh_admin::api;
 use mesh_model::desired::Frontend;
 use mesh_model::merge::frontends;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
@@ -12,7 +13,6 @@ use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::watch;
 
 use super::reasons::RefusedFrontend;
-use crate::admin::api;
 use crate::peers::PeerSet;
 
 /// Names by cluster id, the own cluster's among them.

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh_admin::api;
 use mesh_model::name::{ClusterId, ClusterName};
 use tokio_util::sync::CancellationToken;
 
 use super::names::{Earlier, Names};
-use crate::admin::api;
 
 /// At least so long between two writes.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use mesh_admin::api::{Event, Writes, unix_us};
 use mesh_model::desired::Frontend;
 use mesh_model::name::ServiceName;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -17,7 +18,6 @@ use super::query::{LastPlan, View};
 use super::refusal::{self, Refusals};
 use super::retries::Retries;
 use super::sweep::{Found, Sweep};
-use crate::admin::api::{Event, Writes, unix_us};
 use crate::admin::events::Events;
 use crate::datapath::actual::CANARY;
 use crate::datapath::apply::{Applied, Outcome, carry_out, release};

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mesh_abi::{CLUSTER_USABLE, ClusterStates, Counter, STATE_ACTIVE, STATE_QUARANTINED, STATE_TERMINATING};
+use mesh_admin::api::{Backend, Group, LeftOutCluster, Omission, Service, ServiceFrontend};
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, PortName, ServiceName};
 use mesh_source::Status;
@@ -18,7 +19,6 @@ use super::names::{ClusterNames, FrontendNames, Names};
 use super::reasons::{Evidence, RefusedFrontend};
 use super::terminating::TerminatingFrontends;
 use crate::admin::answers::{Answers, Unanswered};
-use crate::admin::api::{Backend, Group, LeftOutCluster, Omission, Service, ServiceFrontend};
 use crate::datapath::actual::{Actual, Held, HeldGroup, unmapped};
 use crate::datapath::maps::{MapError, Maps};
 use crate::datapath::plan::Plan;

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_admin::api::PeerState;
 use mesh_model::desired::Frontend;
 use mesh_model::explain::explain;
 use mesh_model::merge::Merge;
@@ -13,7 +14,6 @@ use mesh_model::snapshot::{ClusterSnapshot, Service};
 use mesh_model::view::PeerService;
 use mesh_source::{Problem, Reason as Fault, Status};
 
-use crate::admin::api::PeerState;
 use crate::peers::{PeerSet, PeerStatus};
 
 /// A frontend that is not as desired.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_admin::api::{Event, PeerState, unix_us};
 use mesh_kv::PeerFile;
 use mesh_kv::peer_folder::{self, Now, Peer, Peers, Remembered};
 use mesh_model::fence::{Fence, OwnRanges};
@@ -21,7 +22,6 @@ use tokio::sync::{Notify, watch};
 use super::metrics::Metrics;
 use super::peer::{Asked, Followed, PeerTask};
 use super::{Link, PeerSet, PeerStatus};
-use crate::admin::api::{Event, PeerState, unix_us};
 use crate::admin::events::Events;
 use crate::datapath::actual::Capacity;
 use crate::quota::QuotaArgs;

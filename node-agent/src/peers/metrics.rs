@@ -1,5 +1,6 @@
 //! What the peers' tasks count.
 
+use mesh_admin::api::PeerState;
 use mesh_model::name::ClusterName;
 use mesh_model::record::Reason;
 use mesh_model::view::Excess;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::PeerStatus;
-use crate::admin::api::PeerState;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabel {

@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdSet;
+use mesh_admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
 use mesh_kv::PeerFile;
 use mesh_model::fence::Fence;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{Cut, PeerSnapshot};
 
 use crate::admin::answers::PeerRows;
-use crate::admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
 
 /// All peers at one moment.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use node_agent::datapath::hook::Hook;
+use mesh_admin::Hook;
 
 const PROG_LOAD: i32 = 5;
 const LINK_CREATE: i32 = 28;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use mesh_admin::api::{Event, Peer};
 use mesh_kv::peer_folder::Remembered;
 use mesh_kv::testing::{Etcd, free_port};
 use mesh_model::fence::OwnRanges;
@@ -16,7 +17,6 @@ use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::ranges::fixed;
 use mesh_runtime::{Registry, Supervisor};
-use node_agent::admin::api::{Event, Peer};
 use node_agent::admin::events::Events;
 use node_agent::datapath::actual::Capacity;
 use node_agent::metrics::Metrics;

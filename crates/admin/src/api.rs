@@ -11,7 +11,7 @@ use mesh_model::reason::{self, Actor, Reason};
 use mesh_model::snapshot::{Protocol, ServicePort};
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::hook::Hook;
+use crate::hook::Hook;
 
 /// Every list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
