@@ -1,4 +1,6 @@
-//! Ways in which a folder of manifests breaks, for the tests of everybody who relies on a source.
+//! For the tests of everybody who relies on a source: ways in which a folder of manifests breaks, and an API server.
+
+pub mod api;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

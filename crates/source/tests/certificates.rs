@@ -1,15 +1,13 @@
 //! The source at an API server that wants client certificates, whose authority is replaced while it runs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod fake;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake::FakeApi;
 use mesh_source::kubernetes::{Access, Kubernetes, Options};
+use mesh_source::testing::api::FakeApi;
 use mesh_source::{Reason, SourceMetrics};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;

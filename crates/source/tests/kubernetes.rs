@@ -1,16 +1,14 @@
 //! The source on an API server that refuses, forgets, falls silent and comes back.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod fake;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fake::{FakeApi, Streaming, yaml};
 use mesh_model::fence::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 use mesh_source::kubernetes::{Access, Events, Kubernetes, Options};
+use mesh_source::testing::api::{FakeApi, Streaming, yaml};
 use mesh_source::{Known, Reason, SourceMetrics, Status};
 use serde_json::{Value, json};
 use tokio::sync::watch;

@@ -5,15 +5,12 @@
 //! node `hoth-1`, in `NAME.txt` (`UPDATE_GOLDEN=1` writes it). Both sources must come to the same.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod fake;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake::{FakeApi, read, yaml};
 use mesh_model::desired::{BackendState, DesiredService, Frontend};
 use mesh_model::export::{Identity, export};
 use mesh_model::fence::{Fence, OwnRanges, PeerRanges};
@@ -26,6 +23,7 @@ use mesh_model::view::{PeerPin, PeerView};
 use mesh_source::kubernetes::{Access, Kubernetes, Options};
 use mesh_source::metrics::{Resource, ResourceLabels};
 use mesh_source::objects::{Listed, Objects};
+use mesh_source::testing::api::{FakeApi, read, yaml};
 use mesh_source::{Reason, Source, SourceArgs, SourceMetrics, SourceSpec, Status};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;

@@ -1,5 +1,5 @@
 //! An API server that speaks as much of the list and watch protocol as the source needs, and misbehaves on demand.
-#![allow(clippy::unwrap_used, clippy::panic, dead_code, reason = "a test ends there; each uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, reason = "a test ends there")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What the server does with a request for a streamed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Streaming {
+pub enum Streaming {
     Served,
     /// Refused with this status.
     Refused(u16),
@@ -33,24 +33,24 @@ pub(crate) enum Streaming {
 }
 
 #[derive(Debug)]
-pub(crate) struct Behaviour {
-    pub(crate) streaming: Streaming,
+pub struct Behaviour {
+    pub streaming: Streaming,
     /// Objects per page at most.
-    pub(crate) page: usize,
+    pub page: usize,
     /// So many requests for a further page are answered with 410.
-    pub(crate) expired_pages: usize,
+    pub expired_pages: usize,
     /// Resources that are answered with this status.
-    pub(crate) refused: BTreeMap<String, u16>,
+    pub refused: BTreeMap<String, u16>,
     /// The seconds that a refusal asks for, in its header.
-    pub(crate) retry_after: Option<u64>,
+    pub retry_after: Option<u64>,
     /// Streamed lists end after their objects, without the bookmark that says that these are all.
-    pub(crate) ends_lists_early: bool,
+    pub ends_lists_early: bool,
     /// Every position is forgotten at once, and streams end with their list.
-    pub(crate) forgets: bool,
+    pub forgets: bool,
     /// Connections are taken, and no request is ever answered.
-    pub(crate) frozen: bool,
+    pub frozen: bool,
     /// The token that requests need.
-    pub(crate) token: Option<String>,
+    pub token: Option<String>,
 }
 
 #[derive(Debug)]
@@ -75,7 +75,7 @@ struct State {
 }
 
 /// The server; it ends with the test.
-pub(crate) struct FakeApi {
+pub struct FakeApi {
     state: Arc<Mutex<State>>,
     moved: watch::Sender<u64>,
     address: SocketAddr,
@@ -85,7 +85,7 @@ pub(crate) struct FakeApi {
 }
 
 impl FakeApi {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let behaviour = Behaviour {
             streaming: Streaming::Served,
             page: usize::MAX,
@@ -125,24 +125,24 @@ impl FakeApi {
     }
 
     /// Answers every request for a resource with this status.
-    pub(crate) fn refuse(&self, resource: &str, code: u16) {
+    pub fn refuse(&self, resource: &str, code: u16) {
         self.state().behaviour.refused.insert(resource.into(), code);
     }
 
-    pub(crate) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state().behaviour);
     }
 
     /// Where it listens, without TLS.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
-    pub(crate) fn write_token(&self, token: &str) {
+    pub fn write_token(&self, token: &str) {
         std::fs::write(self.folder.path().join("token"), token).unwrap();
     }
 
@@ -158,12 +158,12 @@ impl FakeApi {
     }
 
     /// Cuts all connections and takes no new ones.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.serving.cancel();
     }
 
     /// Listens again, elsewhere; the kubeconfig says so.
-    pub(crate) async fn resume(&mut self) {
+    pub async fn resume(&mut self) {
         self.serving = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = listener.local_addr().unwrap();
@@ -172,13 +172,13 @@ impl FakeApi {
     }
 
     /// Cuts all connections; new ones are fine.
-    pub(crate) async fn cut(&mut self) {
+    pub async fn cut(&mut self) {
         self.stop();
         self.resume().await;
     }
 
     /// The server forgets its history.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         let mut state = self.state();
         state.revision += 1;
         state.compacted = state.revision;
@@ -186,19 +186,19 @@ impl FakeApi {
     }
 
     /// The server's storage is set back to an earlier revision, as from a backup. Watches from later ones hear nothing.
-    pub(crate) fn set_back(&self, revision: u64) {
+    pub fn set_back(&self, revision: u64) {
         let mut state = self.state();
         state.revision = revision;
         state.history.retain(|entry| entry.revision <= revision);
     }
 
     /// How far the server's history goes.
-    pub(crate) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         self.state().revision
     }
 
     /// An object is created or changed. Its resource follows from its kind.
-    pub(crate) fn put(&self, object: Value) {
+    pub fn put(&self, object: Value) {
         let mut state = self.state();
         state.revision += 1;
         let (resource, name) = place(&object);
@@ -212,7 +212,7 @@ impl FakeApi {
         self.moved.send_modify(|moved| *moved += 1);
     }
 
-    pub(crate) fn delete(&self, object: &Value) {
+    pub fn delete(&self, object: &Value) {
         let mut state = self.state();
         state.revision += 1;
         let (resource, name) = place(object);
@@ -225,7 +225,7 @@ impl FakeApi {
     }
 
     /// Makes the server hold these objects and no others, by as few changes as it takes.
-    pub(crate) fn become_these(&self, objects: &[Value]) {
+    pub fn become_these(&self, objects: &[Value]) {
         let places: Vec<_> = objects.iter().map(place).collect();
         let known: Vec<_> =
             self.state().objects.iter().map(|(place, it)| (place.clone(), it.clone())).collect();
@@ -247,7 +247,7 @@ impl FakeApi {
     }
 
     /// Tells every watch how far it is.
-    pub(crate) fn bookmark(&self) -> u64 {
+    pub fn bookmark(&self) -> u64 {
         let mut state = self.state();
         state.revision += 1;
         let revision = state.revision;
@@ -261,7 +261,7 @@ impl FakeApi {
     }
 
     /// How many objects of a resource there are, and how often one has changed.
-    pub(crate) fn counts(&self, resource: &str) -> (usize, usize) {
+    pub fn counts(&self, resource: &str) -> (usize, usize) {
         let state = self.state();
         let objects = state.objects.keys().filter(|(of, _)| of == resource).count();
         let changes =
@@ -270,19 +270,19 @@ impl FakeApi {
     }
 
     /// The requests that were made, as `METHOD path?query`.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    pub fn requests(&self) -> Vec<String> {
         self.state().requests.iter().map(|(_, request)| request.clone()).collect()
     }
 
     /// When requests were made that contain all of these texts.
-    pub(crate) fn times(&self, texts: &[&str]) -> Vec<Instant> {
+    pub fn times(&self, texts: &[&str]) -> Vec<Instant> {
         let state = self.state();
         let of = state.requests.iter().filter(|(_, request)| texts.iter().all(|text| request.contains(text)));
         of.map(|(time, _)| *time).collect()
     }
 
     /// What was posted.
-    pub(crate) fn written(&self) -> Vec<Value> {
+    pub fn written(&self) -> Vec<Value> {
         self.state().written.clone()
     }
 
@@ -517,7 +517,7 @@ impl Body for Stream {
 }
 
 /// The objects of a YAML text.
-pub(crate) fn yaml(text: &str) -> Vec<Value> {
+pub fn yaml(text: &str) -> Vec<Value> {
     let documents = text
         .split("\n---")
         .filter(|text| text.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')));
@@ -526,6 +526,6 @@ pub(crate) fn yaml(text: &str) -> Vec<Value> {
         .collect()
 }
 
-pub(crate) fn read(path: &Path) -> String {
+pub fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
