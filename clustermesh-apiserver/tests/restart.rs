@@ -4,61 +4,11 @@
 mod exporting;
 
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 
-use exporting::{Running, Stands, etcd_of, stands, until};
+use exporting::folder::{Process, app, put};
+use exporting::{Stands, etcd_of, stands, until};
 use mesh_kv::testing::Etcd;
 use mesh_source::testing::{FILE, OF_A_FILE, OF_THE_FOLDER};
-use mesh_source::{Manifests, SourceMetrics, Status};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-fn app(name: &str, host: u8) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: ns, annotations: {{clustermesh.io/global: \"true\"}}}}
-spec: {{clusterIPs: [10.102.0.{host}], ports: [{{name: http, port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}-1, namespace: ns, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: http, port: 8080}}]
-endpoints: [{{addresses: [10.2.0.{host}]}}]
-"
-    )
-}
-
-fn put(folder: &Path, file: &str, text: &str) {
-    let beside = folder.join(format!("{file}.tmp"));
-    fs::write(&beside, text).unwrap();
-    fs::rename(beside, folder.join(file)).unwrap();
-}
-
-/// An exporter with a source of its own.
-struct Process {
-    exporter: Running,
-    status: watch::Receiver<Arc<Status>>,
-    source: CancellationToken,
-}
-
-impl Process {
-    fn start(etcd: &Etcd, folder: &Path) -> Self {
-        let source = Manifests::new(folder, SourceMetrics::unregistered());
-        let status = source.status();
-        let exporter = Running::start_with(etcd, source.snapshots(), source.status());
-        let token = CancellationToken::new();
-        tokio::spawn(source.run(token.clone()));
-        Self { exporter, status, source: token }
-    }
-
-    async fn stop(self) {
-        self.source.cancel();
-        self.exporter.stop().await;
-    }
-}
 
 const ALL: [&str; 4] =
     ["endpoints/hoth/ns/a/a-1", "endpoints/hoth/ns/b/b-1", "services/hoth/ns/a", "services/hoth/ns/b"];

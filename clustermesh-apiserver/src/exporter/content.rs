@@ -14,12 +14,18 @@ use mesh_model::table::Knowledge;
 
 use imbl::ordmap::DiffItem;
 
+/// What is known with a snapshot. A source may have said that it knows everything just before or after this snapshot,
+/// which says itself that there may be anything.
+pub(super) fn knowledge(said: Knowledge, snapshot: &ClusterSnapshot) -> Knowledge {
+    if snapshot.unread.anything { Knowledge::Partial } else { said }
+}
+
 /// Remembers which snapshot etcd shows, so that the next one costs by what changed.
 pub(super) struct Content<'a> {
     identity: &'a Identity,
     /// None until everything was written once on this connection.
     shown: Option<Arc<ClusterSnapshot>>,
-    /// Whether nothing is left over below the own name. Not before the source knew everything.
+    /// Whether nothing is left over below the own name. Not while the source does not know everything.
     pruned: bool,
 }
 
@@ -37,7 +43,7 @@ impl<'a> Content<'a> {
     /// Call it once all operations for the snapshot are applied.
     pub(super) fn applied(&mut self, snapshot: Arc<ClusterSnapshot>, knowledge: Knowledge) {
         self.shown = Some(snapshot);
-        self.pruned |= knowledge == Knowledge::Complete;
+        self.pruned = knowledge == Knowledge::Complete;
     }
 
     /// Whether a snapshot makes a record of this key.
@@ -53,8 +59,8 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// What is left to be done. On partial knowledge only what was shown before is deleted; the first time that
-    /// the knowledge is complete, everything that is left over below the own name is. What the source holds and cannot
+    /// What is left to be done. On partial knowledge only what was shown before is deleted; once the knowledge
+    /// is complete, everything that is left over below the own name is. What the source holds and cannot
     /// read stays as it stands.
     pub(super) fn ops(
         &self,
@@ -70,7 +76,7 @@ impl<'a> Content<'a> {
             Some(shown) => self.changes(shown, snapshot, actual, now_unix_us),
             None => diff(&self.identity.name, actual, &self.wanted(snapshot, actual, now_unix_us)),
         };
-        if !self.pruned && knowledge == Knowledge::Partial {
+        if knowledge == Knowledge::Partial {
             self.keep_unknown(shown, &mut ops);
         }
         keep_unread(snapshot, &mut ops);

@@ -9,6 +9,8 @@ mod candidacy;
 mod content;
 mod fault;
 mod fitness;
+#[cfg(test)]
+mod history_tests;
 mod metrics;
 mod oversized;
 mod publication;

@@ -15,7 +15,7 @@ use mesh_model::table::Knowledge;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
-use super::content::Content;
+use super::content::{Content, knowledge};
 use super::fault::ExportError;
 use super::metrics::RecordKind;
 use super::standing::cluster_record;
@@ -86,10 +86,13 @@ impl Exporter {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // In this order: a source completes its snapshot before it says so.
-            let knowledge = status.borrow_and_update().knowledge;
+            let said = status.borrow_and_update().knowledge;
             let snapshot = snapshots.borrow_and_update().clone();
-            if let Some(snapshot) = snapshot.filter(|snapshot| !content.shows(snapshot, knowledge)) {
-                self.export(publisher, content, snapshot, knowledge).await?;
+            if let Some(snapshot) = snapshot {
+                let knowledge = knowledge(said, &snapshot);
+                if !content.shows(&snapshot, knowledge) {
+                    self.export(publisher, content, snapshot, knowledge).await?;
+                }
             }
             tokio::select! {
                 biased;

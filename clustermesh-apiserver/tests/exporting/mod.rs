@@ -1,6 +1,8 @@
 //! An exporter in this process, with a source that the test holds in its hands.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
+pub mod folder;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +19,13 @@ use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName}
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Service, Slice};
 use mesh_model::table::Knowledge;
 use mesh_runtime::{Readiness, Registry};
-use mesh_source::Status;
+use mesh_source::{Manifests, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "clustermesh/v1/";
-
-type Snapshots = watch::Receiver<Option<Arc<ClusterSnapshot>>>;
 
 pub struct Running {
     pub source: watch::Sender<Option<Arc<ClusterSnapshot>>>,
@@ -49,8 +49,8 @@ impl Running {
     }
 
     /// With a source that runs by itself.
-    pub fn start_with(etcd: &Etcd, snapshots: Snapshots, status: watch::Receiver<Arc<Status>>) -> Self {
-        Self::start_on(dialer(etcd.endpoint()), ("hoth", 2), Some((snapshots, status)), None)
+    pub fn start_with(etcd: &Etcd, source: &Manifests) -> Self {
+        Self::start_on(dialer(etcd.endpoint()), ("hoth", 2), Some(source), None)
     }
 
     /// One of several replicas; its source confirms what it says until it is silenced.
@@ -61,14 +61,10 @@ impl Running {
     fn start_on(
         dialer: Arc<Dialer>,
         (name, id): (&str, u64),
-        source_of_its_own: Option<(Snapshots, watch::Receiver<Arc<Status>>)>,
+        source_of_its_own: Option<&Manifests>,
         resign_after: Option<Duration>,
     ) -> Self {
-        let identity = Identity {
-            name: ClusterName::new(name).unwrap(),
-            id: ClusterId::new(id).unwrap(),
-            ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
-        };
+        let identity = identity(name, id);
         let (source, snapshots) = watch::channel(None);
         let readiness = Readiness::default();
         let mut registry = Registry::new("test", "0");
@@ -77,8 +73,15 @@ impl Running {
         let (status, said) = watch::channel(Arc::new(complete));
         let (ranges, known) = watch::channel(Some(Arc::new(identity.ranges.clone())));
         let (confirm, confirmed) = watch::channel(None);
-        let (snapshots, said) = source_of_its_own.unwrap_or((snapshots, said));
-        let source_said = Source { snapshots, status: said, confirmed, ranges: known };
+        let source_said = match source_of_its_own {
+            Some(it) => Source {
+                snapshots: it.snapshots(),
+                status: it.status(),
+                confirmed: it.confirmed(),
+                ranges: known,
+            },
+            None => Source { snapshots, status: said, confirmed, ranges: known },
+        };
         let mut exporter = Exporter::new(identity, dialer, source_said, &readiness, metrics);
         let (token, heard) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
         if let Some(resign_after) = resign_after {
@@ -156,6 +159,14 @@ impl Running {
     pub async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;
+    }
+}
+
+pub fn identity(name: &str, id: u64) -> Identity {
+    Identity {
+        name: ClusterName::new(name).unwrap(),
+        id: ClusterId::new(id).unwrap(),
+        ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
     }
 }
 

@@ -54,8 +54,10 @@ pub(crate) struct Mirror {
     faults: BTreeMap<Resource, String>,
     /// Objects whose last good value stays.
     kept: BTreeSet<Key>,
-    /// Kinds whose list holds, or held, what does not tell its name.
+    /// Kinds whose last whole list holds, or of which was told since, what does not tell its name.
     nameless: BTreeSet<Resource>,
+    /// The same of lists that have not ended.
+    listing_nameless: BTreeSet<Resource>,
     /// Kinds of which a list is complete and what comes after it is told.
     followed: BTreeSet<Resource>,
     /// Whether ranges may be others than before.
@@ -100,6 +102,7 @@ impl Mirror {
             faults: BTreeMap::new(),
             kept: BTreeSet::new(),
             nameless: BTreeSet::new(),
+            listing_nameless: BTreeSet::new(),
             followed: BTreeSet::new(),
             ranges_moved: false,
         }
@@ -124,6 +127,9 @@ impl Mirror {
                 return self.begin(resource);
             }
             Change::There(reading) => self.there(resource, *reading),
+            Change::Nameless if self.listing.contains_key(&resource) => {
+                self.listing_nameless.insert(resource);
+            }
             Change::Nameless => drop(self.nameless.insert(resource)),
             Change::Gone(key) => self.gone(resource, &key),
             Change::End => {
@@ -232,7 +238,7 @@ impl Mirror {
             None => self.cidrs.begin_list(),
         }
         self.listing.insert(resource, Notes::new());
-        self.nameless.remove(&resource);
+        self.listing_nameless.remove(&resource);
         self.kept.retain(|key| kind_of(key) != resource);
     }
 
@@ -280,7 +286,12 @@ impl Mirror {
     fn end(&mut self, resource: Resource) {
         self.listed.insert(resource);
         // What does not tell its name may be any object of its kind.
-        let nameless = self.nameless.contains(&resource);
+        let nameless = self.listing_nameless.remove(&resource);
+        if nameless {
+            self.nameless.insert(resource);
+        } else {
+            self.nameless.remove(&resource);
+        }
         let knowledge = if nameless { Knowledge::Partial } else { Knowledge::Complete };
         match listed(resource) {
             Some(kind) => {
@@ -318,4 +329,26 @@ impl Mirror {
 
 fn problem(object: String, reason: Reason, message: String) -> Problem {
     Problem { file: String::new(), place: String::new(), object, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_tell_its_name_counts_until_a_list_without_it_has_ended() {
+        let mut mirror = Mirror::new([Resource::services], None);
+        let mut takes = |changes: Vec<Change>| {
+            changes.into_iter().for_each(|change| mirror.take(Resource::services, change));
+            mirror.refresh();
+            let Status { knowledge, problems } = mirror.status();
+            (knowledge, problems.len(), mirror.snapshot().unread.anything)
+        };
+        let partial = (Knowledge::Partial, 1, true);
+        assert_eq!(takes(vec![Change::Begin, Change::Nameless, Change::End]), partial);
+        assert_eq!(takes(vec![Change::Begin]), partial, "the next list may hold it too");
+        assert_eq!(takes(vec![Change::Nameless, Change::Begin]), partial, "a list that was void");
+        assert_eq!(takes(vec![Change::End]), (Knowledge::Complete, 0, false));
+        assert_eq!(takes(vec![Change::Nameless]), (Knowledge::Partial, 1, false));
+    }
 }

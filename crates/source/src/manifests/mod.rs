@@ -144,9 +144,6 @@ impl Manifests {
     }
 
     fn publish(&self, pass: Pass) {
-        if let Some(status) = pass.status {
-            self.status.send_replace(Arc::new(status));
-        }
         let snapshot = pass.snapshot.map(Arc::new);
         if snapshot.is_some() || pass.origins.is_some() {
             self.remember(snapshot.clone(), pass.origins.map(Arc::new));
@@ -154,6 +151,10 @@ impl Manifests {
         if let Some(snapshot) = snapshot {
             tracing::debug!(services = snapshot.services.len(), nodes = snapshot.nodes.len(), "new snapshot");
             self.snapshots.send_replace(Some(snapshot));
+        }
+        // Behind its snapshot: whoever reads that everything is known, and then the snapshot, gets the one that it is of.
+        if let Some(status) = pass.status {
+            self.status.send_replace(Arc::new(status));
         }
         if let Some(began) = pass.confirmed {
             self.confirmed.send_replace(Some(began));
