@@ -18,6 +18,7 @@ use crate::config::RunArgs;
 use crate::datapath::canary::Canary;
 use crate::datapath::maps::Maps;
 use crate::datapath::programs::ProgramsError;
+use crate::datapath::service_maps::ServiceMaps;
 use crate::following::Following;
 use crate::hooks::watch::{self as hook_watch, Watch};
 use crate::install::{Installed, install};
@@ -176,16 +177,14 @@ fn merge_task(
     inputs: Inputs,
     outputs: Outputs,
     installed: Installed,
-) -> MergeTask {
+) -> MergeTask<ServiceMaps> {
     let Installed { maps, control: first, comeback, actual, leftover, grace_periods, beside, .. } = installed;
     // Nobody judges clusters: what CLUSTERS says stays.
     let Maps { services, control, outcomes, .. } = *maps;
     // Elsewhere nothing but the mesh serves ClusterIPs.
     let plain_ok_allowed = args.source.is_kubernetes();
     let merger = Merger::new(identity.id, plain_ok_allowed, actual).with_quotas(args.quotas.clone());
-    MergeTask::new(
-        inputs,
-        outputs,
-        Start { services, control, outcomes, first, comeback, merger, leftover, grace_periods, beside },
-    )
+    let (control, outcomes) = (Box::new(control), Box::new(outcomes));
+    let start = Start { services, control, outcomes, first, comeback, merger, leftover, beside };
+    MergeTask::new(inputs, outputs, start, Arc::new(grace_periods))
 }

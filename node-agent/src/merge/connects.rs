@@ -7,7 +7,7 @@ use crate::datapath::maps::MapError;
 use crate::datapath::outcomes::OutcomeMap;
 
 /// Where the programs count.
-pub(super) trait Outcomes: Send {
+pub trait Outcomes: Send {
     /// How often each outcome happened, in the order of [`mesh_abi::Outcome`].
     fn read(&self) -> Result<[u64; OUTCOMES], MapError>;
 }

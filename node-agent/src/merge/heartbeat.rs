@@ -14,7 +14,7 @@ use crate::datapath::control::ControlMap;
 use crate::datapath::maps::MapError;
 
 /// Where the sign of life is written.
-pub(super) trait Cell: Send {
+pub trait Cell: Send {
     fn write(&mut self, control: &Control) -> Result<(), MapError>;
 }
 

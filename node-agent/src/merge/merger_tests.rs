@@ -22,11 +22,11 @@ use crate::datapath::actual::{Actual, Capacity, unmapped};
 
 const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
 
-fn id(cluster: u8) -> ClusterId {
+pub(super) fn id(cluster: u8) -> ClusterId {
     ClusterId::new(cluster.into()).unwrap()
 }
 
-fn name(index: u8) -> ServiceName {
+pub(super) fn name(index: u8) -> ServiceName {
     format!("ns/svc-{index}").parse().unwrap()
 }
 

@@ -10,24 +10,32 @@
 mod claims;
 pub mod comeback;
 mod connects;
+mod failures;
 mod heartbeat;
 mod inherited;
 mod inputs;
 mod left_out;
+mod logged;
 mod marks;
 pub mod merger;
 pub mod metrics;
 pub mod names;
 pub mod names_file;
+mod passes;
 mod planner;
 pub mod query;
 pub mod reasons;
 mod refusal;
 mod retired;
 mod retries;
+mod shown;
+mod sources;
+mod start;
 mod sweep;
 pub mod task;
 mod terminating;
+mod trimming;
+mod writer;
 
 #[cfg(test)]
 mod history_tests;
@@ -35,3 +43,7 @@ mod history_tests;
 mod merger_tests;
 #[cfg(test)]
 mod restart_tests;
+#[cfg(test)]
+mod task_tests;
+#[cfg(test)]
+mod testing;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::ClusterSnapshot;
@@ -18,11 +18,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::history_tests::CAPACITY;
+use super::history_tests::kernel::Kernel;
 use super::merger::{Merger, PeerInputs};
-use super::merger_tests;
-use crate::datapath::actual::{Actual, Capacity, unmapped};
+use super::passes::Passes;
+use super::sources::News;
+use super::{merger_tests, testing};
+use crate::datapath::actual::{Actual, unmapped};
+use crate::datapath::restore::{Restored, restore};
 
-const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn app(name: &str, ip: u8, host: u8) -> String {
@@ -61,9 +65,9 @@ fn content(actual: &Actual) -> Content {
     backends.collect()
 }
 
-/// One run of an agent: its source and its merger, with maps as restoring gives them.
+/// One run of an agent: its source and the passes of its merge loop, over maps that outlive it.
 struct Agent {
-    merger: Merger,
+    passes: Passes<Kernel>,
     snapshots: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
     status: watch::Receiver<Arc<Status>>,
     token: CancellationToken,
@@ -74,7 +78,9 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(folder: &Path, state: &Path, actual: Actual) -> Self {
+    fn start(folder: &Path, state: &Path, mut kernel: Kernel) -> Self {
+        kernel.begin();
+        let Restored { actual, leftover, .. } = restore(&kernel.contents(), CAPACITY);
         let metrics = SourceMetrics::unregistered();
         let memory = StateFile::new(state.to_owned(), memory::VERSION, folder.display().to_string());
         let failed = metrics.memory_failed.clone();
@@ -90,7 +96,8 @@ impl Agent {
         ];
         let merger = Merger::new(ClusterId::new(1).unwrap(), false, actual);
         let peers = PeerInputs { claimed: Some(BTreeSet::new()), ..PeerInputs::default() };
-        Self { merger, snapshots, status, token, tasks, peers, must: Content::new() }
+        let passes = testing::passes(kernel, merger, leftover);
+        Self { passes, snapshots, status, token, tasks, peers, must: Content::new() }
     }
 
     /// Takes what the source says until the maps hold this.
@@ -102,39 +109,43 @@ impl Agent {
             }
         };
         if tokio::time::timeout(DEADLINE, settled).await.is_err() {
-            panic!("{what}: never {wanted:?}, but {:?}", content(self.merger.actual()));
+            panic!("{what}: never {wanted:?}, but {:?}", content(self.actual()));
         }
     }
 
     fn settle(&mut self) -> &Actual {
         let local = self.snapshots.borrow_and_update().clone();
-        let was_there = content(self.merger.actual()).is_superset(&self.must);
-        self.merger.observe(local.as_ref(), &self.peers);
-        while let Some(mut planned) = self.merger.next_plan() {
-            let freed = self.merger.actual_mut().written(&mut planned.plan);
-            self.merger.actual_mut().release(freed);
-            let now = content(self.merger.actual());
-            assert!(!was_there || now.is_superset(&self.must), "{now:?} lacks some of {:?}", self.must);
-        }
-        self.merger.actual()
+        let was_there = content(self.actual()).is_superset(&self.must);
+        self.passes.maps().keeps = was_there.then(|| self.must.clone());
+        let (news, now) = (News { local, peers: self.peers.clone(), confirmed: None }, Instant::now());
+        self.passes.settle(&news, now);
+        self.passes.maps().settled();
+        self.passes.maps().keeps = None;
+        let freed = self.passes.take_freed();
+        self.passes.release(freed, now);
+        self.actual()
     }
 
-    /// Ends; what is left is what restoring the maps gives.
-    async fn stop(self) -> Actual {
+    fn actual(&self) -> &Actual {
+        self.passes.planner().merger().actual()
+    }
+
+    /// Ends; the maps are left.
+    async fn stop(mut self) -> Kernel {
         self.token.cancel();
         for task in self.tasks {
             task.await.unwrap();
         }
-        self.merger.actual().moved_to(CAPACITY).0
+        std::mem::take(self.passes.maps())
     }
 
     /// Ends as a kill does: what was to be written down next is not.
-    async fn kill(self) -> Actual {
+    async fn kill(mut self) -> Kernel {
         for task in self.tasks {
             task.abort();
             let _ended = task.await;
         }
-        self.merger.actual().moved_to(CAPACITY).0
+        std::mem::take(self.passes.maps())
     }
 }
 
@@ -152,7 +163,7 @@ async fn restart(Breakage { what, does }: Breakage, is_of_a_file: bool, restart:
     fs::create_dir(&folder).unwrap();
     put(&folder, FILE, &app("a", 1, 1));
     put(&folder, "b.yaml", &app("b", 2, 2));
-    let mut agent = Agent::start(&folder, &state, Actual::new(CAPACITY));
+    let mut agent = Agent::start(&folder, &state, Kernel::new());
     agent.until(&what, &[(1, 1), (2, 2)]).await;
     let maps = agent.stop().await;
     does(&folder);
@@ -162,7 +173,7 @@ async fn restart(Breakage { what, does }: Breakage, is_of_a_file: bool, restart:
             fs::write(&state, "1 damaged").unwrap();
             maps
         }
-        Restart::Machine => Actual::new(CAPACITY),
+        Restart::Machine => Kernel::new(),
     };
     let mut agent = Agent::start(&folder, &state, maps);
     agent.status.wait_for(|status| !status.problems.is_empty()).await.unwrap();

@@ -114,16 +114,15 @@ impl MergeLoop {
         let Maps { services, control, outcomes, .. } = *installed.maps;
         let start = Start {
             services,
-            control,
-            outcomes,
+            control: Box::new(control),
+            outcomes: Box::new(outcomes),
             first: installed.control,
             comeback: installed.comeback,
             merger: Merger::new(own, false, installed.actual),
             leftover: installed.leftover,
-            grace_periods: installed.grace_periods,
             beside: installed.beside,
         };
-        let task = MergeTask::new(inputs, outputs, start);
+        let task = MergeTask::new(inputs, outputs, start, Arc::new(installed.grace_periods));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let running = runtime.spawn(task.run(token.clone()));

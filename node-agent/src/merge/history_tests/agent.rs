@@ -13,18 +13,17 @@ use mesh_model::name::ClusterName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerView};
 
-use prometheus_client::registry::Registry;
-
 use super::CAPACITY;
 use super::cluster::{Cluster, Etcd, id_of, name_of};
 use super::kernel::Kernel;
-use crate::admin::events::Events;
 use crate::datapath::actual::Actual;
 use crate::datapath::plan::Freed;
 use crate::datapath::restore::restore;
 use crate::merge::merger::{Merger, PeerInputs};
-use crate::merge::metrics::Metrics;
+use crate::merge::passes::Passes;
 use crate::merge::planner::Planner;
+use crate::merge::sources::News;
+use crate::merge::testing;
 use crate::peers::{PeerSet, PeerStatus};
 
 /// A peer file on disk: which edition of it, and whether it is a good one.
@@ -63,7 +62,7 @@ struct Reader {
 
 /// The agent of cluster 1.
 pub(super) struct Agent {
-    planner: Planner<Kernel>,
+    passes: Passes<Kernel>,
     now: Instant,
     /// What waits for its grace period.
     retired: Freed,
@@ -85,9 +84,8 @@ impl Agent {
         let restored = restore(&kernel.contents(), CAPACITY);
         assert_eq!((restored.damaged, restored.foreign.len()), (0, 0));
         let merger = Merger::new(id_of(1), true, restored.actual);
-        let metrics = Metrics::register(&mut Registry::default());
         Self {
-            planner: Planner::new(kernel, merger, restored.leftover, Events::default(), metrics),
+            passes: testing::passes(kernel, merger, restored.leftover),
             now: Instant::now(),
             retired: Freed::default(),
             local: None,
@@ -98,12 +96,20 @@ impl Agent {
     }
 
     /// Killed and started again.
-    pub(super) fn restarted(self) -> Self {
-        Self::starting(self.planner.into_maps())
+    pub(super) fn restarted(mut self) -> Self {
+        Self::starting(std::mem::take(self.passes.maps()))
     }
 
     pub(super) fn kernel(&mut self) -> &mut Kernel {
-        self.planner.maps_mut()
+        self.passes.maps()
+    }
+
+    fn planner(&self) -> &Planner<Kernel> {
+        self.passes.planner()
+    }
+
+    fn news(&self) -> News {
+        News { local: self.local.clone(), peers: PeerInputs::of(&self.set), confirmed: None }
     }
 
     /// The own source has something to say.
@@ -186,15 +192,15 @@ impl Agent {
 
     /// Plans and writes until nothing is left to do, as the merge loop does.
     pub(super) fn settle(&mut self) {
-        self.planner.settle(self.local.as_ref(), &PeerInputs::of(&self.set), self.now);
+        self.passes.settle(&self.news(), self.now);
         self.finish();
     }
 
     /// Tries again what failed, until nothing fails any more where no write is refused.
     pub(super) fn retry(&mut self) {
-        while let Some(at) = self.planner.retry_at() {
+        while let Some(at) = self.planner().retry_at() {
             self.now = at;
-            self.planner.retry(self.now);
+            self.passes.retry(self.now);
             self.finish();
             if self.kernel().refuses() {
                 break;
@@ -205,9 +211,9 @@ impl Agent {
     /// Holds all of the maps against the mirror.
     pub(super) fn sweep(&mut self) {
         // The round under way began before.
-        let whole = self.planner.rounds() + 2;
-        while self.planner.rounds() < whole {
-            self.planner.sweep(self.now);
+        let whole = self.planner().rounds() + 2;
+        while self.planner().rounds() < whole {
+            self.passes.beat(&testing::beat(self.now));
         }
         if !self.kernel().refuses() {
             self.kernel().damaged = false;
@@ -218,53 +224,53 @@ impl Agent {
 
     /// The next attempt at what is due first.
     pub(super) fn try_again(&mut self) {
-        self.now = self.planner.retry_at().expect("something failed");
-        self.planner.retry(self.now);
+        self.now = self.planner().retry_at().expect("something failed");
+        self.passes.retry(self.now);
         self.finish();
     }
 
     /// The frontends that a write failed of.
     pub(super) fn refused(&self) -> Vec<Frontend> {
-        self.planner.merger().refused().keys().copied().collect()
+        self.planner().merger().refused().keys().copied().collect()
     }
 
     pub(super) fn is_settled_and_not_frozen(&self) -> bool {
-        self.planner.is_settled() && self.planner.frozen().is_none()
+        self.planner().is_settled() && self.planner().writer().frozen().is_none()
     }
 
     fn finish(&mut self) {
-        assert_eq!(self.planner.merger().shortages(), 0, "{:?}", self.planner.merger().refused());
+        assert_eq!(self.planner().merger().shortages(), 0, "{:?}", self.planner().merger().refused());
         self.kernel().settled();
-        let freed = self.planner.take_freed();
+        let freed = self.passes.take_freed();
         self.retired.append(freed);
     }
 
     /// The agent is killed after so many writes; whatever it had to say is unsaid.
     pub(super) fn settle_and_crash(mut self, writes: usize) -> Self {
         self.kernel().budget = Some(writes);
-        self.planner.settle(self.local.as_ref(), &PeerInputs::of(&self.set), self.now);
+        self.passes.settle(&self.news(), self.now);
         self.restarted()
     }
 
     /// A grace period has passed.
     pub(super) fn grace(&mut self) {
         let freed = std::mem::take(&mut self.retired);
-        self.planner.release(freed, self.now);
+        self.passes.release(freed, self.now);
         self.finish();
     }
 
     pub(super) fn actual(&self) -> &Actual {
-        self.planner.merger().actual()
+        self.planner().merger().actual()
     }
 
     /// One who knows the same, but has only the maps for a memory, finds nothing to do. What was refused is shown.
     pub(super) fn assert_settled(&self) {
-        if self.planner.retry_at().is_some() {
-            let refused = self.planner.merger().refused().values();
+        if self.planner().retry_at().is_some() {
+            let refused = self.planner().merger().refused().values();
             assert!(refused.filter(|refusal| refusal.to_string().contains("is tried again")).count() > 0);
             return;
         }
-        let restored = restore(&self.planner.maps().contents(), CAPACITY);
+        let restored = restore(&self.planner().writer().maps.contents(), CAPACITY);
         let mut other = Merger::new(id_of(1), true, restored.actual);
         other.observe(self.local.as_ref(), &PeerInputs::of(&self.set));
         while let Some(planned) = other.next_plan() {

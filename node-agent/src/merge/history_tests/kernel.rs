@@ -19,22 +19,25 @@ type Place = (u16, IpAddr, u16);
 type Seen = BTreeMap<Frontend, BTreeSet<Place>>;
 /// Flags, and tier, weight and backends with their states of every group, of every frontend: what two maps that
 /// say the same have in common.
-pub(super) type Content = BTreeMap<Frontend, (u8, BTreeMap<u16, (u8, u32, BTreeSet<(IpAddr, u16, u32)>)>)>;
+pub(in crate::merge) type Content =
+    BTreeMap<Frontend, (u8, BTreeMap<u16, (u8, u32, BTreeSet<(IpAddr, u16, u32)>)>)>;
 
 /// The maps. They outlive the agent.
 #[derive(Debug, Default)]
-pub(super) struct Kernel {
+pub(in crate::merge) struct Kernel {
     services: BTreeMap<Frontend, (ServiceKey, ServiceCell)>,
     slots: Vec<SlotEntry>,
     backends: BTreeMap<u32, BackendEntry>,
     /// How many more writes succeed; no limit where none.
-    pub(super) budget: Option<usize>,
+    pub(in crate::merge) budget: Option<usize>,
     /// State of a generator that has one write in ten refused; none are where there is none.
-    pub(super) refusals: Option<u32>,
+    pub(in crate::merge) refusals: Option<u32>,
     /// No write of this frontend's entry succeeds.
-    pub(super) refused: Option<Frontend>,
+    pub(in crate::merge) refused: Option<Frontend>,
+    /// What connects lead to after every write, both by their last bytes; checked where it is given.
+    pub(in crate::merge) keeps: Option<BTreeSet<(u8, u8)>>,
     /// Somebody else has written, and nobody has repaired it.
-    pub(super) damaged: bool,
+    pub(in crate::merge) damaged: bool,
     /// What the maps led to before the writes under way.
     before: Seen,
     /// What they led to at any moment since.
@@ -44,7 +47,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new() -> Self {
+    pub(in crate::merge) fn new() -> Self {
         Self { slots: vec![SlotEntry::default(); CAPACITY.slots as usize], ..Self::default() }
     }
 
@@ -53,7 +56,7 @@ impl Kernel {
         self.services.values().map(|(key, cell)| (key, cell.entry()))
     }
 
-    pub(super) fn contents(&self) -> Contents {
+    pub(in crate::merge) fn contents(&self) -> Contents {
         Contents {
             services: self.entries().map(|(key, entry)| (*key, *entry)).collect(),
             slots: self.slots.clone(),
@@ -61,7 +64,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn content(&self) -> Content {
+    pub(in crate::merge) fn content(&self) -> Content {
         let services = self.services.iter().map(|(frontend, (_, cell))| {
             let entry = cell.entry();
             let groups = groups(entry).iter().map(|group| {
@@ -76,14 +79,14 @@ impl Kernel {
     }
 
     /// What is written from here on leads from what the maps hold now to what they hold at [`Self::settled`].
-    pub(super) fn begin(&mut self) {
+    pub(in crate::merge) fn begin(&mut self) {
         self.before = self.look();
         self.during.clear();
         self.gaps.clear();
     }
 
     /// Nothing but the old and the new was ever seen, and what is in both was never gone.
-    pub(super) fn settled(&mut self) {
+    pub(in crate::merge) fn settled(&mut self) {
         if self.damaged {
             return;
         }
@@ -102,7 +105,7 @@ impl Kernel {
     }
 
     /// Nothing is left that no service needs, and no id or counter is used twice.
-    pub(super) fn assert_nothing_leaks(&self, free_slots: u32) {
+    pub(in crate::merge) fn assert_nothing_leaks(&self, free_slots: u32) {
         let entries = || self.entries().map(|(_, entry)| entry);
         let ids: BTreeSet<u32> = entries().map(|entry| entry.head.id).collect();
         assert_eq!(ids.len(), self.services.len(), "two services have one id");
@@ -163,7 +166,7 @@ impl Kernel {
     }
 
     /// Somebody else writes: an entry, slot or backend is another, or gone, or more than there should be.
-    pub(super) fn damage(&mut self, kind: u8, seed: u16) {
+    pub(in crate::merge) fn damage(&mut self, kind: u8, seed: u16) {
         self.damaged = true;
         let seed = usize::from(seed);
         let frontend = self.services.keys().copied().nth(seed % self.services.len().max(1));
@@ -213,7 +216,7 @@ impl Kernel {
     }
 
     /// Whether writes fail.
-    pub(super) fn refuses(&self) -> bool {
+    pub(in crate::merge) fn refuses(&self) -> bool {
         self.budget.is_some() || self.refusals.is_some()
     }
 
@@ -234,13 +237,18 @@ impl Kernel {
         }
         let mut during = std::mem::take(&mut self.during);
         let mut served = BTreeSet::new();
+        let mut led = BTreeSet::new();
         self.visit(|frontend, place| {
             if let Some(place) = place {
                 served.insert(*frontend);
+                led.insert((last_byte(frontend.address), last_byte(place.1)));
                 during.insert((*frontend, place));
             }
         });
         self.during = during;
+        if let Some(keeps) = &self.keeps {
+            assert!(led.is_superset(keeps), "{led:?} lacks some of {keeps:?}");
+        }
         let lost = self.before.keys().filter(|frontend| !served.contains(*frontend));
         self.gaps.extend(lost);
         Ok(())
@@ -267,6 +275,13 @@ impl Kernel {
 
 fn groups(entry: &ServiceEntry) -> &[mesh_abi::Group] {
     &entry.groups[..usize::from(entry.group_count)]
+}
+
+fn last_byte(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
 }
 
 fn refused() -> MapError {

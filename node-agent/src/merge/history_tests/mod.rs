@@ -11,7 +11,7 @@
 
 mod agent;
 mod cluster;
-mod kernel;
+pub(super) mod kernel;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use self::agent::{Agent, Disk, File, Order};
 use self::cluster::{Cluster, Lie, Spec, lies, specs};
 use crate::datapath::actual::Capacity;
 
-const CAPACITY: Capacity = Capacity { services: 64, slots: 4096, backends: 1024, counters: 256 };
+pub(super) const CAPACITY: Capacity = Capacity { services: 64, slots: 4096, backends: 1024, counters: 256 };
 /// The peers' ids; the own cluster's is 1.
 const PEERS: std::ops::Range<u8> = 2..5;
 /// Histories of an ordinary run.

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use mesh_kv::peer_folder::{self, Now, Peers, Remembered};
 use mesh_model::annotation::Affinity;
@@ -121,7 +120,7 @@ impl World {
         for peer in 0..PEERS.len() {
             world.repair_peer(peer);
         }
-        world.start(Actual::new(CAPACITY)).await;
+        world.start(Kernel::new()).await;
         world
     }
 
@@ -174,7 +173,7 @@ impl World {
         put(&self.manifests(), &format!("{name}.yaml"), &app(name, ip(name), self.hosts));
     }
 
-    async fn start(&mut self, maps: Actual) {
+    async fn start(&mut self, maps: Kernel) {
         self.read_peers(true);
         let mut agent = Agent::start(&self.manifests(), &self.state("source"), maps);
         agent.must = self.must();
@@ -208,7 +207,7 @@ impl World {
             }
         };
         if tokio::time::timeout(DEADLINE, settled).await.is_err() {
-            panic!("never {must:?}, but {:?}", content(agent.merger.actual()));
+            panic!("never {must:?}, but {:?}", content(agent.actual()));
         }
         agent.must = must;
     }
@@ -371,7 +370,7 @@ impl World {
         }
         let is_known = self.remembers().is_superset(&self.listed()) && self.knows_peers();
         // What was lost before can't be had from a machine that begins with nothing.
-        let maps = if matches!(kind, Kind::Machine) && is_known { Actual::new(CAPACITY) } else { maps };
+        let maps = if matches!(kind, Kind::Machine) && is_known { Kernel::new() } else { maps };
         self.start(maps).await;
     }
 

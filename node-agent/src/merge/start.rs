@@ -1,0 +1,46 @@
+//! What the merge loop begins with, and where it tells what it does.
+
+use std::sync::Arc;
+
+use mesh_abi::Control;
+use mesh_runtime::readiness::Condition;
+use tokio::sync::watch;
+
+use super::comeback::Comeback;
+use super::connects::Outcomes;
+use super::heartbeat::Cell;
+use super::merger::Merger;
+use super::metrics::Metrics;
+use super::query::View;
+use crate::admin::events::Events;
+use crate::datapath::layouts::Beside;
+use crate::datapath::plan::Freed;
+
+/// What the loop tells.
+pub struct Outputs {
+    pub events: Events,
+    pub metrics: Metrics,
+    /// Holds once everything known at the start is in the maps.
+    pub planned: Condition,
+    /// Holds while the own source confirms what the maps hold.
+    pub source: Condition,
+    /// Holds while plans can be written.
+    pub writes: Condition,
+    /// For those who answer questions: nobody asks the loop itself.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// What the loop begins with.
+pub struct Start<D> {
+    pub services: D,
+    pub control: Box<dyn Cell>,
+    pub outcomes: Box<dyn Outcomes>,
+    /// As it is to be from the first sign of life on.
+    pub first: Control,
+    pub comeback: Comeback,
+    pub merger: Merger,
+    /// What a crash left in the maps.
+    pub leftover: Freed,
+    /// Other layouts that serve until everything is in the maps.
+    pub beside: Beside,
+}

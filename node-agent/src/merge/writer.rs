@@ -1,0 +1,142 @@
+//! Carries plans out and keeps account of what became of them: what may be released later, what failed and when that is tried
+//! again, and why nothing can be written at all.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_admin::api::{Event, Writes, unix_us};
+use mesh_model::name::ServiceName;
+
+use super::merger::{Merger, Planned};
+use super::metrics::Metrics;
+use super::query::LastPlan;
+use super::retries::Retries;
+use crate::admin::events::Events;
+use crate::datapath::apply::{Applied, Outcome, carry_out, release};
+use crate::datapath::maps::{Datapath, Refused};
+use crate::datapath::plan::{Freed, Plan};
+
+/// The one owner of the maps that plans are written into.
+pub(super) struct Writer<D> {
+    pub(super) maps: D,
+    pub(super) events: Events,
+    pub(super) metrics: Metrics,
+    pub(super) retries: Retries,
+    /// Freed by plans and not yet handed to a grace period.
+    freed: Freed,
+    /// Why nothing can be written at all.
+    pub(super) frozen: Option<String>,
+    last_plan: Arc<LastPlan>,
+    /// Map writes since [`Self::take_writes`].
+    writes: usize,
+}
+
+impl<D: Datapath> Writer<D> {
+    /// `leftover`: what a crash left in the maps.
+    pub(super) fn new(maps: D, leftover: Freed, events: Events, metrics: Metrics) -> Self {
+        Self {
+            maps,
+            events,
+            metrics,
+            retries: Retries::default(),
+            freed: leftover,
+            frozen: None,
+            last_plan: Arc::default(),
+            writes: 0,
+        }
+    }
+
+    /// Why plans can't be written. What a few frontends are refused does not count.
+    pub(super) fn frozen(&self) -> Option<&str> {
+        self.frozen.as_deref()
+    }
+
+    pub(super) fn last_plan(&self) -> &Arc<LastPlan> {
+        &self.last_plan
+    }
+
+    /// Number of map writes since this was last asked.
+    pub(super) fn take_writes(&mut self) -> usize {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// What may be released once a grace period has passed that begins after this call.
+    pub(super) fn take_freed(&mut self) -> Freed {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// Nothing waits for its next attempt any more.
+    pub(super) fn settled(&mut self) {
+        if self.retries.is_empty() {
+            self.frozen = None;
+        }
+    }
+
+    /// Writes the plan; the merger learns what failed of it.
+    pub(super) fn carry_out(&mut self, merger: &mut Merger, mut planned: Planned, now: Instant) {
+        let started = Instant::now();
+        for (frontend, _) in &planned.plan.refused {
+            self.retries.succeeded(frontend);
+        }
+        if planned.plan.is_empty() {
+            return self.freed.append(merger.actual_mut().written(&mut planned.plan));
+        }
+        self.writes += planned.plan.writes();
+        self.reset_counters(&planned.plan);
+        let outcome = carry_out(&mut self.maps, &planned.plan);
+        let duration = started.elapsed();
+        self.succeed(merger, &planned.plan, &outcome);
+        let actual = merger.actual_mut();
+        actual.forget_states(&outcome.failed_backends);
+        self.freed.append(actual.conclude(&mut planned.plan, &outcome.failed));
+        if outcome.errors.is_empty() {
+            self.frozen = None;
+        } else {
+            self.fail(merger, &outcome, now);
+        }
+        let Planned { plan, services } = planned;
+        if let Some(applied) = outcome.applied {
+            self.metrics.planned(&plan, duration.as_secs_f64());
+            self.events.publish(maps_written(&plan, services, applied));
+        }
+        self.last_plan = Arc::new(LastPlan::new(plan));
+    }
+
+    /// A grace period has passed since these were taken.
+    pub(super) fn release(&mut self, merger: &mut Merger, freed: Freed) {
+        let refused = release(&mut self.maps, merger.actual_mut(), freed);
+        if let Some(Refused { error, .. }) = refused.first() {
+            let error = mesh_kv::fault::chain(error);
+            tracing::warn!(
+                backends = refused.len(),
+                error,
+                "backends that nobody needs could not be cleared"
+            );
+        }
+    }
+
+    fn succeed(&mut self, merger: &mut Merger, plan: &Plan, outcome: &Outcome) {
+        if self.retries.is_empty() {
+            return;
+        }
+        for frontend in plan.frontends().filter(|frontend| !outcome.failed.contains_key(*frontend)) {
+            self.retries.succeeded(frontend);
+            merger.succeeded(frontend);
+        }
+    }
+}
+
+fn maps_written(plan: &Plan, names: Vec<ServiceName>, applied: Applied) -> Event {
+    let Plan { backends, slots, services, deleted, .. } = plan;
+    Event::MapsWritten {
+        at_unix_us: unix_us(applied.first_write),
+        done_unix_us: unix_us(applied.last_write),
+        writes: Writes {
+            backends: backends.len(),
+            slots: slots.len(),
+            services: services.len(),
+            deleted_services: deleted.len(),
+        },
+        services: names,
+    }
+}
