@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use mesh_abi::{
-    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, ServiceEntry, ServiceKey,
+    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, STATE_QUARANTINED, ServiceEntry, ServiceKey,
     Stamp, alias_cells,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
@@ -181,6 +181,12 @@ impl Actual {
         });
         let mut moved = Self::new(capacity);
         let mut plan = moved.plan(&changes.collect::<Vec<_>>());
+        for (id, entry) in &mut plan.backends {
+            let before = self.backends.find(&BackendKey::of(entry)).map(|id| self.backends.state(id));
+            if before == Some(STATE_QUARANTINED) {
+                *entry = moved.backends.quarantine(*id);
+            }
+        }
         // Nothing was there before, so nothing is freed.
         moved.written(&mut plan);
         moved.services.values_mut().for_each(|held| held.service = None);

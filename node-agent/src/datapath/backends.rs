@@ -182,12 +182,19 @@ impl Backends {
     /// The entry to write if the maps hold another one; remembers it as written.
     pub(crate) fn write(&mut self, id: u32) -> Option<BackendEntry> {
         let row = self.rows.get_mut(id);
-        let state = if row.active_users > 0 { STATE_ACTIVE } else { STATE_TERMINATING };
+        let desired = if row.active_users > 0 { STATE_ACTIVE } else { STATE_TERMINATING };
+        let state = worse(desired, row.state());
         if row.users == 0 || row.state() == state {
             return None;
         }
         row.set_state(state);
         Some(self.rows.entry(id, state))
+    }
+
+    /// The backend is quarantined in maps that take the place of others. Gives its entry.
+    pub(crate) fn quarantine(&mut self, id: u32) -> BackendEntry {
+        self.rows.get_mut(id).set_state(STATE_QUARANTINED);
+        self.rows.entry(id, STATE_QUARANTINED)
     }
 
     /// A grace period has passed since the removal. Frees the id unless somebody uses it again or a later
@@ -250,6 +257,12 @@ impl Backends {
         let Self { rows, ids, hasher, .. } = self;
         ids.insert_unique(hash, id, |other| hasher.hash_one(rows.key(*other)));
     }
+}
+
+/// The state that the maps are to hold: the worse of what services desire and what the maps say of the backend's health.
+/// So no plan and no restart lifts a quarantine.
+fn worse(desired: u32, held: u32) -> u32 {
+    if held == STATE_QUARANTINED { held } else { desired }
 }
 
 fn as_index(id: u32) -> usize {

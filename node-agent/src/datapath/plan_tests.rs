@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_abi::{STATE_ACTIVE, STATE_FREE};
+use mesh_abi::{STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED};
 use mesh_model::change::GroupChange;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ClusterId;
@@ -395,6 +395,38 @@ fn a_full_map_cuts_one_frontend_and_keeps_the_others() {
     let plan = actual.plan(&[(frontend(3), Some(small))]);
     assert_eq!(plan.refused, [(frontend(3), Shortage::Services)]);
     assert_eq!(actual.frontends().count(), 2);
+}
+
+#[test]
+fn neither_a_plan_nor_a_restart_lifts_a_quarantine() {
+    let mut maps = Maps::new();
+    let wanted = |first, second| service(&vec![(1, vec![(1, first), (2, second)])]);
+    maps.carry_out(&mut Actual::new(CAPACITY), &[(frontend(1), Some(wanted(true, true)))]);
+    let id = maps.contents.slots[maps.contents.services[0].1.groups[0].first as usize].backend;
+    let backends = maps.contents.backends.iter_mut();
+    backends.filter(|(other, _)| *other == id).for_each(|(_, entry)| entry.state = STATE_QUARANTINED);
+    let mut actual = restore(&maps.contents, CAPACITY).actual;
+    // It terminates and is back, also behind another frontend.
+    for (port, first) in [(1, true), (1, false), (1, true), (2, true)] {
+        maps.carry_out(&mut actual, &[(frontend(port), Some(wanted(first, true)))]);
+        assert_eq!(maps.backend(id).state, STATE_QUARANTINED);
+    }
+    let others = maps.contents.backends.iter().filter(|(other, _)| *other != id);
+    assert!(others.clone().count() > 0 && others.into_iter().all(|(_, entry)| entry.state == STATE_ACTIVE));
+    let larger = Capacity { slots: 512, ..CAPACITY };
+    let (moved, plan) = actual.moved_to(larger);
+    let states: Vec<u32> = plan.backends.iter().map(|(_, entry)| entry.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == STATE_QUARANTINED).count(), 1, "{states:?}");
+    let held = moved.held(&frontend(1)).unwrap();
+    let held: Vec<u32> = moved.members(&held.groups[0]).map(|(_, state)| state).collect();
+    assert_eq!(held, [STATE_QUARANTINED, STATE_ACTIVE], "the mirror says the same");
+    let mut one = maps.clone();
+    let mut plan = actual.plan(&[(frontend(1), None), (frontend(2), None)]);
+    one.apply(&plan);
+    let freed = actual.written(&mut plan);
+    one.release(&mut actual, freed);
+    one.carry_out(&mut actual, &[(frontend(1), Some(wanted(true, true)))]);
+    assert!(one.contents.backends.iter().all(|(_, entry)| entry.state == STATE_ACTIVE), "it is another one");
 }
 
 #[test]
