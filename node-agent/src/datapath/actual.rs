@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use mesh_abi::{
-    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, STATE_QUARANTINED, ServiceEntry, ServiceKey,
-    Stamp, alias_cells,
+    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, STATE_QUARANTINED,
+    ServiceEntry, ServiceKey, Stamp, alias_cells,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
