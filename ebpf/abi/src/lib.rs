@@ -4,6 +4,7 @@
 //! Every struct is `repr(C)`, holds integers and byte arrays only, and spells its padding out as `zero`
 //! fields, so that two equal values are equal byte for byte: the kernel hashes and compares raw bytes.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(
     unsafe_code,
     reason = "the `Plain` marker is a promise about bytes, and a reader reads what changes under it"
@@ -17,10 +18,13 @@ mod control;
 mod counter;
 mod group;
 mod key;
+mod order;
 mod origin;
 mod pick;
 mod read;
+mod reading;
 mod reply;
+mod scan;
 mod service;
 mod slot;
 
@@ -33,9 +37,9 @@ pub use counter::{Counter, Cpu, OUTCOMES, Outcome};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{KeyWords, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
 pub use origin::{CELLS, Origin, Sockets, cell_index};
-pub use pick::{ATTEMPTS, Choice, LOOK_TORN, Scan, Tables, Verdict, decide, look};
-pub use read::current;
+pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use reply::{ReplyEntry, ReplyKey};
+pub use scan::{LOOK_TORN, Scan, look};
 pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceEntry, Stamp, bpf_spin_lock};
 pub use slot::SlotEntry;
 

@@ -98,29 +98,20 @@ pub(crate) fn owned_slot(slot: NonNull<SlotEntry>, service: u32) -> Option<SlotE
     (slot.service == service).then_some(slot)
 }
 
-field!(current_version: ServiceCell => current as u32);
+field!(
+    /// Which version counts, by its lowest bit.
+    current: ServiceCell => current as u32
+);
 
-/// The version of a service that counts.
+/// The version that `current` names.
 #[inline(always)]
-pub fn current(cell: NonNull<ServiceCell>) -> NonNull<ServiceEntry> {
-    let index = current_version(cell) as usize & 1;
+pub(crate) fn version(cell: NonNull<ServiceCell>, current: u32) -> NonNull<ServiceEntry> {
+    let index = current as usize & 1;
     // SAFETY: there are two versions inside the cell, which the caller got under the promise of `Tables`.
     unsafe {
         let versions = core::ptr::addr_of_mut!((*cell.as_ptr()).versions).cast::<ServiceEntry>();
         NonNull::new_unchecked(versions.add(index))
     }
-}
-
-/// The service's id out of the word that a stamp is.
-#[inline(always)]
-pub(crate) const fn service_id(stamp: u64) -> u32 {
-    let [a, b, c, d, ..] = stamp.to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
-}
-
-#[inline(always)]
-pub(crate) fn is_whole(entry: NonNull<ServiceEntry>, stamp: u64) -> bool {
-    head(entry) == stamp && tail(entry) == stamp
 }
 
 /// Whether the entry is the one that was looked up: the kernel hands a replaced element to another key at

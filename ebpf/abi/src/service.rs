@@ -27,7 +27,7 @@ plain!(Stamp, size 8, align 8);
 ///
 /// The kernel copies a hash value without atomicity and hands a deleted element to the next insert at once,
 /// without a grace period (seen on 6.18). A reader therefore takes an entry as whole only if head and tail are
-/// equal before *and* after it read the rest, and as its own only if `key` is what it looked up.
+/// equal, and as its own only if, after it read the rest, they still are and `key` is what it looked up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
@@ -61,14 +61,15 @@ plain!(bpf_spin_lock, size 4, align 4);
 /// The value of the `SERVICES` map.
 ///
 /// A rewrite first puts the new entry where the version lies that doesn't count, then switches `current`: there
-/// is no moment without a whole version, however long the writer pauses. Both writes are made in place, because
+/// is no moment without a whole version, however long the writer pauses. A version is written only after `current` was
+/// switched away from it, so a reader that finds `current` as it was has read one version. Both writes are made in place, because
 /// replacing an element hides it for a moment from readers that are on their way through its bucket
 /// (docs/adr/0004).
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceCell {
     pub lock: bpf_spin_lock,
-    /// Which of `versions` counts; only the lowest bit matters.
+    /// Counts the switches, wrapping; its lowest bit says which of `versions` counts.
     pub current: u32,
     pub versions: [ServiceEntry; VERSIONS],
 }
@@ -97,7 +98,7 @@ impl ServiceCell {
     /// The same with the other version as the one that counts.
     #[must_use]
     pub const fn switched(mut self) -> Self {
-        self.current = self.current & 1 ^ 1;
+        self.current = self.current.wrapping_add(1);
         self
     }
 

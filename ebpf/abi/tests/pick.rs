@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 
 use mesh_abi::{
     ATTEMPTS, BackendEntry, CLUSTER_DEMOTED, Choice, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS,
-    PROTOCOL_TCP, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry, ServiceKey,
-    SlotEntry, Stamp, Tables, Verdict, alias_cells, decide,
+    PROTOCOL_TCP, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceCell, ServiceEntry,
+    ServiceKey, SlotEntry, Stamp, Tables, Verdict, alias_cells, decide,
 };
 use proptest::prelude::*;
 
@@ -33,11 +33,11 @@ struct Wanted {
     states: Vec<u32>,
 }
 
-/// What a writer does before a lookup.
+/// What a writer does before a lookup, or before a word is drawn.
 type Writer = Box<dyn FnMut(&mut World, u32)>;
 
 struct World {
-    entry: Box<UnsafeCell<ServiceEntry>>,
+    cell: Box<UnsafeCell<ServiceCell>>,
     slots: Vec<SlotEntry>,
     backends: Vec<BackendEntry>,
     clusters: Box<ClusterStates>,
@@ -87,12 +87,19 @@ impl World {
                 slots.push(SlotEntry { backend, service: SERVICE });
             }
         }
-        let entry = Box::new(UnsafeCell::new(entry(SERVICE, 1, wanted.len(), groups)));
-        Self { entry, slots, backends, clusters, random: seed, lookups: 0, torn: 0, strays: 0, is_old: false }
+        let cell = ServiceCell::new(entry(SERVICE, 1, wanted.len(), groups));
+        let cell = Box::new(UnsafeCell::new(cell));
+        Self { cell, slots, backends, clusters, random: seed, lookups: 0, torn: 0, strays: 0, is_old: false }
+    }
+
+    /// The version that counts.
+    fn entry(&mut self) -> &mut ServiceEntry {
+        let cell = self.cell.get_mut();
+        &mut cell.versions[cell.current as usize & 1]
     }
 
     fn groups(&mut self) -> [Group; MAX_GROUPS] {
-        self.entry.get_mut().groups
+        self.entry().groups
     }
 }
 
@@ -101,6 +108,20 @@ fn entry(id: u32, generation: u32, count: usize, groups: [Group; MAX_GROUPS]) ->
     let group_count = u8::try_from(count).unwrap();
     let cells = alias_cells(&groups[..count]);
     ServiceEntry { head: stamp, key: key(), group_count, flags: 0, zero: [0; 2], cells, groups, tail: stamp }
+}
+
+const ENTRY_WORDS: usize = size_of::<ServiceEntry>() / size_of::<u64>();
+
+/// Copies the words of an entry that are wanted.
+fn copy_words(to: &mut ServiceEntry, from: ServiceEntry, wanted: &[bool]) {
+    // SAFETY: an entry is plain bytes, aligned as words are and as long as so many of them.
+    let (to, from) = unsafe {
+        let from: [u64; ENTRY_WORDS] = std::mem::transmute(from);
+        (&mut *std::ptr::from_mut(to).cast::<[u64; ENTRY_WORDS]>(), from)
+    };
+    for (index, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
+        to[index] = from[index];
+    }
 }
 
 impl Reader {
@@ -124,9 +145,9 @@ impl Reader {
 // SAFETY: the tables live as long as the world and never move while it decides; a writer changes their
 // elements in place and only between two calls.
 unsafe impl Tables for Reader {
-    fn service(&mut self, _: &ServiceKey) -> Option<NonNull<ServiceEntry>> {
+    fn service(&mut self, _: &ServiceKey) -> Option<NonNull<ServiceCell>> {
         self.step();
-        NonNull::new(self.world.entry.get())
+        NonNull::new(self.world.cell.get())
     }
 
     fn slot(&mut self, index: u32) -> Option<NonNull<SlotEntry>> {
@@ -143,10 +164,12 @@ unsafe impl Tables for Reader {
     }
 
     fn clusters(&mut self) -> Option<NonNull<ClusterStates>> {
+        self.step();
         Some(NonNull::from(&mut *self.world.clusters))
     }
 
     fn random(&mut self) -> u32 {
+        self.step();
         // SplitMix64.
         self.world.random = self.world.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.world.random;
@@ -247,7 +270,7 @@ proptest! {
                 }
                 let mut other = entry(SERVICE + 1, 9, 1, groups);
                 other.key = ServiceKey::new(mapped(2), 80, PROTOCOL_TCP);
-                *world.entry.get_mut() = other;
+                *world.entry() = other;
             }
         });
         let (verdict, choice) = reader.decide();
@@ -257,16 +280,47 @@ proptest! {
         prop_assert!(was_through || verdict == Verdict::GiveUp);
     }
 
+    /// The version that a reader has found is switched away from, and of the one after the next any words lie over it. The
+    /// slots stay the service's, so nothing but the count of switches shows it where the stamps are none of these words.
+    #[test]
+    fn a_version_overwritten_under_its_reader_is_noticed_in_whatever_order_its_words_come(
+        at in 1..12_u32, words in proptest::collection::vec(any::<bool>(), ENTRY_WORDS), active in any::<bool>(), seed in any::<u64>()
+    ) {
+        // Without an active backend the thorough way looks too.
+        let states = vec![if active { STATE_ACTIVE } else { STATE_TERMINATING }; 4];
+        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states }];
+        let mut reader = Reader::new(World::new(&wanted, seed));
+        let counted = |world: &mut World, counter| {
+            let mut groups = world.groups();
+            groups[0].counter = counter;
+            groups[0].tier = 1;
+            entry(SERVICE, counter, 1, groups)
+        };
+        reader.writer = Box::new(move |world, lookup| {
+            if lookup == at {
+                let (second, third) = (counted(world, 2), counted(world, 3));
+                let cell = world.cell.get_mut();
+                *cell = cell.prepared(second).switched();
+                copy_words(&mut cell.versions[0], third, &words);
+            }
+        });
+        let (verdict, choice) = reader.decide();
+        prop_assert_eq!(verdict, Verdict::Translate);
+        let was_through = reader.world.lookups <= at;
+        prop_assert_eq!(reader.world.torn, u32::from(!was_through));
+        prop_assert_eq!(choice.counter, if was_through { 1 } else { 2 });
+    }
+
     /// Half of an entry is new and half is old, as a copy without atomicity leaves it, and then it is whole.
     #[test]
     fn a_torn_entry_is_read_again(torn_for in 0..=ATTEMPTS, seed in any::<u64>()) {
         let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }];
         let mut reader = Reader::new(World::new(&wanted, seed));
         let mut seen = 0;
-        reader.world.entry.get_mut().tail.generation = 2;
+        reader.world.entry().tail.generation = 2;
         reader.writer = Box::new(move |world, _| {
             if seen == torn_for {
-                world.entry.get_mut().head.generation = 2;
+                world.entry().head.generation = 2;
             }
             seen += 1;
         });
@@ -283,8 +337,8 @@ fn an_old_heartbeat_yields_only_with_the_flag() {
     let mut reader = Reader::new(World::new(&wanted, 1));
     reader.world.is_old = true;
     assert_eq!(reader.decide().0, Verdict::Translate);
-    reader.world.entry.get_mut().flags = mesh_abi::FLAG_PLAIN_OK;
+    reader.world.entry().flags = mesh_abi::FLAG_PLAIN_OK;
     assert_eq!(reader.decide().0, Verdict::Yield);
-    reader.world.entry.get_mut().flags = mesh_abi::FLAG_CANARY;
+    reader.world.entry().flags = mesh_abi::FLAG_CANARY;
     assert_eq!(reader.decide().0, Verdict::Refuse);
 }

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
     BackendEntry, ClusterStates, Control, Counter, Cpu, LOOK_TORN, Origin, Outcome, ReplyEntry, ReplyKey,
-    Scan, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Sockets, Tables, current,
+    Scan, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Sockets, Tables,
 };
 
 /// Entries come and go by the thousand, and a preallocated element is reused even sooner.
@@ -52,8 +52,8 @@ pub(crate) struct Maps {
 // ends (their memory may be given to another key, which `decide` notices); it aligns values to eight bytes.
 unsafe impl Tables for Maps {
     #[inline(always)]
-    fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceEntry>> {
-        SERVICES.get_ptr_mut(key).and_then(NonNull::new).map(current)
+    fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceCell>> {
+        SERVICES.get_ptr_mut(key).and_then(NonNull::new)
     }
 
     #[inline(always)]
