@@ -9,6 +9,7 @@ pub mod desired;
 pub mod explain;
 pub mod export;
 pub mod fence;
+pub mod hash;
 pub mod merge;
 pub mod name;
 mod ports;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::annotation::Affinity;
 use crate::desired::{BackendState, DesiredBackend, DesiredGroup, MAX_GROUPS};
+use crate::hash::{fnv1a, mix};
 use crate::name::{ClusterId, ServiceName};
 
 /// What one cluster offers to a frontend.
@@ -97,15 +98,8 @@ impl Choice<'_> {
     }
 }
 
-/// FNV-1a over the name, mixed with the id as in splitmix64, so that neighbouring ids are far apart. Never changes: all
-/// nodes have to agree, also while some of them are upgraded.
+/// Over the name and the id. Never changes: all nodes have to agree, also while some of them are upgraded.
 fn hash(service: &ServiceName, cluster: ClusterId) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    let name = service.as_str().bytes();
-    let name = name.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-    let mut mixed = name.wrapping_add(u64::from(cluster.value()).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
+    let name = fnv1a(service.as_str().bytes());
+    mix(name.wrapping_add(u64::from(cluster.value()).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
