@@ -12,7 +12,7 @@ use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kubernetes::{Access, Kubernetes, Options, Report};
+use crate::kubernetes::{Access, Kubernetes, Options, Report, Uids};
 use crate::manifests::Manifests;
 use crate::memory::Known;
 use crate::metrics::SourceMetrics;
@@ -175,6 +175,14 @@ impl Source {
     pub fn reports(&self) -> Option<watch::Receiver<Arc<Vec<Report>>>> {
         match self {
             Self::Kubernetes(kubernetes) => Some(kubernetes.reports()),
+            Self::Manifests(_) => None,
+        }
+    }
+
+    /// Which objects the global Services are; none where there is nowhere to tell their owners something.
+    pub fn uids(&self) -> Option<watch::Receiver<Uids>> {
+        match self {
+            Self::Kubernetes(kubernetes) => Some(kubernetes.uids()),
             Self::Manifests(_) => None,
         }
     }

@@ -36,8 +36,8 @@ pub struct SourceMetrics {
     pub lists: Family<ResourceLabels, Counter>,
     /// Objects that the API server has listed, changed or deleted.
     pub changes: Family<ResourceLabels, Counter>,
-    /// Events written.
-    pub events: Counter,
+    /// Kubernetes Events, by what became of them.
+    pub events: Family<EventLabels, Counter>,
     /// Objects that stay as they were because nobody can read what they are now.
     pub kept: Gauge,
     /// 1 where what is known can't be written down for the next start.
@@ -71,6 +71,35 @@ impl Resource {
 impl std::fmt::Display for Resource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{self:?}")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EventLabels {
+    pub outcome: Outcome,
+}
+
+/// What becomes of a Kubernetes Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub enum Outcome {
+    written,
+    /// Another process had written it, or its object's namespace has gone.
+    known,
+    /// The API server does not take it.
+    refused,
+    /// The API server could not be asked; it is tried again.
+    failed,
+    /// There is no API server: a line in the log instead.
+    logged,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 5] = [Self::written, Self::known, Self::refused, Self::failed, Self::logged];
+
+    /// Whether there is nothing to be tried again.
+    pub fn is_final(self) -> bool {
+        self != Self::failed
     }
 }
 
@@ -113,7 +142,7 @@ impl SourceMetrics {
         registry.register("notified", help, all.notified);
         registry.register("lists", "Full lists asked for, by resource", all.lists);
         registry.register("changes", "Objects listed, changed or deleted, by resource", all.changes);
-        registry.register("events", "Kubernetes Events written", all.events);
+        registry.register("events", "Kubernetes Events, by what became of them", all.events);
         let help = "Objects that stay as they were, because what they are now can't be read";
         registry.register("kept", help, all.kept);
         let help = "1 where what is known can't be written down for the next start";
@@ -126,6 +155,11 @@ impl SourceMetrics {
         let by_resource = || {
             let family = Family::<ResourceLabels, Counter>::default();
             Resource::ALL.iter().for_each(|it| drop(family.get_or_create(&ResourceLabels { resource: *it })));
+            family
+        };
+        let by_outcome = || {
+            let family = Family::<EventLabels, Counter>::default();
+            Outcome::ALL.iter().for_each(|it| drop(family.get_or_create(&EventLabels { outcome: *it })));
             family
         };
         Self {
@@ -141,7 +175,7 @@ impl SourceMetrics {
             notified: Gauge::default(),
             lists: by_resource(),
             changes: by_resource(),
-            events: Counter::default(),
+            events: by_outcome(),
             kept: Gauge::default(),
             memory_failed: Gauge::default(),
         }

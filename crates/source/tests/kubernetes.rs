@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use mesh_model::fence::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
-use mesh_source::kubernetes::{Access, Events, Kubernetes, Options};
+use mesh_source::kubernetes::{Access, EventWriter, Events, Kubernetes, Notice, Options, Subject};
+use mesh_source::metrics::{EventLabels, Outcome};
 use mesh_source::testing::api::{FakeApi, Streaming, yaml};
 use mesh_source::{Known, Reason, SourceMetrics, Status};
 use serde_json::{Value, json};
@@ -637,6 +638,68 @@ async fn only_the_leader_tells_owners_and_each_finding_once() {
     events.await.unwrap();
     successor.await.unwrap();
     running.task.await.unwrap();
+}
+
+fn notice(service: &str) -> Notice {
+    Notice {
+        subject: Subject::Service { name: service.parse().unwrap(), uid: Some("uid-a".into()) },
+        reason: "PortMismatch".into(),
+        key: "2/80/TCP".into(),
+        action: "Balance",
+        warning: true,
+        message: "it exposes web 8080/TCP".into(),
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_of_an_event_is_counted() {
+    let mut api = FakeApi::start().await;
+    let (metrics, access) = (SourceMetrics::unregistered(), Access { kubeconfig: Some(api.kubeconfig()) });
+    let mut writer = EventWriter::new(access, "clustermesh.io/test", "test-0", metrics.clone());
+    assert_eq!(writer.write(&notice("default/a")).await, Outcome::written);
+    assert_eq!(writer.write(&notice("default/a")).await, Outcome::known, "whoever wrote it");
+    api.refuse("events", 403);
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::refused);
+    api.refuse("events", 429);
+    api.behave(|behaviour| behaviour.retry_after = Some(1));
+    let asked = Instant::now();
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::failed);
+    assert!(asked.elapsed() >= Duration::from_secs(1), "the server asked to be left alone");
+    api.behave(|behaviour| behaviour.refused.clear());
+    api.stop();
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::failed);
+    api.resume().await;
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::written);
+    let count = |outcome: &Outcome| metrics.events.get_or_create(&EventLabels { outcome: *outcome }).get();
+    assert_eq!(Outcome::ALL.iter().map(count).collect::<Vec<_>>(), [2, 1, 1, 2, 0]);
+    assert_eq!(api.written().len(), 2);
+}
+
+#[tokio::test]
+async fn which_object_a_service_is_follows_the_server() {
+    let api = small().await;
+    let source = Kubernetes::new(
+        Access { kubeconfig: Some(api.kubeconfig()) },
+        Options::default(),
+        SourceMetrics::unregistered(),
+    );
+    let mut uids = source.uids();
+    let token = CancellationToken::new();
+    let task = tokio::spawn(source.run(token.clone()));
+    let name: mesh_model::name::ServiceName = "default/a".parse().unwrap();
+    let mut until = async |uid: Option<&str>| {
+        let is = uids.wait_for(|uids| uids.get(&name).map(String::as_str) == uid);
+        drop(tokio::time::timeout(DEADLINE, is).await.expect("within the deadline").unwrap());
+    };
+    until(Some("uid-a")).await;
+    let mut again = service("a", true);
+    again["metadata"]["uid"] = json!("uid-a2");
+    api.put(again.clone());
+    until(Some("uid-a2")).await;
+    api.delete(&again);
+    until(None).await;
+    token.cancel();
+    task.await.unwrap();
 }
 
 async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

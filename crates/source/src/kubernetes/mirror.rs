@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{NodeName, ServiceName};
@@ -15,6 +16,9 @@ use crate::memory::Known;
 use crate::metrics::Resource;
 use crate::objects::{Listed, ObjectKey, Objects};
 use crate::status::{Problem, Reason, Status};
+
+/// Which objects the Services are, by name.
+pub type Uids = OrdMap<ServiceName, String>;
 
 /// Something wrong with a Service that its owner should hear of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +54,7 @@ pub(crate) struct Mirror {
     /// Of lists that have not ended.
     listing: BTreeMap<Resource, Notes>,
     /// Of the Services that count.
-    uids: BTreeMap<ServiceName, String>,
+    uids: Uids,
     faults: BTreeMap<Resource, String>,
     /// Objects whose last good value stays.
     kept: BTreeSet<Key>,
@@ -98,7 +102,7 @@ impl Mirror {
             cidrs: Table::default(),
             notes: Notes::new(),
             listing: BTreeMap::new(),
-            uids: BTreeMap::new(),
+            uids: Uids::new(),
             faults: BTreeMap::new(),
             kept: BTreeSet::new(),
             nameless: BTreeSet::new(),
@@ -218,6 +222,10 @@ impl Mirror {
         reports
     }
 
+    pub(crate) fn uids(&self) -> &Uids {
+        &self.uids
+    }
+
     /// The ranges that Nodes and ServiceCIDRs tell, joined where they can be.
     pub(crate) fn ranges(&self) -> OwnRanges {
         let nodes = || self.objects.snapshot().nodes.values();
@@ -245,6 +253,7 @@ impl Mirror {
     fn there(&mut self, resource: Resource, reading: Reading) {
         let Reading { key, content, notes, owner, uid, .. } = reading;
         if let (Key::Object(ObjectKey::Service(name)), Content::Object(_), Some(uid)) = (&key, &content, &uid)
+            && self.uids.get(name) != Some(uid)
         {
             self.uids.insert(name.clone(), uid.clone());
         }

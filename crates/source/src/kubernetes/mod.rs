@@ -30,8 +30,8 @@ use follow::{Change, Follower};
 use mirror::Mirror;
 
 pub use access::{Access, AccessError};
-pub use events::Events;
-pub use mirror::Report;
+pub use events::{EventWriter, Events, Notice, Subject, TOLD_AGAIN, upper_camel};
+pub use mirror::{Report, Uids};
 
 /// Changes on their way to their owner.
 const QUEUE: usize = 256;
@@ -75,6 +75,7 @@ pub struct Kubernetes {
     status: channel::Sender<Arc<Status>>,
     ranges: channel::Sender<Option<Arc<OwnRanges>>>,
     reports: channel::Sender<Arc<Vec<Report>>>,
+    uids: channel::Sender<Uids>,
     confirmed: channel::Sender<Option<Instant>>,
 }
 
@@ -95,6 +96,7 @@ impl Kubernetes {
             status: channel::Sender::default(),
             ranges: channel::Sender::default(),
             reports: channel::Sender::default(),
+            uids: channel::Sender::default(),
             confirmed: channel::Sender::default(),
         }
     }
@@ -134,6 +136,11 @@ impl Kubernetes {
     /// What the owners of Services should hear.
     pub fn reports(&self) -> channel::Receiver<Arc<Vec<Report>>> {
         self.reports.subscribe()
+    }
+
+    /// Which objects the global Services are, for whoever tells their owners something.
+    pub fn uids(&self) -> channel::Receiver<Uids> {
+        self.uids.subscribe()
     }
 
     /// When every kind was last known to be followed. What refuses is noticed at once, a connection that broke without a
@@ -232,6 +239,9 @@ impl Kubernetes {
             self.known = true;
         }
         replace(&self.reports, Arc::new(self.mirror.reports()));
+        if !self.uids.borrow().ptr_eq(self.mirror.uids()) {
+            self.uids.send_replace(self.mirror.uids().clone());
+        }
         self.publish_status();
         self.measure();
     }
