@@ -22,6 +22,8 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/golde
 const CAPABILITIES: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 /// Where the tests' Services and pods are.
 const PLAYGROUND: &str = "chart";
+/// A Service that the clusters disagree on.
+const ODD: &str = "odd";
 
 /// What the API server makes of an object, without keeping it.
 fn dry_run(context: &Kubectl, object: &str) -> Result<()> {
@@ -215,7 +217,7 @@ fn the_chart_is_installed_upgraded_and_uninstalled() -> Result<()> {
     for cluster in [hoth, yavin] {
         let service = objects::service(PLAYGROUND, "rebel-base", &objects::in_front_of("rebel-base"));
         let servers = objects::servers(PLAYGROUND, "rebel-base", cluster.name(), 2);
-        let items = [objects::namespace(PLAYGROUND), objects::global(service), servers];
+        let items = [objects::namespace(PLAYGROUND), objects::global(service), servers, odd(cluster)];
         objects::apply(&cluster.context(), &items)?;
     }
     for cluster in [hoth, yavin] {
@@ -226,6 +228,7 @@ fn the_chart_is_installed_upgraded_and_uninstalled() -> Result<()> {
     upgraded(&chart, hoth)?;
     for cluster in [hoth, yavin] {
         make_events(cluster)?;
+        agents_told_once(cluster)?;
         rules_are_exact(cluster)?;
     }
     uninstalled(&chart, [hoth, yavin])?;
@@ -265,6 +268,29 @@ fn make_events(cluster: &KubeCluster) -> Result<()> {
         ensure!(named.split_whitespace().any(|name| name == "headless"), "Events regard {named:?}");
         Ok(())
     })
+}
+
+/// A Service whose port matches the other cluster's neither by name nor by number.
+fn odd(cluster: &KubeCluster) -> Value {
+    let (name, port) = if cluster.name() == "hoth" { ("http", 80) } else { ("web", 8080) };
+    objects::global(objects::service(PLAYGROUND, ODD, &json!({"ports": [{"name": name, "port": port}]})))
+}
+
+/// The agents of all nodes have told of it, and its owner sees it once.
+fn agents_told_once(cluster: &KubeCluster) -> Result<()> {
+    let codes = wait::until("the agent of each node to tell of the odd Service", PATIENCE, || {
+        let requests = cluster.requests_of_the_mesh()?.into_iter();
+        let events = requests.filter(|it| it.account == "clustermesh-node-agent" && it.resource == "events");
+        let codes: Vec<u64> = events.map(|request| request.code).collect();
+        ensure!(codes.len() >= cluster.nodes().len(), "answers so far: {codes:?}");
+        Ok(codes)
+    })?;
+    ensure!(codes.contains(&409) && codes.iter().all(|code| matches!(code, 201 | 409)), "answers: {codes:?}");
+    let said = cluster.context().kubectl(&["-n", PLAYGROUND, "describe", "service", ODD])?;
+    ensure!(said.matches("PortMismatch").count() == 1, "{said}");
+    let other = if cluster.name() == "hoth" { "cluster yavin, port http" } else { "cluster hoth, port web" };
+    ensure!(said.contains(other), "{said}");
+    Ok(())
 }
 
 /// Nothing stays on the nodes and in the cluster, and the Service is what kube-proxy makes of it.

@@ -10,6 +10,8 @@ use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::args::{Identity, IdentityError};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
+use mesh_source::kubernetes::EventWriter;
+use mesh_source::{Source, SourceMetrics};
 use tokio::sync::watch;
 
 use crate::admin::events::Events;
@@ -19,10 +21,13 @@ use crate::datapath::canary::Canary;
 use crate::datapath::maps::Maps;
 use crate::datapath::programs::ProgramsError;
 use crate::datapath::service_maps::ServiceMaps;
+use crate::findings::node;
+use crate::findings::task::{CONTROLLER, Findings, Sources as Findable, Voice};
 use crate::following::Following;
 use crate::hooks::watch::{self as hook_watch, Watch};
 use crate::install::{Installed, install};
 use crate::merge::merger::Merger;
+use crate::merge::names::Names;
 use crate::merge::names_file;
 use crate::merge::query::{Reader, View};
 use crate::merge::task::{Inputs, MergeTask, Outputs, Start};
@@ -57,7 +62,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
 
     let (registry, metrics) = Metrics::register();
     let (readiness, events) = (Readiness::default(), Events::default());
-    let of_inputs = (metrics.source, metrics.peers);
+    let of_inputs = (metrics.source.clone(), metrics.peers);
     let following = Following::new(args, &identity, supervisor.child("peers"), events.clone(), of_inputs);
     let installed = install(&args.pins, &args.datapath, &events)?;
     let following = following.reminded(installed.actual.frontend_count() == 0);
@@ -67,6 +72,8 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let (view, published) = watch::channel(Arc::default());
     let maps = Maps::open_pinned(&args.pins.bpffs, &args.pins.instance).map_err(ProgramsError::from)?;
     let reader = Reader { maps, names: names.clone(), view: published, source: following.source.status() };
+    let findings =
+        findings(args, (&following.source, &names), &readiness, (metrics.source, metrics.findings));
     let outputs = merge_outputs(&readiness, events.clone(), metrics.merge, view);
     let (hook_watch, told, hooks) =
         hook_watch(args, &installed, &readiness, (outputs.planned.clone(), events.clone(), metrics.hooks));
@@ -75,6 +82,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     following.spawn(&mut supervisor, &readiness);
     supervisor.spawn("merge", task.run(token.clone()));
     supervisor.spawn("hooks", hook_watch.run(told, token.clone()));
+    findings.into_iter().for_each(|findings| supervisor.spawn("findings", findings.run(token.clone())));
     supervisor.spawn("names", names_file::run(names_file, names, token));
     let health = health_routes(readiness, Arc::new(registry));
     let sources = Sources { answers: Arc::new(reader), peers: Arc::new(peers), hooks, events };
@@ -117,7 +125,8 @@ fn merge_outputs(
         metrics,
         planned: readiness.condition("plan", "waiting for the own source's first full list"),
         source: readiness.condition("source", "waiting for the own source to confirm what the maps hold"),
-        writes: readiness.condition("writes", "waiting for the first look whether the maps can be written"),
+        writes: readiness
+            .condition(node::WRITES, "waiting for the first look whether the maps can be written"),
         view,
     }
 }
@@ -134,9 +143,9 @@ fn hook_watch(
         metrics,
         events,
         hooks: seen,
-        served: readiness.condition("canary", "waiting for the canary's first answer"),
+        served: readiness.condition(node::CANARY, "waiting for the canary's first answer"),
         balances: readiness
-            .condition("hooks", "waiting for the kernel's first answer, who else is at the hooks"),
+            .condition(node::HOOKS, "waiting for the kernel's first answer, who else is at the hooks"),
     };
     let watch = Watch {
         canary: canary(installed),
@@ -146,6 +155,30 @@ fn hook_watch(
         allow_taken: args.datapath.allow_taken,
     };
     (watch, told, hooks)
+}
+
+/// None where nothing is to be told.
+fn findings(
+    args: &RunArgs,
+    (source, names): (&Source, &Names),
+    readiness: &Readiness,
+    (of_events, metrics): (SourceMetrics, crate::findings::metrics::Metrics),
+) -> Option<Findings> {
+    let (node, every) = (&args.datapath.node_name, args.findings.tell_after);
+    let voice = if args.source.is_kubernetes() {
+        let writer = EventWriter::new(args.source.access(), CONTROLLER, node.as_str(), of_events);
+        Voice::Events(Box::new(writer))
+    } else {
+        Voice::Log(of_events)
+    };
+    let sources = Findable {
+        node: node.clone(),
+        names: names.clone(),
+        status: source.status(),
+        uids: source.uids(),
+        readiness: readiness.clone(),
+    };
+    (!every.is_zero()).then_some(Findings { sources, voice, every, metrics })
 }
 
 fn log_start(args: &RunArgs, identity: &Identity) {

@@ -15,6 +15,7 @@ use mesh_source::kubernetes::{Options, QUIET};
 
 use crate::datapath::actual::Capacity;
 use crate::datapath::programs::DEFAULT_REPLIES;
+use crate::findings::FindingsArgs;
 use crate::quota::QuotaArgs;
 
 const EXAMPLE: &str = "\
@@ -189,6 +190,8 @@ pub struct RunArgs {
     pub datapath: DatapathArgs,
     #[command(flatten)]
     pub quotas: QuotaArgs,
+    #[command(flatten)]
+    pub findings: FindingsArgs,
     #[command(flatten)]
     pub pins: PinArgs,
     #[command(flatten)]

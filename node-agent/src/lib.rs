@@ -7,6 +7,7 @@ pub mod config;
 pub mod datapath;
 pub mod dry_run;
 pub mod features;
+pub mod findings;
 mod following;
 pub mod heap;
 pub mod hooks;

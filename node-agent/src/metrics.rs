@@ -3,7 +3,7 @@
 use mesh_runtime::Registry;
 use mesh_source::SourceMetrics;
 
-use crate::{hooks, merge, peers};
+use crate::{findings, hooks, merge, peers};
 
 /// The metrics of all modules.
 pub struct Metrics {
@@ -11,6 +11,7 @@ pub struct Metrics {
     pub peers: peers::metrics::Metrics,
     pub merge: merge::metrics::Metrics,
     pub hooks: hooks::metrics::Metrics,
+    pub findings: findings::metrics::Metrics,
 }
 
 impl Metrics {
@@ -23,6 +24,7 @@ impl Metrics {
             peers: peers::metrics::Metrics::register(root),
             merge: merge::metrics::Metrics::register(root),
             hooks: hooks::metrics::Metrics::register(root),
+            findings: findings::metrics::Metrics::register(root),
         };
         (registry, metrics)
     }

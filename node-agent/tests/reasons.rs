@@ -1,21 +1,23 @@
 //! Every reason for which something is left out of a Service can be reached, from objects and records as they come.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends there")]
 
+mod records;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mesh_kv::PeerFile;
 use mesh_model::desired::Frontend;
-use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName};
 use mesh_model::reason::{Omission, Reason};
 use mesh_model::snapshot::{ClusterSnapshot, Protocol};
-use mesh_model::view::{Cut, Excess, PeerPin, PeerSnapshot, PeerView};
+use mesh_model::view::{Cut, Excess, PeerSnapshot};
 use mesh_source::{Manifests, SourceMetrics, Status};
 use node_agent::merge::reasons::{Evidence, RefusedFrontend};
-use node_agent::peers::{Link, PeerSet, PeerStatus, Phase};
+use node_agent::peers::{PeerSet, PeerStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use records::{peer, serving};
 
 fn id(id: u64) -> ClusterId {
     ClusterId::new(id).unwrap()
@@ -52,49 +54,6 @@ async fn source(text: &str) -> (Arc<ClusterSnapshot>, Arc<Status>) {
     token.cancel();
     drop(running);
     found
-}
-
-/// A peer in cluster `number`, with pods in `10.NUMBER/16`, whose etcd holds these records.
-fn peer(number: u64, records: &[(&str, &str)]) -> (ClusterName, PeerStatus) {
-    let name = ClusterName::new(&format!("peer-{number}")).unwrap();
-    let text = format!(
-        "id: {number}\nendpoints: [\"http://10.0.0.1:2379\"]\nranges: {{pods: [10.{number}.0.0/16]}}\n"
-    );
-    let file = PeerFile::parse(&name, "x.yaml", &text).unwrap();
-    let fence = Fence::new(file.ranges.clone(), OwnRanges::default());
-    let mut view = PeerView::new(PeerPin { name: name.clone(), id: id(number), fence });
-    view.begin_list();
-    let root = "clustermesh/v1";
-    view.list_entry(
-        &format!("{root}/clusters/{name}"),
-        format!(r#"{{"id": {number}, "incarnation": "one"}}"#).as_bytes(),
-    );
-    for kind in ["services", "endpoints", "nodes"] {
-        view.list_entry(&format!("{root}/synced/{name}/{kind}"), b"{}");
-    }
-    for (key, value) in records {
-        let (kind, rest) = key.split_once('/').unwrap();
-        view.list_entry(&format!("{root}/{kind}/{name}/{rest}"), value.as_bytes());
-    }
-    view.end_list();
-    let status = PeerStatus {
-        file: Some(Arc::new(file)),
-        file_error: None,
-        refused_id: None,
-        kept_since: None,
-        policy: None,
-        link: Link { phase: Phase::Following, ..Link::default() },
-        snapshot: view.snapshot(),
-    };
-    (name, status)
-}
-
-/// A peer's Service with one port and one slice.
-fn serving(number: u64, port: &str, slice: &str) -> (ClusterName, PeerStatus) {
-    peer(
-        number,
-        &[("services/ns/base", &format!(r#"{{"ports": [{port}]}}"#)), ("endpoints/ns/base/base-1", slice)],
-    )
 }
 
 const HTTP: &str = r#"{"name": "http", "port": 80}"#;

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("peers", &["admin", "datapath", "quota"]),
     ("hooks", &["admin", "datapath"]),
     ("merge", &["admin", "datapath", "heap", "peers", "quota"]),
+    ("findings", &["merge"]),
 ];
 
 /// Arrows that close a circle and are to go: crate, from, to.

@@ -85,6 +85,8 @@ fn the_reasons_are_documented_as_the_code_has_them() {
     let table: Vec<&str> =
         document.lines().skip_while(|line| !line.starts_with("| reason |")).skip(2).collect();
     let rows: Vec<&str> = table.into_iter().take_while(|line| line.starts_with('|')).collect();
-    let wanted = |reason: &Reason| format!("| `{reason}` | {} | {} |", reason.actor(), reason.meaning());
+    let wanted = |reason: &Reason| {
+        format!("| `{reason}` | {} | {} | {} |", reason.actor(), reason.teller(), reason.meaning())
+    };
     assert_eq!(rows, Reason::ALL.iter().map(wanted).collect::<Vec<_>>());
 }

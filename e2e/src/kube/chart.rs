@@ -145,7 +145,8 @@ impl Chart {
             // Beside CoreDNS: stories cut the other nodes.
             "etcd": {"nodeSelector": {"kubernetes.io/hostname": site.first_node}},
             // Nodes see their own cgroup as the root.
-            "agent": {"cgroupRoot": node_cgroup()?},
+            // Nobody waits a minute for an Event here.
+            "agent": {"cgroupRoot": node_cgroup()?, "extraArgs": ["--tell-after=5s"]},
         }))
     }
 }

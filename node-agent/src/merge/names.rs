@@ -93,7 +93,7 @@ impl Names {
     }
 
     /// What services want that is another's.
-    pub(super) fn contested(&self) -> Vec<RefusedFrontend> {
+    pub(crate) fn contested(&self) -> Vec<RefusedFrontend> {
         self.local.borrow().clone().map(|local| owners(&local).1).unwrap_or_default()
     }
 
