@@ -28,6 +28,7 @@ pub mod reasons;
 mod refusal;
 mod retired;
 mod retries;
+mod rows;
 mod shown;
 mod sources;
 mod start;
@@ -35,6 +36,7 @@ mod sweep;
 pub mod task;
 mod terminating;
 mod trimming;
+mod view;
 mod writer;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_runtime::readiness::Condition;
 use tokio::sync::watch;
 
-use super::query::View;
+use super::view::View;
 
 /// Where it is shown.
 pub(super) struct Shown {

@@ -11,7 +11,7 @@ use super::connects::Outcomes;
 use super::heartbeat::Cell;
 use super::merger::Merger;
 use super::metrics::Metrics;
-use super::query::View;
+use super::view::View;
 use crate::admin::events::Events;
 use crate::datapath::layouts::Beside;
 use crate::datapath::plan::Freed;

@@ -9,8 +9,8 @@ use mesh_model::name::ServiceName;
 
 use super::merger::{Merger, Planned};
 use super::metrics::Metrics;
-use super::query::LastPlan;
 use super::retries::Retries;
+use super::view::LastPlan;
 use crate::admin::events::Events;
 use crate::datapath::apply::{Applied, Outcome, carry_out, release};
 use crate::datapath::maps::{Datapath, Refused};
