@@ -211,13 +211,14 @@ fn merge_task(
     outputs: Outputs,
     installed: Installed,
 ) -> MergeTask<ServiceMaps> {
-    let Installed { maps, control: first, comeback, actual, leftover, grace_periods, beside, .. } = installed;
+    let Installed { maps, control: first, failback, actual, leftover, grace_periods, retiring, .. } =
+        installed;
     // Nobody judges clusters: what CLUSTERS says stays.
     let Maps { services, control, outcomes, .. } = *maps;
     // Elsewhere nothing but the mesh serves ClusterIPs.
     let plain_ok_allowed = args.source.is_kubernetes();
     let merger = Merger::new(identity.id, plain_ok_allowed, actual).with_quotas(args.quotas.clone());
     let (control, outcomes) = (Box::new(control), Box::new(outcomes));
-    let start = Start { services, control, outcomes, first, comeback, merger, leftover, beside };
+    let start = Start { services, control, outcomes, first, failback, merger, leftover, retiring };
     MergeTask::new(inputs, outputs, start, Arc::new(grace_periods))
 }

@@ -12,13 +12,13 @@ use crate::datapath::actual::{Actual, Capacity};
 use crate::datapath::apply::apply;
 use crate::datapath::grace::GracePeriods;
 use crate::datapath::kernel;
-use crate::datapath::layouts::{self, Beside, Content, OtherLayout};
+use crate::datapath::layouts::{self, Content, OtherLayout, RetiringLayouts};
 use crate::datapath::maps::{Datapath, Maps};
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 use crate::datapath::programs::{Found, Installation, ProgramsError};
 use crate::datapath::restore::{Restored, restore};
 use crate::datapath::sys;
-use crate::merge::comeback::{Comeback, has_yielded};
+use crate::merge::failback::{Failback, has_yielded};
 
 /// A datapath that runs.
 #[derive(Debug)]
@@ -28,13 +28,13 @@ pub struct Installed {
     /// As it is to be from the first sign of life on.
     pub control: Control,
     /// Whether that has to wait.
-    pub comeback: Comeback,
+    pub failback: Failback,
     pub actual: Actual,
     /// What a crash left in the maps.
-    pub leftover: Freed,
+    pub leftover: Retired,
     pub grace_periods: GracePeriods,
     /// Layouts that this version can't read: they serve beside until the own maps are complete.
-    pub beside: Beside,
+    pub retiring: RetiringLayouts,
 }
 
 /// Sets the datapath up.
@@ -68,7 +68,7 @@ pub fn install_with(
                 None => layouts.read(),
             };
             let actual = fill(&mut maps, content, args.capacity())?;
-            (maps, actual, Freed::default())
+            (maps, actual, Retired::default())
         }
     };
     let mut canary = actual.plan_canary();
@@ -76,7 +76,7 @@ pub fn install_with(
     leftover.append(actual.written(&mut canary));
     let (found, yield_after_ns) = (maps.control.read()?, nanoseconds(args.yield_after));
     let now = sys::monotonic_ns();
-    // Only the own source can give a sign of life: until it has spoken, that of the agent before goes on ageing. New maps
+    // Only the own source can give a sign of life: until it is synced, that of the agent before goes on ageing. New maps
     // have none, and nothing that could be out of date.
     let heartbeat_ns = if found.heartbeat_ns == 0 { now } else { found.heartbeat_ns };
     let kept = Control { heartbeat_ns, yield_after_ns, ..found };
@@ -88,10 +88,10 @@ pub fn install_with(
     }
     let attached = installation.attach(&mut maps)?;
     tracing::info!(cgroup = %installation.cgroup().display(), attached, "the datapath runs");
-    let beside = layouts.retire_known()?;
+    let retiring = layouts.retire_known()?;
     let control = Control { layout: LAYOUT, yield_after_ns, ..maps.control.read()? };
-    let comeback = Comeback::new(has_yielded);
-    Ok(Installed { installation, maps, control, comeback, actual, leftover, grace_periods, beside })
+    let failback = Failback::new(has_yielded);
+    Ok(Installed { installation, maps, control, failback, actual, leftover, grace_periods, retiring })
 }
 
 /// The other layouts that are pinned.
@@ -132,17 +132,17 @@ impl Layouts {
     }
 
     /// The own maps serve and hold what the known ones held; the others go on beside them.
-    fn retire_known(self) -> Result<Beside, ProgramsError> {
+    fn retire_known(self) -> Result<RetiringLayouts, ProgramsError> {
         for other in &self.known {
             other.retire()?;
             tracing::info!(layout = other.layout(), "retired programs and maps of another layout");
         }
-        Ok(Beside::new(self.unknown))
+        Ok(RetiringLayouts::new(self.unknown))
     }
 }
 
 /// Takes over the maps of an earlier agent as they are.
-fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Freed), ProgramsError> {
+fn adopt(maps: &mut Maps, events: &Events) -> Result<(Actual, Retired), ProgramsError> {
     let Restored { actual, leftover, damaged, foreign } =
         restore(&maps.services.contents()?, maps.services.capacity());
     if let Some(refused) = maps.services.delete_services(&foreign).into_iter().next() {

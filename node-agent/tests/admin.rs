@@ -175,7 +175,7 @@ fn services() -> Vec<Service> {
         refused: Some("map SLOTS has no room for the group's backends: raise --max-slots".into()),
         ..frontend
     };
-    // What a restarted agent finds before its source has spoken.
+    // What a restarted agent finds before its source is synced.
     let nameless = Service { service: None, frontends: vec![refused.clone()], left_out: None };
     vec![nameless, Service { service: Some(base()), frontends: vec![frontend, refused], left_out: None }]
 }

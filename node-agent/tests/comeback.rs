@@ -6,7 +6,7 @@ mod support;
 use mesh_abi::FLAG_PLAIN_OK;
 use node_agent::datapath::actual::Capacity;
 use node_agent::install::Installed;
-use node_agent::merge::comeback::Comeback;
+use node_agent::merge::failback::Failback;
 
 use support::{CAPACITY, Service, World, beat, dial, server};
 
@@ -29,8 +29,8 @@ fn goes_on_yielding(capacity: Capacity) {
     let old = server("127.0.1.1:80");
     Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
     beat(&mut maps, 11_000_000_000);
-    let Installed { mut maps, control, comeback, .. } = world.installed("--yield-after 10m");
-    assert_eq!(comeback, Comeback::new(true));
+    let Installed { mut maps, control, failback, .. } = world.installed("--yield-after 10m");
+    assert_eq!(failback, Failback::new(true));
     let untranslated = dial(FRONTEND, &[&old]).unwrap_err();
     assert_ne!(untranslated.kind(), std::io::ErrorKind::PermissionDenied);
     // As the merge loop does once everything is in the maps.
@@ -48,7 +48,7 @@ fn adopted_maps_of_a_live_agent_go_on_serving() {
     Service::new(1, FRONTEND).group(1, 0, 1, &[&old]).flags(FLAG_PLAIN_OK).write(&mut maps);
     beat(&mut maps, 9_000_000_000);
     let installed = world.installed("--yield-after 10m");
-    assert_eq!(installed.comeback, Comeback::Over);
+    assert_eq!(installed.failback, Failback::Over);
     assert_eq!(dial(FRONTEND, &[&old]).unwrap(), 0);
     assert_eq!(installed.maps.control.read().unwrap().yield_after_ns, 600_000_000_000);
 }

@@ -93,7 +93,7 @@ fn a_kill_after_any_step_of_a_swap_loses_nothing() {
             let installed = world.installed_with(capacity, "");
             assert_eq!(installed.maps.services.capacity(), capacity, "{when}");
             assert!(installed.actual.held(&frontend()).is_some(), "{when}: the content is lost");
-            assert!(installed.beside.is_empty(), "{when}");
+            assert!(installed.retiring.is_empty(), "{when}");
             assert_connects(&backend, &when);
             let parts =
                 fs::read_dir(instance_dir(&world.bpffs, INSTANCE).join(format!("v{LAYOUT}"))).unwrap();
@@ -115,16 +115,16 @@ fn a_missing_pin_is_repaired_and_connects_go_on() {
         assert_connects(&backend, name);
         let essential = ["SERVICES", "SLOTS", "BACKENDS"].contains(&name);
         assert_eq!(installed.actual.held(&frontend()).is_none(), essential, "{name}");
-        assert_eq!(installed.beside.is_empty(), !essential, "{name}");
+        assert_eq!(installed.retiring.is_empty(), !essential, "{name}");
         if essential {
             // The programs that have the lost map go on until the new maps hold everything, also over a restart.
             drop(installed);
             installed = world.installed("");
             assert_connects(&backend, name);
-            installed.beside.pass(false, true, Instant::now());
+            installed.retiring.pass(false, true, Instant::now());
             assert_eq!(layouts(&world).len(), 2, "{name}");
             fill(installed.maps.as_mut(), &mut installed.actual, &backend);
-            installed.beside.pass(true, true, Instant::now());
+            installed.retiring.pass(true, true, Instant::now());
             assert_eq!(layouts(&world), [format!("v{LAYOUT}")], "{name}");
             assert_connects(&backend, name);
         }
@@ -148,7 +148,7 @@ fn all_pins_of_maps_may_be_gone_while_the_programs_go_on() {
     let mut installed = world.installed("");
     assert_connects(&backend, "none is left");
     fill(installed.maps.as_mut(), &mut installed.actual, &backend);
-    installed.beside.pass(true, true, Instant::now());
+    installed.retiring.pass(true, true, Instant::now());
     assert_eq!(layouts(&world), [format!("v{LAYOUT}")]);
     assert_connects(&backend, "the new maps are full");
 }

@@ -133,7 +133,7 @@ fn a_backend_that_two_services_share_has_the_state_that_each_gives_it() {
 }
 
 #[test]
-fn a_restarted_agent_knows_the_names_before_its_source_has_spoken() {
+fn a_restarted_agent_knows_the_names_before_its_source_is_synced() {
     let world = World::new();
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("names");

@@ -194,7 +194,7 @@ fn upgrade_from(layout: u32) {
     let load = Load::start(&backend);
     load.go_on();
     let installed = world.installed("");
-    assert!(installed.beside.is_empty());
+    assert!(installed.retiring.is_empty());
     assert_eq!(layouts(&world), [format!("v{LAYOUT}")], "the old pins are gone");
     load.go_on();
     // Not a trace of the old programs and maps is needed.
@@ -229,12 +229,12 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     assert_eq!(installed.actual.frontend_count(), 0, "nothing could be read");
     load.go_on();
     let now = Instant::now();
-    installed.beside.pass(false, true, now);
+    installed.retiring.pass(false, true, now);
     assert_eq!(layouts(&world).len(), 2);
     load.go_on();
     let plan = plan(&mut installed.actual, &backend);
     apply(&mut installed.maps.services, &plan).unwrap();
-    installed.beside.pass(true, true, now);
+    installed.retiring.pass(true, true, now);
     assert_eq!(layouts(&world), [format!("v{LAYOUT}")]);
     drop(maps);
     load.go_on();

@@ -41,7 +41,7 @@ pub struct Capacity {
 /// What the maps of one instance hold.
 #[derive(Debug)]
 pub struct Actual {
-    pub(super) services: HashMap<Frontend, Held>,
+    pub(super) services: HashMap<Frontend, MirrorEntry>,
     pub(super) backends: Backends,
     pub(super) extents: Extents,
     pub(super) service_ids: Ids,
@@ -50,24 +50,24 @@ pub struct Actual {
     pub(super) bound: Option<Bound>,
 }
 
-/// One service entry.
+/// One service entry of the mirror.
 #[derive(Debug)]
-pub struct Held {
+pub struct MirrorEntry {
     pub(super) stamp: Stamp,
     pub(super) flags: u8,
-    /// Unknown after a restart, until the own source has spoken.
+    /// Unknown after a restart, until the own source is synced.
     pub service: Option<ServiceName>,
     pub port_name: Option<PortName>,
-    pub groups: Vec<HeldGroup>,
+    pub groups: Vec<MirrorGroup>,
     /// The maps hold something else than this says: write it again, whatever it says.
     pub(super) damaged: bool,
     /// After a write that failed.
     pub(super) owed: Option<Box<Owed>>,
 }
 
-/// One group of a service entry.
+/// One group of a mirror entry.
 #[derive(Debug)]
-pub struct HeldGroup {
+pub struct MirrorGroup {
     pub cluster: ClusterId,
     pub tier: u8,
     pub weight: u32,
@@ -117,7 +117,7 @@ impl Actual {
     }
 
     /// The frontends that the maps hold, the canary's aside, in no order.
-    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Held)> {
+    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &MirrorEntry)> {
         self.services.iter().filter(|(frontend, _)| **frontend != CANARY)
     }
 
@@ -126,12 +126,12 @@ impl Actual {
         self.services.len() - usize::from(self.services.contains_key(&CANARY))
     }
 
-    pub fn held(&self, frontend: &Frontend) -> Option<&Held> {
+    pub fn held(&self, frontend: &Frontend) -> Option<&MirrorEntry> {
         self.services.get(frontend)
     }
 
     /// A group's backends with the state that the maps hold for them, as a `STATE_…` constant.
-    pub fn members(&self, group: &HeldGroup) -> impl Iterator<Item = (BackendKey, u32)> {
+    pub fn members(&self, group: &MirrorGroup) -> impl Iterator<Item = (BackendKey, u32)> {
         group.members.iter().map(|member| (self.backends.key(member.id()), self.backends.state(member.id())))
     }
 
@@ -187,7 +187,7 @@ impl Actual {
                 *entry = moved.backends.quarantine(*id);
             }
         }
-        // Nothing was there before, so nothing is freed.
+        // Nothing was there before, so nothing is retired.
         moved.written(&mut plan);
         moved.services.values_mut().for_each(|held| held.service = None);
         (moved, plan)
@@ -199,7 +199,7 @@ impl Actual {
     }
 }
 
-impl Held {
+impl MirrorEntry {
     /// The entry as the maps shall hold it.
     pub(super) fn entry(&self, frontend: &Frontend) -> ServiceEntry {
         let mut groups = [Group::default(); MAX_GROUPS];
@@ -230,7 +230,7 @@ impl Held {
     }
 }
 
-impl HeldGroup {
+impl MirrorGroup {
     /// Number of backends.
     pub fn len(&self) -> usize {
         self.members.len()

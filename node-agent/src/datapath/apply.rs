@@ -9,7 +9,7 @@ use mesh_model::desired::Frontend;
 
 use super::actual::{Actual, frontend_of};
 use super::maps::{Datapath, MapError, Refused};
-use super::plan::{Freed, Plan};
+use super::plan::{Plan, Retired};
 
 /// When a plan's writes happened.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,8 @@ pub fn apply(maps: &mut impl Datapath, plan: &Plan) -> Result<Option<Applied>, M
 
 /// Clears what plans no longer need, after a grace period. Gives the entries that could not be cleared; the ids are free
 /// all the same, for nothing leads there.
-pub fn release(maps: &mut impl Datapath, actual: &mut Actual, freed: Freed) -> Vec<Refused> {
-    let cleared = actual.release(freed);
+pub fn release(maps: &mut impl Datapath, actual: &mut Actual, retired: Retired) -> Vec<Refused> {
+    let cleared = actual.release(retired);
     if cleared.is_empty() { Vec::new() } else { maps.write_backends(&cleared) }
 }
 

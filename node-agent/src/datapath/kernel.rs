@@ -161,7 +161,7 @@ static OPTIONAL: [Probe; 6] = [
     },
     Probe {
         name: "grace-periods",
-        what: "waits until no program looks at what is freed (membarrier, or an array of maps)",
+        what: "waits until no program looks at what is retired (membarrier, or an array of maps)",
         remedy: "boot Linux 5.0 or newer, or one that offers membarrier(2)",
         ask: || GracePeriods::probe().map(drop).map_err(|error| io::Error::other(error.to_string())),
     },

@@ -27,7 +27,7 @@ use super::restore::Contents;
 use super::scan;
 use super::sys::How;
 
-/// How long programs of a layout that can't be read serve beside the own ones while a peer has not spoken. After that what
+/// How long programs of a layout that can't be read serve beside the own ones while a peer is not synced. After that what
 /// they hold of all the others is too old to be worth what they hold of that one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -199,29 +199,29 @@ impl OtherMap {
 
 /// Layouts that go on serving beside the own one until the own maps hold everything.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct RetiringLayouts {
     others: Vec<OtherLayout>,
     /// When the own maps first held all that was known.
     settled_at: Option<Instant>,
 }
 
-impl Beside {
+impl RetiringLayouts {
     pub fn new(others: Vec<OtherLayout>) -> Self {
         Self { others, settled_at: None }
     }
 
     /// Retires the others once the own maps hold everything known (`settled`), which is everything there is if all
-    /// peers have spoken; where one is silent, after [`PATIENCE`].
-    pub fn pass(&mut self, settled: bool, all_spoke: bool, now: Instant) {
+    /// peers are synced; where one is silent, after [`PATIENCE`].
+    pub fn pass(&mut self, settled: bool, all_synced: bool, now: Instant) {
         if self.others.is_empty() || !settled {
             return;
         }
         let since = *self.settled_at.get_or_insert(now);
-        if !all_spoke && now.duration_since(since) < PATIENCE {
+        if !all_synced && now.duration_since(since) < PATIENCE {
             return;
         }
         for other in std::mem::take(&mut self.others) {
-            retire(&other, all_spoke);
+            retire(&other, all_synced);
         }
     }
 
@@ -231,10 +231,10 @@ impl Beside {
 }
 
 /// What can't be retired now is found again at the next start.
-fn retire(other: &OtherLayout, all_spoke: bool) {
+fn retire(other: &OtherLayout, all_synced: bool) {
     let layout = other.layout;
     match other.retire() {
-        Ok(()) => tracing::info!(layout, all_spoke, "retired programs and maps of another layout"),
+        Ok(()) => tracing::info!(layout, all_synced, "retired programs and maps of another layout"),
         Err(error) => {
             let error = mesh_kv::fault::chain(&error);
             tracing::error!(layout, error, "programs and maps of another layout can't be removed");
@@ -246,28 +246,28 @@ fn retire(other: &OtherLayout, all_spoke: bool) {
 mod tests {
     use super::*;
 
-    fn beside() -> Beside {
+    fn retiring() -> RetiringLayouts {
         let folder = PathBuf::from("/nonexistent/v99");
-        Beside::new(vec![OtherLayout { layout: 99, folder, damaged: false }])
+        RetiringLayouts::new(vec![OtherLayout { layout: 99, folder, damaged: false }])
     }
 
     #[test]
-    fn another_layout_serves_until_everybody_has_spoken() {
-        let (mut beside, now) = (beside(), Instant::now());
-        beside.pass(false, true, now);
-        beside.pass(true, false, now);
-        assert!(!beside.is_empty());
-        beside.pass(true, true, now);
-        assert!(beside.is_empty());
+    fn another_layout_serves_until_everybody_is_synced() {
+        let (mut retiring, now) = (retiring(), Instant::now());
+        retiring.pass(false, true, now);
+        retiring.pass(true, false, now);
+        assert!(!retiring.is_empty());
+        retiring.pass(true, true, now);
+        assert!(retiring.is_empty());
     }
 
     #[test]
     fn a_silent_peer_keeps_another_layout_only_for_a_while() {
-        let (mut beside, now) = (beside(), Instant::now());
-        beside.pass(true, false, now);
-        beside.pass(true, false, now + PATIENCE / 2);
-        assert!(!beside.is_empty());
-        beside.pass(true, false, now + PATIENCE);
-        assert!(beside.is_empty());
+        let (mut retiring, now) = (retiring(), Instant::now());
+        retiring.pass(true, false, now);
+        retiring.pass(true, false, now + PATIENCE / 2);
+        assert!(!retiring.is_empty());
+        retiring.pass(true, false, now + PATIENCE);
+        assert!(retiring.is_empty());
     }
 }

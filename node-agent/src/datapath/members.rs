@@ -6,7 +6,7 @@ use mesh_model::change::GroupChange;
 use mesh_model::desired::{DesiredBackend, DesiredGroup};
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, HeldGroup, Member, mapped, protocol_number};
+use super::actual::{Actual, Member, MirrorGroup, mapped, protocol_number};
 use super::backends::BackendKey;
 use super::extents::Extent;
 use super::plan::Plan;
@@ -29,10 +29,10 @@ impl Actual {
     pub(super) fn plan_group(
         &mut self,
         target: &Target<'_>,
-        old: Option<HeldGroup>,
+        old: Option<MirrorGroup>,
         fresh: Option<Extent>,
         plan: &mut Plan,
-    ) -> HeldGroup {
+    ) -> MirrorGroup {
         let group = target.group;
         let (mut members, old_extent, unseen, counter) = match old {
             Some(old) => (old.members, Some(old.extent), old.unseen, old.counter),
@@ -58,7 +58,7 @@ impl Actual {
         removed.into_iter().for_each(|member| self.leave(member, plan));
         members.shrink_to_fit();
         let &DesiredGroup { cluster, tier, weight, .. } = group;
-        HeldGroup { cluster, tier, weight, extent, members, counter, unseen: unseen || !in_place }
+        MirrorGroup { cluster, tier, weight, extent, members, counter, unseen: unseen || !in_place }
     }
 
     /// Plans what becomes of one group of a frontend, relative to what the mirror says; its weight is the number of its
@@ -147,17 +147,17 @@ impl Actual {
     pub(super) fn leave(&mut self, member: Member, plan: &mut Plan) {
         plan.part().left.push(member);
         if self.backends.remove_user(member.id(), member.state()) {
-            plan.part().freed.backends.push(member.id());
+            plan.part().retired.backends.push(member.id());
         } else {
             let entry = self.backends.write(member.id());
             plan.backends.extend(entry.map(|entry| (member.id(), entry)));
         }
     }
 
-    pub(super) fn drop_group(&mut self, group: HeldGroup, plan: &mut Plan) {
+    pub(super) fn drop_group(&mut self, group: MirrorGroup, plan: &mut Plan) {
         self.free_extent(group.extent, group.unseen, plan);
         if group.counter != 0 {
-            plan.part().freed.counters.push(group.counter);
+            plan.part().retired.counters.push(group.counter);
         }
         for member in group.members {
             self.leave(member, plan);
@@ -168,7 +168,7 @@ impl Actual {
         if unseen {
             self.extents.release(extent);
         } else {
-            plan.part().freed.extents.push(extent);
+            plan.part().retired.extents.push(extent);
         }
     }
 
@@ -213,7 +213,7 @@ impl Change {
     }
 }
 
-fn group_of(groups: &mut [HeldGroup], cluster: ClusterId) -> Option<&mut HeldGroup> {
+fn group_of(groups: &mut [MirrorGroup], cluster: ClusterId) -> Option<&mut MirrorGroup> {
     groups.iter_mut().find(|group| group.cluster == cluster)
 }
 

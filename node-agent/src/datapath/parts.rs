@@ -11,9 +11,9 @@ use mesh_abi::Stamp;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{PortName, ServiceName};
 
-use super::actual::{Actual, Held, Member};
+use super::actual::{Actual, Member, MirrorEntry};
 use super::extents::Extent;
-use super::plan::{Freed, Plan};
+use super::plan::{Plan, Retired};
 
 /// A frontend's part in a plan.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Part {
     /// Where its entry stands among the plan's services.
     pub(super) entry: Option<usize>,
     /// To be released after a grace period, once all of its writes have succeeded.
-    pub(super) freed: Freed,
+    pub(super) retired: Retired,
     /// What its groups no longer hold.
     pub(super) left: Vec<Member>,
 }
@@ -64,8 +64,8 @@ impl Parts {
     pub(super) fn begin(&mut self, frontend: &Frontend, backends: usize) -> &mut Part {
         let Self { parts, places, .. } = self;
         self.current = *places.entry(*frontend).or_insert_with(|| {
-            let (freed, left) = (Freed::default(), Vec::new());
-            parts.push(Part { frontend: *frontend, service: 0, deleted: None, entry: None, freed, left });
+            let (retired, left) = (Retired::default(), Vec::new());
+            parts.push(Part { frontend: *frontend, service: 0, deleted: None, entry: None, retired, left });
             parts.len() - 1
         });
         self.marks.push((backends, self.current));
@@ -101,23 +101,23 @@ impl Parts {
 impl Actual {
     /// The plan's writes are over. Gives what may be released after a grace period: nothing of the frontends that
     /// failed, which are to be planned anew.
-    pub fn conclude<E>(&mut self, plan: &mut Plan, failed: &BTreeMap<Frontend, E>) -> Freed {
-        let mut freed = Freed::default();
+    pub fn conclude<E>(&mut self, plan: &mut Plan, failed: &BTreeMap<Frontend, E>) -> Retired {
+        let mut retired = Retired::default();
         for part in plan.parts.take() {
             if failed.contains_key(&part.frontend) {
-                self.keep(part, &mut freed);
+                self.keep(part, &mut retired);
                 continue;
             }
-            freed.append(part.freed);
+            retired.append(part.retired);
             if let Some(held) = self.services.get_mut(&part.frontend) {
                 held.groups.iter_mut().for_each(|group| group.unseen = false);
             }
         }
-        freed
+        retired
     }
 
     /// The same where every write has succeeded.
-    pub fn written(&mut self, plan: &mut Plan) -> Freed {
+    pub fn written(&mut self, plan: &mut Plan) -> Retired {
         self.conclude(plan, &BTreeMap::<_, ()>::new())
     }
 
@@ -127,9 +127,9 @@ impl Actual {
     }
 
     /// The frontend keeps what it had beside what it was to have.
-    fn keep(&mut self, part: Part, freed: &mut Freed) {
-        let Part { frontend, deleted, freed: mut kept, left, .. } = part;
-        let held = self.services.entry(frontend).or_insert_with(|| Held::nothing(deleted));
+    fn keep(&mut self, part: Part, retired: &mut Retired) {
+        let Part { frontend, deleted, retired: mut kept, left, .. } = part;
+        let held = self.services.entry(frontend).or_insert_with(|| MirrorEntry::nothing(deleted));
         held.damaged = true;
         let owed = held.owed.get_or_insert_default();
         owed.extents.append(&mut kept.extents);
@@ -148,11 +148,11 @@ impl Actual {
             }
             owed.members.push(member);
         }
-        freed.backends.extend(last.into_iter().flat_map(|(id, count)| std::iter::repeat_n(id, count)));
+        retired.backends.extend(last.into_iter().flat_map(|(id, count)| std::iter::repeat_n(id, count)));
     }
 }
 
-impl Held {
+impl MirrorEntry {
     /// A frontend that could not be deleted: it leads to what it owes.
     fn nothing(deleted: Option<Deleted>) -> Self {
         let (stamp, flags, service, port_name) = match deleted {

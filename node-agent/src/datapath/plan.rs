@@ -1,7 +1,7 @@
 //! Desired frontends in, ordered writes out.
 //!
 //! A plan is safe at every prefix, also for a program in the middle of a lookup: backends come first, then
-//! slots, then the service entries that lead to them, then deletions. What a plan no longer needs ([`Freed`])
+//! slots, then the service entries that lead to them, then deletions. What a plan no longer needs ([`Retired`])
 //! may be used again only once it has been written and a grace period has passed: until then an old entry still leads
 //! to it.
 
@@ -9,7 +9,7 @@ use mesh_abi::{BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKe
 use mesh_model::desired::{DesiredService, Frontend};
 use mesh_model::name::{ClusterId, ServiceName};
 
-use super::actual::{Actual, CANARY, Held, HeldGroup, protocol_number, service_key};
+use super::actual::{Actual, CANARY, MirrorEntry, MirrorGroup, protocol_number, service_key};
 use super::extents::Extent;
 use super::members::Target;
 use super::parts::{Deleted, Owed, Part, Parts};
@@ -46,16 +46,16 @@ pub enum Shortage {
     BackendShare(ClusterId),
 }
 
-/// What waits for its grace period.
+/// Elements that are retired: they wait for a grace period.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Freed {
+pub struct Retired {
     pub(super) backends: Vec<u32>,
     pub(super) extents: Vec<Extent>,
     pub(super) services: Vec<u32>,
     pub(super) counters: Vec<u32>,
 }
 
-impl Freed {
+impl Retired {
     /// Backend ids that nobody uses.
     pub fn of_backends(backends: Vec<u32>) -> Self {
         Self { backends, ..Self::default() }
@@ -172,7 +172,7 @@ impl Actual {
         stamp.generation = stamp.generation.wrapping_add(1);
         groups.into_iter().for_each(|group| self.drop_group(group, &mut plan));
         self.settle_owed(owed, &mut plan);
-        let held = Held {
+        let held = MirrorEntry {
             stamp,
             flags: FLAG_CANARY,
             service: None,
@@ -186,18 +186,18 @@ impl Actual {
         plan
     }
 
-    /// A grace period has passed since the plans that freed these. Gives the backend entries to clear.
-    pub fn release(&mut self, freed: Freed) -> Vec<(u32, BackendEntry)> {
-        for extent in freed.extents {
+    /// A grace period has passed since the plans that retired these. Gives the backend entries to clear.
+    pub fn release(&mut self, retired: Retired) -> Vec<(u32, BackendEntry)> {
+        for extent in retired.extents {
             self.extents.release(extent);
         }
-        for id in freed.services {
+        for id in retired.services {
             self.service_ids.release(id);
         }
-        for id in freed.counters {
+        for id in retired.counters {
             self.counters.release(id);
         }
-        freed.backends.into_iter().filter_map(|id| Some((id, self.backends.release(id)?))).collect()
+        retired.backends.into_iter().filter_map(|id| Some((id, self.backends.release(id)?))).collect()
     }
 
     /// The services that own the given frontends in the mirror.
@@ -208,10 +208,10 @@ impl Actual {
     fn plan_deletion(&mut self, frontend: &Frontend, plan: &mut Plan) {
         let Some(held) = self.services.remove(frontend) else { return };
         plan.deleted.push(service_key(frontend));
-        let Held { stamp, flags, service, port_name, groups, owed, .. } = held;
+        let MirrorEntry { stamp, flags, service, port_name, groups, owed, .. } = held;
         let part = plan.begin(frontend);
         part.deleted = Some(Deleted { stamp, flags, service, port_name });
-        part.freed.services.push(stamp.id);
+        part.retired.services.push(stamp.id);
         for group in groups {
             self.drop_group(group, plan);
         }
@@ -240,7 +240,7 @@ impl Actual {
         plan.part().service = stamp.id;
         let groups = self.plan_groups(frontend, desired, (old_groups, is_sound), plan);
         self.settle_owed(owed, plan);
-        let mut held = Held {
+        let mut held = MirrorEntry {
             stamp,
             flags: if desired.plain_ok { FLAG_PLAIN_OK } else { 0 },
             service: Some(desired.service.clone()),
@@ -262,9 +262,9 @@ impl Actual {
         &mut self,
         frontend: &Frontend,
         desired: &DesiredService,
-        (mut old_groups, is_sound): (Vec<HeldGroup>, bool),
+        (mut old_groups, is_sound): (Vec<MirrorGroup>, bool),
         plan: &mut Plan,
-    ) -> Vec<HeldGroup> {
+    ) -> Vec<MirrorGroup> {
         let (service, protocol) = (plan.part().service, protocol_number(frontend.protocol));
         let (own, others): (Vec<_>, Vec<_>) =
             desired.groups.iter().partition(|group| self.is_own(group.cluster));
@@ -297,9 +297,9 @@ impl Actual {
     fn settle_owed(&mut self, owed: Option<Box<Owed>>, plan: &mut Plan) {
         let Some(owed) = owed else { return };
         let Owed { mut extents, mut counters, members } = *owed;
-        let freed = &mut plan.part().freed;
-        freed.extents.append(&mut extents);
-        freed.counters.append(&mut counters);
+        let retired = &mut plan.part().retired;
+        retired.extents.append(&mut extents);
+        retired.counters.append(&mut counters);
         members.into_iter().for_each(|member| self.leave(member, plan));
     }
 }

@@ -9,8 +9,8 @@ use mesh_model::name::ClusterId;
 use mesh_model::snapshot::Protocol;
 use proptest::prelude::*;
 
-use super::actual::{Actual, Capacity, HeldGroup, service_key, unmapped};
-use super::plan::{Freed, Plan, Shortage};
+use super::actual::{Actual, Capacity, MirrorGroup, service_key, unmapped};
+use super::plan::{Plan, Retired, Shortage};
 use super::restore::{Contents, restore};
 use super::shares::Share;
 
@@ -68,8 +68,8 @@ impl Maps {
         plan
     }
 
-    fn release(&mut self, actual: &mut Actual, freed: Freed) {
-        for (id, _) in actual.release(freed) {
+    fn release(&mut self, actual: &mut Actual, retired: Retired) {
+        for (id, _) in actual.release(retired) {
             self.contents.backends.retain(|(other, _)| *other != id);
         }
     }
@@ -216,7 +216,7 @@ proptest! {
         let mut maps = Maps::new();
         let mut actual = Actual::new(CAPACITY);
         let mut desired: BTreeMap<Frontend, DesiredService> = BTreeMap::new();
-        let mut waiting = Freed::default();
+        let mut waiting = Retired::default();
         let mut ever = BTreeSet::new();
         let mut readers: Vec<Reader> = Vec::new();
         for (changes, grace, restart) in history {
@@ -323,8 +323,8 @@ proptest! {
                 readers.extend(Reader::start(&maps, step % 2 == 0));
             }
             prop_assert!(plan.slots.len() <= slots || plan.slots.len() == hosts.len(), "{:?}", plan.slots);
-            let freed = actual.written(&mut plan);
-            maps.release(&mut actual, freed);
+            let retired = actual.written(&mut plan);
+            maps.release(&mut actual, retired);
             let read: BTreeSet<_> = maps.read()[&frontend(1)][&1].iter().copied().collect();
             let expected: BTreeSet<_> = backends_of(&wanted(&hosts)).take(hosts.len()).collect();
             prop_assert_eq!(read, expected);
@@ -423,8 +423,8 @@ fn neither_a_plan_nor_a_restart_lifts_a_quarantine() {
     let mut one = maps.clone();
     let mut plan = actual.plan(&[(frontend(1), None), (frontend(2), None)]);
     one.apply(&plan);
-    let freed = actual.written(&mut plan);
-    one.release(&mut actual, freed);
+    let retired = actual.written(&mut plan);
+    one.release(&mut actual, retired);
     one.carry_out(&mut actual, &[(frontend(1), Some(wanted(true, true)))]);
     assert!(one.contents.backends.iter().all(|(_, entry)| entry.state == STATE_ACTIVE), "it is another one");
 }
@@ -520,8 +520,8 @@ fn a_damaged_canary_is_written_again_and_what_it_held_is_free() {
     assert_eq!(restored.damaged, 1);
     let mut plan = restored.actual.plan_canary();
     maps.apply(&plan);
-    let freed = restored.actual.written(&mut plan);
-    maps.release(&mut restored.actual, freed);
+    let retired = restored.actual.written(&mut plan);
+    maps.release(&mut restored.actual, retired);
     maps.release(&mut restored.actual, restored.leftover);
     assert_eq!((restored.actual.free_slots(), restored.actual.backend_count()), (CAPACITY.slots, 0));
     assert_eq!(restore(&maps.contents, CAPACITY).damaged, 0);
@@ -540,7 +540,7 @@ fn a_peer_beyond_its_share_is_cut_and_its_neighbours_are_as_desired() {
     let mut maps = Maps::new();
     let held = |actual: &Actual, index: u8, cluster: u16| {
         let groups = &actual.held(&frontend(index)).unwrap().groups;
-        groups.iter().find(|group| group.cluster.value() == cluster).map_or(0, HeldGroup::len)
+        groups.iter().find(|group| group.cluster.value() == cluster).map_or(0, MirrorGroup::len)
     };
     for index in 1..=3 {
         let plan = maps.carry_out(&mut actual, &[(frontend(index), Some(beside_own(2, 0..100)))]);
@@ -559,7 +559,7 @@ fn a_peer_beyond_its_share_is_cut_and_its_neighbours_are_as_desired() {
         let hosts = round * 20..round * 20 + 15;
         let mut plan = actual.plan(&[(frontend(1), Some(beside_own(2, hosts)))]);
         maps.apply(&plan);
-        // What it freed waits.
+        // What it retired waits.
         let _waits = actual.written(&mut plan);
         assert!(actual.backends.count_of(2) <= share.backends && actual.extents.slots_of(2) <= share.slots);
         assert_eq!(held(&actual, 1, 1), 1);

@@ -11,11 +11,11 @@ use mesh_abi::{
 use mesh_model::desired::BackendState;
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, CANARY, Capacity, Held, HeldGroup, Member, frontend_of};
+use super::actual::{Actual, CANARY, Capacity, Member, MirrorEntry, MirrorGroup, frontend_of};
 use super::backends::Backends;
 use super::extents::{Extent, Extents};
 use super::ids::Ids;
-use super::plan::Freed;
+use super::plan::Retired;
 
 /// The maps' content, read once.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Contents {
 pub struct Restored {
     pub actual: Actual,
     /// Backends without a service: to be released after a grace period.
-    pub leftover: Freed,
+    pub leftover: Retired,
     /// Entries that do not agree with the slots and backends that they lead to.
     pub damaged: usize,
     /// Keys that are not ours to read; to be deleted.
@@ -60,8 +60,8 @@ pub fn restore(contents: &Contents, capacity: Capacity) -> Restored {
         services.insert(frontend, held);
     }
     let Reader { mut backends, extents, .. } = reader;
-    let leftover = Freed::of_backends(backends.orphans());
-    let groups = services.values().flat_map(|held: &Held| &held.groups);
+    let leftover = Retired::of_backends(backends.orphans());
+    let groups = services.values().flat_map(|held: &MirrorEntry| &held.groups);
     let counters = groups.map(|group| group.counter).filter(|counter| *counter != 0).collect();
     let service_ids = services.values().map(|held| held.stamp.id).collect();
     let actual = Actual {
@@ -84,7 +84,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn held(&mut self, key: &ServiceKey, entry: &ServiceEntry) -> Held {
+    fn held(&mut self, key: &ServiceKey, entry: &ServiceEntry) -> MirrorEntry {
         let mut damaged = entry.head != entry.tail || entry.key != *key;
         let mut groups = Vec::new();
         for group in entry.groups.iter().take(usize::from(entry.group_count)) {
@@ -99,7 +99,7 @@ impl Reader<'_> {
         let is_canary = frontend_of(key) == Some(CANARY);
         // An entry that refuses connects belongs under the canary's address, and nowhere else.
         damaged |= is_canary != (entry.flags & FLAG_CANARY != 0) || is_canary && !groups.is_empty();
-        Held {
+        MirrorEntry {
             stamp: entry.head,
             flags: entry.flags,
             service: None,
@@ -111,7 +111,7 @@ impl Reader<'_> {
     }
 
     /// The group and whether all its slots were good; none where its extent or cluster cannot be.
-    fn group(&mut self, service: u32, group: &Group) -> Option<(HeldGroup, bool)> {
+    fn group(&mut self, service: u32, group: &Group) -> Option<(MirrorGroup, bool)> {
         let cluster = ClusterId::new(group.cluster.into()).ok()?;
         let order = Extent::order_for(group.count);
         let extent = Extent { first: group.first, order, cluster: group.cluster };
@@ -127,7 +127,7 @@ impl Reader<'_> {
         for member in &members {
             self.backends.restore_user(member.id(), member.state());
         }
-        let held = HeldGroup {
+        let held = MirrorGroup {
             cluster,
             tier: group.tier,
             weight: group.weight,

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use mesh_model::desired::{DesiredBackend, DesiredGroup};
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, HeldGroup};
+use super::actual::{Actual, MirrorGroup};
 use super::extents::Extent;
 use super::members::{backend_key, fits};
 use super::plan::Shortage;
@@ -40,7 +40,7 @@ pub(super) struct Fitted<'a> {
 
 /// What there was of a group.
 pub(super) struct Before<'a> {
-    pub(super) group: &'a HeldGroup,
+    pub(super) group: &'a MirrorGroup,
     /// The slots are what the mirror says.
     pub(super) is_sound: bool,
 }

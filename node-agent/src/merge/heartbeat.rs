@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mesh_abi::Control;
 use mesh_runtime::readiness::Condition;
 
-use super::comeback::{Comeback, has_yielded};
+use super::failback::{Failback, has_yielded};
 use super::metrics::Metrics;
 use crate::datapath::control::ControlMap;
 use crate::datapath::maps::MapError;
@@ -30,7 +30,7 @@ pub(super) struct State {
     /// The maps show everything that was observed.
     pub settled: bool,
     /// Everything is known of every peer.
-    pub all_spoke: bool,
+    pub all_synced: bool,
     /// Why plans can't be written: then the maps are as old as the last one that could.
     pub frozen: Option<String>,
     /// When the own source last said that what the maps hold of the own cluster is current; none: never yet.
@@ -43,7 +43,7 @@ pub(super) struct Heartbeat {
     /// As last written.
     control: Control,
     /// Whether it may be.
-    comeback: Comeback,
+    failback: Failback,
     /// Whether there is none because plans can't be written.
     silent: bool,
     /// Whether there is none because the own source has not confirmed anything for `--yield-after`.
@@ -60,16 +60,16 @@ impl Heartbeat {
     /// hold, `writes` while plans can be written.
     pub(super) fn new(
         (cell, control): (Box<dyn Cell>, Control),
-        comeback: Comeback,
+        failback: Failback,
         (source, writes): (Condition, Condition),
     ) -> Self {
         let started = Instant::now();
-        Self { cell, control, comeback, silent: false, blind: false, source, writes, started }
+        Self { cell, control, failback, silent: false, blind: false, source, writes, started }
     }
 
     /// A sign of life for the programs. `now` and `now_ns` (`CLOCK_MONOTONIC`) are the same moment.
     pub(super) fn beat(&mut self, state: &State, metrics: &Metrics, (now, now_ns): (Instant, u64)) {
-        self.comeback.thaw(has_yielded(&self.control, now_ns), now);
+        self.failback.suspended(has_yielded(&self.control, now_ns), now);
         self.show_source(state.confirmed, metrics, now);
         self.show_writes(state.frozen.as_deref());
         let sign_ns = state.confirmed.map(|at| now_ns.saturating_sub(nanoseconds(now.duration_since(at))));
@@ -112,7 +112,7 @@ impl Heartbeat {
     }
 
     fn may_beat(&mut self, state: &State, now: Instant) -> bool {
-        self.comeback.may_beat(state.settled, state.all_spoke, now) && state.frozen.is_none()
+        self.failback.may_beat(state.settled, state.all_synced, now) && state.frozen.is_none()
     }
 
     /// Told once, and once that it is over.
@@ -171,10 +171,10 @@ mod tests {
             let control = Control { heartbeat_ns, yield_after_ns: nanoseconds(LIMIT), ..Control::default() };
             let readiness = Readiness::default();
             let source = readiness.condition("source", "waiting");
-            let comeback = Comeback::new(has_yielded(&control, UP));
+            let failback = Failback::new(has_yielded(&control, UP));
             let writes = readiness.condition("writes", "waiting");
             let written = Written::default();
-            let heartbeat = Heartbeat::new((Box::new(written.clone()), control), comeback, (source, writes));
+            let heartbeat = Heartbeat::new((Box::new(written.clone()), control), failback, (source, writes));
             let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
             let start = heartbeat.started;
             Self { heartbeat, written, readiness, metrics, start }
@@ -186,7 +186,7 @@ mod tests {
             let time = |second| self.start + Duration::from_secs(second);
             let state = State {
                 settled: true,
-                all_spoke: true,
+                all_synced: true,
                 frozen: frozen.map(Into::into),
                 confirmed: confirmed.map(time),
             };
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn crashes_before_the_source_has_spoken_give_no_sign_of_life() {
+    fn crashes_before_the_source_is_synced_give_no_sign_of_life() {
         let found = UP - 119 * SECOND_NS;
         let mut agent = Agent::new(found);
         assert!(!agent.yields(1, None, None), "the age of the earlier agent's sign goes on");

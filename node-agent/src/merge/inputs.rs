@@ -22,7 +22,7 @@ pub struct PeerInputs {
     pub claimed: Option<BTreeSet<ClusterId>>,
     /// The peers of which everything is known.
     pub synced: BTreeMap<ClusterId, PeerServices>,
-    /// Which addresses each peer's backends may have, by its file. What the maps hold of a peer that has not spoken is
+    /// Which addresses each peer's backends may have, by its file. What the maps hold of a peer that is not synced is
     /// judged by it.
     pub policies: BTreeMap<ClusterId, Fence>,
     /// The services of which `synced` says whether the peer has them; all where a peer is not among these. What the maps
@@ -48,23 +48,23 @@ impl PeerInputs {
     }
 
     /// Whether everything is known of every peer that there is.
-    pub fn have_all_spoken(&self) -> bool {
-        let spoke = |id: &ClusterId| self.synced.contains_key(id);
-        self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(spoke))
+    pub fn are_all_synced(&self) -> bool {
+        let is_synced = |id: &ClusterId| self.synced.contains_key(id);
+        self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(is_synced))
     }
 
-    /// Whether what the maps hold of a cluster stays until the cluster has spoken.
+    /// Whether what the maps hold of a cluster stays until the cluster is synced.
     pub(super) fn carries(&self, own: ClusterId, cluster: ClusterId) -> bool {
         let may_be_a_peer = self.claimed.as_ref().is_none_or(|claimed| claimed.contains(&cluster));
         cluster != own && may_be_a_peer && !self.synced.contains_key(&cluster)
     }
 
-    /// Whether nothing is known yet of a peer's service, although the peer has spoken.
+    /// Whether nothing is known yet of a peer's service, although the peer is synced.
     pub(super) fn is_unread(&self, cluster: ClusterId, service: &ServiceName) -> bool {
         self.tracked.get(&cluster).is_some_and(|tracked| !tracked.contains(service))
     }
 
-    /// Whether a backend that the maps hold of a cluster that has not spoken may stay.
+    /// Whether a backend that the maps hold of a cluster that is not synced may stay.
     pub(super) fn allows(&self, cluster: ClusterId, address: IpAddr) -> bool {
         match self.policies.get(&cluster) {
             Some(policy) => policy.check_carried(address).is_ok(),

@@ -62,7 +62,7 @@ impl Merger {
         self.dirty.extend(owners);
     }
 
-    /// Marks the services that carry groups of clusters that are carried no longer: they have spoken, or no
+    /// Marks the services that carry groups of clusters that are carried no longer: they are synced, or no
     /// peer file claims them.
     pub(super) fn mark_forgotten(&mut self, peers: &PeerInputs) {
         let before = &self.peers;

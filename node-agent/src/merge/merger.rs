@@ -123,7 +123,7 @@ impl Merger {
         self.refused.len() + self.claims.contested()
     }
 
-    /// Whether the own source has spoken; before that nothing is planned.
+    /// Whether the own source is synced; before that nothing is planned.
     pub fn has_local(&self) -> bool {
         self.local.is_some()
     }
@@ -295,7 +295,7 @@ impl Merger {
         change::changes(&input(&old), &input(&new))
     }
 
-    /// What the maps hold of clusters that have not spoken, or not of all, as far as their address policies allow it.
+    /// What the maps hold of clusters that are not synced, or not of all services, as far as their address policies allow it.
     fn carried(&self, frontend: &Frontend, name: &ServiceName, unread: &Unread) -> Vec<CarriedGroup> {
         let own = self.inherited.may_have_backends(frontend, name, unread).then_some(self.own);
         let carries = |cluster| {

@@ -103,8 +103,8 @@ fn content(merger: &Merger) -> Content {
 fn settle(merger: &mut Merger, local: &ClusterSnapshot, peers: &PeerInputs) {
     merger.observe(Some(&Arc::new(local.clone())), peers);
     while let Some(mut planned) = merger.next_plan() {
-        let freed = merger.actual_mut().written(&mut planned.plan);
-        merger.actual_mut().release(freed);
+        let retired = merger.actual_mut().written(&mut planned.plan);
+        merger.actual_mut().release(retired);
     }
 }
 
@@ -186,7 +186,7 @@ proptest! {
 }
 
 #[test]
-fn nothing_is_planned_before_the_own_source_has_spoken() {
+fn nothing_is_planned_before_the_own_source_is_synced() {
     let local = snapshot([(name(0), service(1, 0, Affinity::None, &[1]))]);
     let mut merger = fresh();
     settle(&mut merger, &local, &inputs(&[], &[]));
@@ -198,7 +198,7 @@ fn nothing_is_planned_before_the_own_source_has_spoken() {
 }
 
 #[test]
-fn a_restart_keeps_the_groups_of_peers_that_have_not_spoken() {
+fn a_restart_keeps_the_groups_of_peers_that_are_not_synced() {
     let local = snapshot([(name(0), service(1, 0, Affinity::Local, &[1]))]);
     let remote = snapshot([(name(0), service(2, 0, Affinity::None, &[1, 2]))]);
     let mut merger = fresh();
@@ -223,7 +223,7 @@ fn a_restart_keeps_the_groups_of_peers_that_have_not_spoken() {
     let mut restarted = restart(&merger);
     let empty = snapshot([]);
     settle(&mut restarted, &local, &inputs(&[2], &[(2, &empty)]));
-    assert_eq!(content(&restarted), drained, "the peer has spoken and does not have the service");
+    assert_eq!(content(&restarted), drained, "the peer is synced and does not have the service");
 }
 
 #[test]
@@ -448,7 +448,7 @@ fn what_was_not_read_of_a_peer_stays_until_it_was() {
     let mut before = fresh();
     settle(&mut before, &local, &inputs(&[2], &[(2, &peer(&[1, 2]))]));
     let expected = content(&before);
-    // A restarted agent: the peer has spoken, but of no service yet.
+    // A restarted agent: the peer is synced, but of no service yet.
     let (moved, _) = before.actual().moved_to(CAPACITY);
     let mut merger = Merger::new(id(1), false, moved);
     let reading = |tracked: &[u8], peer: &ClusterSnapshot| PeerInputs {

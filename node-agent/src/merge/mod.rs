@@ -1,15 +1,20 @@
-//! From what the sources say to what the maps hold.
+//! From what the sources say to what the maps hold: one file for each job.
 //!
-//! `merger` decides what has to change (pure), `marks` of which services, `claims` which service owns a frontend, `left_out` which clusters take no part in one, `terminating` which have nothing better than terminating backends, `refusal` why one is not as desired, and `inherited` what of the
-//! maps stays while the source can't be read; `planner` carries it out and does
-//! again what failed, when `retries` says so, and `sweep` finds what somebody else wrote; `retired` waits for grace periods, `heartbeat` shows that the agent lives, and `comeback` says when
-//! one that was away for long may do so; `query` answers questions from the maps and from what the loop publishes, `names`
-//! says what things are called, `reasons` why something is not in use, and `names_file` writes it down. `task` is the loop
-//! around them.
+//! | job | files |
+//! |---|---|
+//! | the loop, which alone waits | `task`; `retired` waits for grace periods, `sources` reads the sources |
+//! | its passes, which are given the time | `passes`, over everything below |
+//! | deciding what has to change (pure) | `merger`, with `inputs`, `marks`, `claims`, `inherited`, `left_out`, `terminating`, `refusal` |
+//! | writing it | `planner`, `writer`, `failures`, `retries`; `logged` tells what has no room |
+//! | repair of foreign writes | `sweep` |
+//! | sign of life | `heartbeat`; `failback` says when an agent that was away may give it |
+//! | counts, memory, readiness | `connects`, `trimming`, `shown` |
+//! | answers | `query`, from the maps and from a `view` that the loop publishes; `rows`, `names`, `reasons` |
+//! | names for readers without the agent | `names_file`, a task of its own |
 
 mod claims;
-pub mod comeback;
 mod connects;
+pub mod failback;
 mod failures;
 mod heartbeat;
 mod inherited;

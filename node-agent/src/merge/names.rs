@@ -1,4 +1,4 @@
-//! What clusters and frontends are called: by the sources alone, and by an earlier agent where these have not spoken, so that
+//! What clusters and frontends are called: by the sources alone, and by an earlier agent where these are not synced, so that
 //! whoever asks costs the merge loop nothing.
 
 use std::collections::BTreeMap;
@@ -97,7 +97,7 @@ impl Names {
         self.local.borrow().clone().map(|local| owners(&local).1).unwrap_or_default()
     }
 
-    /// All of them; none before the own source has spoken.
+    /// All of them; none before the own source is synced.
     pub(super) fn current(&self) -> Option<api::Names> {
         // Whoever knows nothing yet has nothing to write.
         self.local.borrow().as_ref()?;

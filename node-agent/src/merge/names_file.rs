@@ -1,6 +1,6 @@
 //! The file `names` beside the socket: what the numbers in the maps stand for, for readers without the agent.
 //!
-//! The next agent reads it once, for what it can't know before its source has spoken. A task of its own: however many names there are, writing them delays no plan.
+//! The next agent reads it once, for what it can't know before its source is synced. A task of its own: however many names there are, writing them delays no plan.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::names::{Earlier, Names};
 /// At least so long between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Keeps the file as the sources say, from the moment on at which the own source has spoken: until then the file of an
+/// Keeps the file as the sources say, from the moment on at which the own source is synced: until then the file of an
 /// earlier agent says more.
 pub async fn run(path: PathBuf, mut names: Names, token: CancellationToken) {
     let (mut written, mut refused) = (None, false);
@@ -61,7 +61,7 @@ pub fn load(path: &Path, own: &(ClusterId, ClusterName)) -> Earlier {
         tracing::warn!(
             path = %path.display(),
             error,
-            "an earlier agent's names are ignored; services are nameless until the own source has spoken"
+            "an earlier agent's names are ignored; services are nameless until the own source is synced"
         );
         Earlier::default()
     })
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_agents_names_count_until_source_and_folder_have_spoken() {
+    fn an_earlier_agents_names_count_until_source_and_folder_are_synced() {
         let agent = Agent::after(file(FILE.as_bytes()).path());
         assert_eq!((agent.named(), agent.written()), ((2, 1), None));
         let (service, port_name) = agent.names.frontends().into_values().next().expect("one");

@@ -13,9 +13,9 @@ use super::start::{Outputs, Start};
 use super::trimming::Trimming;
 use super::writer::Writer;
 use crate::datapath::inspect::Inspect;
-use crate::datapath::layouts::Beside;
+use crate::datapath::layouts::RetiringLayouts;
 use crate::datapath::maps::Datapath;
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 use crate::heap;
 
 /// The moment of a beat, and what the loop knows then.
@@ -36,7 +36,7 @@ pub(super) struct Passes<D> {
     heartbeat: Heartbeat,
     connects: Connects,
     trimming: Trimming,
-    beside: Beside,
+    retiring: RetiringLayouts,
     shown: Shown,
     metrics: Metrics,
     /// When the own source confirmed what has been planned.
@@ -45,15 +45,15 @@ pub(super) struct Passes<D> {
 
 impl<D: Datapath + Inspect> Passes<D> {
     pub(super) fn new(outputs: Outputs, start: Start<D>) -> Self {
-        let Start { services, control, outcomes, first, comeback, merger, leftover, beside } = start;
+        let Start { services, control, outcomes, first, failback, merger, leftover, retiring } = start;
         let Outputs { events, metrics, planned, source, writes, view } = outputs;
         let writer = Writer::new(services, leftover, events, metrics.clone());
         Self {
             planner: Planner::new(merger, writer, metrics.clone()),
-            heartbeat: Heartbeat::new((control, first), comeback, (source, writes)),
+            heartbeat: Heartbeat::new((control, first), failback, (source, writes)),
             connects: Connects::new(outcomes),
             trimming: Trimming::default(),
-            beside,
+            retiring,
             shown: Shown::new(view, planned),
             metrics,
             confirmed: None,
@@ -70,8 +70,8 @@ impl<D: Datapath + Inspect> Passes<D> {
     }
 
     /// What may be released once a grace period has passed that begins after this call.
-    pub(super) fn take_freed(&mut self) -> Freed {
-        self.planner.writer_mut().take_freed()
+    pub(super) fn take_retired(&mut self) -> Retired {
+        self.planner.writer_mut().take_retired()
     }
 
     /// Plans and writes what the sources say.
@@ -88,8 +88,8 @@ impl<D: Datapath + Inspect> Passes<D> {
     }
 
     /// A grace period has passed since these were taken.
-    pub(super) fn release(&mut self, freed: Freed, now: Instant) {
-        self.planner.release(freed, now);
+    pub(super) fn release(&mut self, retired: Retired, now: Instant) {
+        self.planner.release(retired, now);
         self.show();
     }
 
@@ -104,7 +104,7 @@ impl<D: Datapath + Inspect> Passes<D> {
         if self.trimming.is_due(self.planner.writer_mut().take_writes()) {
             heap::trim();
         }
-        self.beside.pass(state.settled, state.all_spoke, beat.now);
+        self.retiring.pass(state.settled, state.all_synced, beat.now);
     }
 
     /// The source's word counts for what has been planned.
@@ -122,7 +122,7 @@ impl<D: Datapath + Inspect> Passes<D> {
         };
         State {
             settled: self.planner.is_settled(),
-            all_spoke: merger.peers().have_all_spoken(),
+            all_synced: merger.peers().are_all_synced(),
             frozen: self.planner.writer().frozen().map(ToOwned::to_owned).or_else(no_room),
             confirmed: self.confirmed,
         }

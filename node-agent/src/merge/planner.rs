@@ -17,7 +17,7 @@ use super::writer::Writer;
 use crate::datapath::actual::CANARY;
 use crate::datapath::inspect::Inspect;
 use crate::datapath::maps::Datapath;
-use crate::datapath::plan::{Freed, Plan};
+use crate::datapath::plan::{Plan, Retired};
 
 /// The one owner of the mirror.
 pub(super) struct Planner<D> {
@@ -90,8 +90,8 @@ impl<D: Datapath + Inspect> Planner<D> {
     }
 
     /// A grace period has passed since these were taken.
-    pub(super) fn release(&mut self, freed: Freed, now: Instant) {
-        self.writer.release(&mut self.merger, freed);
+    pub(super) fn release(&mut self, retired: Retired, now: Instant) {
+        self.writer.release(&mut self.merger, retired);
         self.merger.released();
         self.plan_all(now);
     }

@@ -31,7 +31,7 @@ pub struct RefusedFrontend {
 /// Where the answers come from.
 pub struct Evidence<'a> {
     pub own: ClusterId,
-    /// None before the own source has spoken.
+    /// None before the own source is synced.
     pub local: Option<&'a ClusterSnapshot>,
     pub source: &'a Status,
     pub peers: &'a PeerSet,

@@ -121,8 +121,8 @@ impl Agent {
         self.passes.settle(&news, now);
         self.passes.maps().settled();
         self.passes.maps().keeps = None;
-        let freed = self.passes.take_freed();
-        self.passes.release(freed, now);
+        let retired = self.passes.take_retired();
+        self.passes.release(retired, now);
         self.actual()
     }
 

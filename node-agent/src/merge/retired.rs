@@ -1,6 +1,7 @@
-//! What plans freed and a program may still be reading: waits for a grace period, one at a time, beside the loop.
+//! Waits for the grace periods of elements that plans retired and that a program may still read: one period at a time, beside
+//! the loop.
 //!
-//! Where waiting fails nothing is released and everything waits on: plans go on as long as there is room.
+//! When a wait fails, nothing is released and everything waits on: plans go on as long as there is room.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::metrics::Metrics;
 use crate::datapath::grace::{GraceError, GracePeriods, Method};
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 
 /// A way to wait for a grace period.
 pub trait GraceWait: Send + Sync {
@@ -30,12 +31,12 @@ impl GraceWait for GracePeriods {
     }
 }
 
-/// What waits.
-pub(super) struct Retired {
+/// Retired elements that wait.
+pub(super) struct GraceQueue {
     periods: Arc<dyn GraceWait>,
     metrics: Metrics,
-    /// Freed since the grace period under way began.
-    waiting: Freed,
+    /// Retired since the grace period under way began.
+    waiting: Retired,
     under_way: Option<Grace>,
     backoff: Backoff,
     /// After a failure, when the next attempt begins.
@@ -46,16 +47,16 @@ pub(super) struct Retired {
 #[derive(Debug)]
 struct Grace {
     ended: JoinHandle<Result<Method, GraceError>>,
-    freed: Freed,
+    retired: Retired,
 }
 
-impl Retired {
+impl GraceQueue {
     pub(super) fn new(periods: Arc<dyn GraceWait>, metrics: Metrics) -> Self {
         metrics.grace_method(periods.method());
         Self {
             periods,
             metrics,
-            waiting: Freed::default(),
+            waiting: Retired::default(),
             under_way: None,
             backoff: Backoff::default(),
             not_before: None,
@@ -63,8 +64,8 @@ impl Retired {
     }
 
     /// More to wait for.
-    pub(super) fn add(&mut self, freed: Freed) {
-        self.waiting.append(freed);
+    pub(super) fn add(&mut self, retired: Retired) {
+        self.waiting.append(retired);
     }
 
     /// Whether the last attempt to wait failed.
@@ -74,22 +75,22 @@ impl Retired {
 
     /// What may be released now: begins the next grace period where there is something to wait for, and returns with the
     /// first that has ended. Nothing is lost where the call is given up.
-    pub(super) async fn released(&mut self) -> Freed {
+    pub(super) async fn released(&mut self) -> Retired {
         loop {
             self.begin().await;
             let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
             let ended = (&mut under_way.ended).await;
-            let freed = self.under_way.take().map(|grace| grace.freed).unwrap_or_default();
+            let retired = self.under_way.take().map(|grace| grace.retired).unwrap_or_default();
             match ended {
                 Ok(Ok(method)) => {
                     self.metrics.grace_period(method);
                     self.backoff.reset();
                     self.not_before = None;
-                    return freed;
+                    return retired;
                 }
-                Ok(Err(error)) => self.fail(&error, freed),
+                Ok(Err(error)) => self.fail(&error, retired),
                 // Blocking tasks are only cancelled when the runtime goes.
-                Err(_) => self.waiting.append(freed),
+                Err(_) => self.waiting.append(retired),
             }
         }
     }
@@ -103,19 +104,19 @@ impl Retired {
         }
         let periods = self.periods.clone();
         let ended = tokio::task::spawn_blocking(move || periods.wait());
-        self.under_way = Some(Grace { ended, freed: std::mem::take(&mut self.waiting) });
+        self.under_way = Some(Grace { ended, retired: std::mem::take(&mut self.waiting) });
     }
 
-    fn fail(&mut self, error: &GraceError, freed: Freed) {
+    fn fail(&mut self, error: &GraceError, retired: Retired) {
         let error = mesh_kv::fault::chain(error);
         if !self.is_stuck() {
             tracing::error!(
                 error,
-                "no grace period can be waited for: nothing that plans freed is used again"
+                "no grace period can be waited for: nothing that plans retired is used again"
             );
         }
         self.metrics.grace_failed();
-        self.waiting.append(freed);
+        self.waiting.append(retired);
         self.not_before = Some(Instant::now() + self.backoff.next_delay());
     }
 }
@@ -144,62 +145,55 @@ mod tests {
         }
     }
 
-    fn retired() -> (Retired, Sender<bool>) {
+    fn queue() -> (GraceQueue, Sender<bool>) {
         let (end, ends) = channel();
         let metrics = Metrics::register(&mut Registry::default());
-        (Retired::new(Arc::new(Waits(Mutex::new(ends))), metrics), end)
+        (GraceQueue::new(Arc::new(Waits(Mutex::new(ends))), metrics), end)
     }
 
-    fn freed(backend: u32) -> Freed {
-        Freed::of_backends(vec![backend])
+    fn retired(backend: u32) -> Retired {
+        Retired::of_backends(vec![backend])
     }
 
     /// Polls once.
-    async fn is_released(retired: &mut Retired) -> Option<Freed> {
+    async fn is_released(queue: &mut GraceQueue) -> Option<Retired> {
         tokio::select! {
             biased;
-            freed = retired.released() => Some(freed),
+            retired = queue.released() => Some(retired),
             () = std::future::ready(()) => None,
         }
     }
 
     #[tokio::test]
     async fn what_is_freed_during_a_wait_waits_for_the_next_one() {
-        let (mut retired, end) = retired();
-        assert_eq!(is_released(&mut retired).await, None, "there is nothing to wait for");
-        retired.add(freed(1));
-        assert_eq!(is_released(&mut retired).await, None, "it has begun");
-        retired.add(freed(2));
+        let (mut queue, end) = queue();
+        assert_eq!(is_released(&mut queue).await, None, "there is nothing to wait for");
+        queue.add(retired(1));
+        assert_eq!(is_released(&mut queue).await, None, "it has begun");
+        queue.add(retired(2));
         end.send(true).unwrap();
-        assert_eq!(retired.released().await, freed(1));
+        assert_eq!(queue.released().await, retired(1));
         end.send(true).unwrap();
-        assert_eq!(retired.released().await, freed(2));
+        assert_eq!(queue.released().await, retired(2));
     }
 
     #[tokio::test]
     async fn a_wait_that_fails_releases_nothing_and_is_begun_again() {
-        let (mut retired, end) = retired();
-        retired.add(freed(1));
+        let (mut queue, end) = queue();
+        queue.add(retired(1));
         end.send(false).unwrap();
         let told = async {
-            while !retired.is_stuck() {
-                assert_eq!(is_released(&mut retired).await, None);
+            while !queue.is_stuck() {
+                assert_eq!(is_released(&mut queue).await, None);
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), told).await.unwrap();
-        retired.add(freed(2));
+        queue.add(retired(2));
         end.send(true).unwrap();
-        let mut both = freed(1);
-        both.append(freed(2));
-        let released = retired.released().await;
-        assert!(
-            released == both || {
-                both = freed(2);
-                both.append(freed(1));
-                released == both
-            }
-        );
-        assert!(!retired.is_stuck());
+        let mut both = retired(1);
+        both.append(retired(2));
+        assert_eq!(queue.released().await, both);
+        assert!(!queue.is_stuck());
     }
 }

@@ -10,7 +10,7 @@ use mesh_model::name::{PortName, ServiceName};
 use super::names::{ClusterNames, FrontendNames};
 use super::reasons::RefusedFrontend;
 use super::view::View;
-use crate::datapath::actual::{Actual, Held, HeldGroup, unmapped};
+use crate::datapath::actual::{Actual, MirrorEntry, MirrorGroup, unmapped};
 use crate::datapath::text;
 
 /// What the maps count and say beside the mirror.
@@ -95,7 +95,7 @@ fn state_for(frontend: &Frontend, view: &View, state: u32) -> u32 {
     }
 }
 
-fn group(actual: &Actual, (view, frontend): (&View, &Frontend), held: &HeldGroup, known: &Known) -> Group {
+fn group(actual: &Actual, (view, frontend): (&View, &Frontend), held: &MirrorGroup, known: &Known) -> Group {
     let states = || actual.members(held).map(|(_, state)| state_for(frontend, view, state));
     let count = |wanted| states().filter(|state| *state == wanted).count();
     let kernel = &known.kernel;
@@ -136,7 +136,7 @@ fn backends_of<'a>(
     (actual, view): (&'a Actual, &'a View),
     clusters: &'a ClusterNames,
     (frontend, service): (&'a Frontend, Option<&'a ServiceName>),
-    held: &'a Held,
+    held: &'a MirrorEntry,
 ) -> impl Iterator<Item = Backend> + 'a {
     held.groups.iter().flat_map(move |group| {
         actual.members(group).map(move |(key, state)| Backend {

@@ -6,15 +6,15 @@ use mesh_abi::Control;
 use mesh_runtime::readiness::Condition;
 use tokio::sync::watch;
 
-use super::comeback::Comeback;
 use super::connects::Outcomes;
+use super::failback::Failback;
 use super::heartbeat::Cell;
 use super::merger::Merger;
 use super::metrics::Metrics;
 use super::view::View;
 use crate::admin::events::Events;
-use crate::datapath::layouts::Beside;
-use crate::datapath::plan::Freed;
+use crate::datapath::layouts::RetiringLayouts;
+use crate::datapath::plan::Retired;
 
 /// What the loop tells.
 pub struct Outputs {
@@ -37,10 +37,10 @@ pub struct Start<D> {
     pub outcomes: Box<dyn Outcomes>,
     /// As it is to be from the first sign of life on.
     pub first: Control,
-    pub comeback: Comeback,
+    pub failback: Failback,
     pub merger: Merger,
     /// What a crash left in the maps.
-    pub leftover: Freed,
+    pub leftover: Retired,
     /// Other layouts that serve until everything is in the maps.
-    pub beside: Beside,
+    pub retiring: RetiringLayouts,
 }

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::passes::{Beat, Passes};
-use super::retired::Retired;
+use super::retired::GraceQueue;
 use crate::datapath::inspect::Inspect;
 use crate::datapath::maps::Datapath;
 use crate::datapath::sys;
@@ -25,13 +25,13 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub struct MergeTask<D> {
     inputs: Inputs,
     passes: Passes<D>,
-    retired: Retired,
+    grace: GraceQueue,
 }
 
 impl<D: Datapath + Inspect> MergeTask<D> {
     pub fn new(inputs: Inputs, outputs: Outputs, start: Start<D>, grace_periods: Arc<dyn GraceWait>) -> Self {
-        let retired = Retired::new(grace_periods, outputs.metrics.clone());
-        Self { inputs, passes: Passes::new(outputs, start), retired }
+        let grace = GraceQueue::new(grace_periods, outputs.metrics.clone());
+        Self { inputs, passes: Passes::new(outputs, start), grace }
     }
 
     /// Runs until the token is cancelled. Stopping changes nothing in the maps.
@@ -40,7 +40,7 @@ impl<D: Datapath + Inspect> MergeTask<D> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let passes = &mut self.passes;
         loop {
-            self.retired.add(passes.take_freed());
+            self.grace.add(passes.take_retired());
             let retry_at = passes.planner().retry_at().map(tokio::time::Instant::from_std);
             tokio::select! {
                 () = token.cancelled() => return,
@@ -48,14 +48,14 @@ impl<D: Datapath + Inspect> MergeTask<D> {
                     let news = self.inputs.read();
                     block_in_place(|| passes.settle(&news, Instant::now()));
                 }
-                freed = self.retired.released() => block_in_place(|| passes.release(freed, Instant::now())),
+                retired = self.grace.released() => block_in_place(|| passes.release(retired, Instant::now())),
                 () = sleep_until(retry_at) => block_in_place(|| passes.retry(Instant::now())),
                 _ = heartbeat.tick() => {
                     let beat = Beat {
                         now: Instant::now(),
                         now_ns: sys::monotonic_ns(),
                         confirmed: self.inputs.reconfirmed(),
-                        is_stuck: self.retired.is_stuck(),
+                        is_stuck: self.grace.is_stuck(),
                     };
                     block_in_place(|| passes.beat(&beat));
                 }

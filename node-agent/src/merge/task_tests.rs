@@ -22,7 +22,7 @@ use crate::datapath::actual::Actual;
 use crate::datapath::grace::{GraceError, Method};
 use crate::datapath::inspect::Inspect;
 use crate::datapath::maps::{Datapath, MapError, Refused};
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 use crate::peers::PeerSet;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ impl Loop {
         let outputs = testing::outputs(&readiness);
         let (view, kernel) = (outputs.view.subscribe(), Shared(Arc::new(Mutex::new(Kernel::new()))));
         let merger = Merger::new(merger_tests::id(1), true, Actual::new(CAPACITY));
-        let start = testing::start(kernel.clone(), merger, Freed::default(), &signs);
+        let start = testing::start(kernel.clone(), merger, Retired::default(), &signs);
         let (end_grace, ends) = channel();
         let task = MergeTask::new(inputs, outputs, start, Arc::new(Periods(Mutex::new(ends))));
         let running = tokio::spawn(task.run(token.clone()));
@@ -173,9 +173,9 @@ async fn what_the_source_says_is_written_and_what_it_frees_waits_for_a_grace_per
     running.begin();
     running.say(&[]);
     until("the service is gone", || running.backends() == (0, 3)).await;
-    assert_eq!(running.backends(), (0, 3), "a program may be reading what is freed");
+    assert_eq!(running.backends(), (0, 3), "a program may be reading what is retired");
     running.end_grace.send(()).unwrap();
-    until("what is freed is cleared", || running.backends() == (0, 0)).await;
+    until("what is retired is cleared", || running.backends() == (0, 0)).await;
     running.stop().await;
 }
 

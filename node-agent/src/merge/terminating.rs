@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesh_model::desired::Frontend;
 
-use crate::datapath::actual::{Actual, Held};
+use crate::datapath::actual::{Actual, MirrorEntry};
 
 /// Shared with those who show it.
 pub(super) type TerminatingFrontends = Arc<BTreeSet<Frontend>>;
@@ -20,7 +20,7 @@ pub(super) fn update<'a>(
     actual: &Actual,
 ) {
     for frontend in merged {
-        let terminates = actual.held(frontend).is_some_and(Held::terminates);
+        let terminates = actual.held(frontend).is_some_and(MirrorEntry::terminates);
         if terminates == all.contains(frontend) {
             continue;
         }

@@ -8,8 +8,8 @@ use mesh_runtime::Readiness;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use super::comeback::Comeback;
 use super::connects::Outcomes;
+use super::failback::Failback;
 use super::heartbeat::Cell;
 use super::history_tests::kernel::Kernel;
 use super::merger::Merger;
@@ -17,9 +17,9 @@ use super::metrics::Metrics;
 use super::passes::{Beat, Passes};
 use super::start::{Outputs, Start};
 use crate::admin::events::Events;
-use crate::datapath::layouts::Beside;
+use crate::datapath::layouts::RetiringLayouts;
 use crate::datapath::maps::MapError;
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 
 /// The control cell, as last written.
 #[derive(Clone, Default)]
@@ -52,20 +52,20 @@ pub(super) fn outputs(readiness: &Readiness) -> Outputs {
     }
 }
 
-pub(super) fn start<D>(services: D, merger: Merger, leftover: Freed, signs: &Signs) -> Start<D> {
+pub(super) fn start<D>(services: D, merger: Merger, leftover: Retired, signs: &Signs) -> Start<D> {
     Start {
         services,
         control: Box::new(signs.clone()),
         outcomes: Box::new(Idle),
         first: Control::default(),
-        comeback: Comeback::new(false),
+        failback: Failback::new(false),
         merger,
         leftover,
-        beside: Beside::default(),
+        retiring: RetiringLayouts::default(),
     }
 }
 
-pub(super) fn passes(kernel: Kernel, merger: Merger, leftover: Freed) -> Passes<Kernel> {
+pub(super) fn passes(kernel: Kernel, merger: Merger, leftover: Retired) -> Passes<Kernel> {
     let outputs = outputs(&Readiness::default());
     Passes::new(outputs, start(kernel, merger, leftover, &Signs::default()))
 }

@@ -14,7 +14,7 @@ use super::view::LastPlan;
 use crate::admin::events::Events;
 use crate::datapath::apply::{Applied, Outcome, carry_out, release};
 use crate::datapath::maps::{Datapath, Refused};
-use crate::datapath::plan::{Freed, Plan};
+use crate::datapath::plan::{Plan, Retired};
 
 /// The one owner of the maps that plans are written into.
 pub(super) struct Writer<D> {
@@ -22,8 +22,8 @@ pub(super) struct Writer<D> {
     pub(super) events: Events,
     pub(super) metrics: Metrics,
     pub(super) retries: Retries,
-    /// Freed by plans and not yet handed to a grace period.
-    freed: Freed,
+    /// Retired by plans and not yet handed to a grace period.
+    retired: Retired,
     /// Why nothing can be written at all.
     pub(super) frozen: Option<String>,
     last_plan: Arc<LastPlan>,
@@ -33,13 +33,13 @@ pub(super) struct Writer<D> {
 
 impl<D: Datapath> Writer<D> {
     /// `leftover`: what a crash left in the maps.
-    pub(super) fn new(maps: D, leftover: Freed, events: Events, metrics: Metrics) -> Self {
+    pub(super) fn new(maps: D, leftover: Retired, events: Events, metrics: Metrics) -> Self {
         Self {
             maps,
             events,
             metrics,
             retries: Retries::default(),
-            freed: leftover,
+            retired: leftover,
             frozen: None,
             last_plan: Arc::default(),
             writes: 0,
@@ -61,8 +61,8 @@ impl<D: Datapath> Writer<D> {
     }
 
     /// What may be released once a grace period has passed that begins after this call.
-    pub(super) fn take_freed(&mut self) -> Freed {
-        std::mem::take(&mut self.freed)
+    pub(super) fn take_retired(&mut self) -> Retired {
+        std::mem::take(&mut self.retired)
     }
 
     /// Nothing waits for its next attempt any more.
@@ -79,7 +79,7 @@ impl<D: Datapath> Writer<D> {
             self.retries.succeeded(frontend);
         }
         if planned.plan.is_empty() {
-            return self.freed.append(merger.actual_mut().written(&mut planned.plan));
+            return self.retired.append(merger.actual_mut().written(&mut planned.plan));
         }
         self.writes += planned.plan.writes();
         self.reset_counters(&planned.plan);
@@ -88,7 +88,7 @@ impl<D: Datapath> Writer<D> {
         self.succeed(merger, &planned.plan, &outcome);
         let actual = merger.actual_mut();
         actual.forget_states(&outcome.failed_backends);
-        self.freed.append(actual.conclude(&mut planned.plan, &outcome.failed));
+        self.retired.append(actual.conclude(&mut planned.plan, &outcome.failed));
         if outcome.errors.is_empty() {
             self.frozen = None;
         } else {
@@ -103,8 +103,8 @@ impl<D: Datapath> Writer<D> {
     }
 
     /// A grace period has passed since these were taken.
-    pub(super) fn release(&mut self, merger: &mut Merger, freed: Freed) {
-        let refused = release(&mut self.maps, merger.actual_mut(), freed);
+    pub(super) fn release(&mut self, merger: &mut Merger, retired: Retired) {
+        let refused = release(&mut self.maps, merger.actual_mut(), retired);
         if let Some(Refused { error, .. }) = refused.first() {
             let error = mesh_kv::fault::chain(error);
             tracing::warn!(

@@ -117,10 +117,10 @@ impl MergeLoop {
             control: Box::new(control),
             outcomes: Box::new(outcomes),
             first: installed.control,
-            comeback: installed.comeback,
+            failback: installed.failback,
             merger: Merger::new(own, false, installed.actual),
             leftover: installed.leftover,
-            beside: installed.beside,
+            retiring: installed.retiring,
         };
         let task = MergeTask::new(inputs, outputs, start, Arc::new(installed.grace_periods));
         let runtime =

@@ -17,7 +17,7 @@ use super::CAPACITY;
 use super::cluster::{Cluster, Etcd, id_of, name_of};
 use super::kernel::Kernel;
 use crate::datapath::actual::Actual;
-use crate::datapath::plan::Freed;
+use crate::datapath::plan::Retired;
 use crate::datapath::restore::restore;
 use crate::merge::merger::{Merger, PeerInputs};
 use crate::merge::passes::Passes;
@@ -65,7 +65,7 @@ pub(super) struct Agent {
     passes: Passes<Kernel>,
     now: Instant,
     /// What waits for its grace period.
-    retired: Freed,
+    retired: Retired,
     local: Option<Arc<ClusterSnapshot>>,
     folder_read: bool,
     set: PeerSet,
@@ -87,7 +87,7 @@ impl Agent {
         Self {
             passes: testing::passes(kernel, merger, restored.leftover),
             now: Instant::now(),
-            retired: Freed::default(),
+            retired: Retired::default(),
             local: None,
             folder_read: false,
             set: PeerSet::default(),
@@ -185,7 +185,7 @@ impl Agent {
         PeerStatus::learn(status, reader.view.snapshot());
     }
 
-    /// Whether every peer that a file names has spoken.
+    /// Whether every peer that a file names is synced.
     pub(super) fn knows_all(&self) -> bool {
         self.folder_read && self.local.is_some() && self.set.peers.values().all(|peer| peer.snapshot.synced)
     }
@@ -241,8 +241,8 @@ impl Agent {
     fn finish(&mut self) {
         assert_eq!(self.planner().merger().shortages(), 0, "{:?}", self.planner().merger().refused());
         self.kernel().settled();
-        let freed = self.passes.take_freed();
-        self.retired.append(freed);
+        let retired = self.passes.take_retired();
+        self.retired.append(retired);
     }
 
     /// The agent is killed after so many writes; whatever it had to say is unsaid.
@@ -254,8 +254,8 @@ impl Agent {
 
     /// A grace period has passed.
     pub(super) fn grace(&mut self) {
-        let freed = std::mem::take(&mut self.retired);
-        self.passes.release(freed, self.now);
+        let retired = std::mem::take(&mut self.retired);
+        self.passes.release(retired, self.now);
         self.finish();
     }
 
