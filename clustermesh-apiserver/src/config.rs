@@ -84,7 +84,7 @@ impl Invocation {
 
     /// The refusal of a command line whose flags are wrong in a way that only shows later.
     pub fn refusal(error: &dyn std::error::Error) -> clap::Error {
-        Self::command().error(ErrorKind::ValueValidation, mesh_kv::fault::chain(error))
+        Self::command().error(ErrorKind::ValueValidation, mesh_failure::chain(error))
     }
 
     /// The completion script of a shell.

@@ -118,7 +118,7 @@ impl Layouts {
                     return Some(content);
                 }
                 Err(error) => {
-                    let error = mesh_kv::fault::chain(&error);
+                    let error = mesh_failure::chain(&error);
                     tracing::warn!(
                         layout,
                         error,

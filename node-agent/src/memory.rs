@@ -55,7 +55,7 @@ impl Memory {
 /// A file that can't be read is ignorance: then only the maps tell what was there.
 fn load<T: DeserializeOwned>(file: &StateFile) -> Option<T> {
     file.load().unwrap_or_else(|error| {
-        let error = mesh_kv::fault::chain(&error);
+        let error = mesh_failure::chain(&error);
         tracing::warn!(error, "nothing is remembered; what can't be read now stays only as the maps have it");
         None
     })

@@ -21,7 +21,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesh_kv::backoff::Backoff;
+use mesh_failure::Backoff;
 use mesh_kv::election::{Candidate, Leadership};
 use mesh_kv::standby::Standby;
 use mesh_kv::{Dialer, Session};

@@ -1,10 +1,11 @@
 //! What goes wrong between us and an etcd, in words that name endpoint, reason and remedy.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use mesh_failure::chain;
 
 use crate::alarm::Alarm;
 use crate::endpoint::Endpoint;
@@ -59,20 +60,6 @@ impl fmt::Display for Reason {
             Self::Config(error) => f.write_str(&chain(error.as_ref())),
         }
     }
-}
-
-/// An error and its sources in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let shown = source.to_string();
-        if !text.contains(&shown) {
-            text = format!("{text}: {shown}");
-        }
-        next = source.source();
-    }
-    text
 }
 
 impl Reason {

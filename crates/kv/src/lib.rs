@@ -3,7 +3,6 @@
 //! Knows keys as bytes and the few records that its own work depends on; never Kubernetes, never eBPF.
 
 pub mod alarm;
-pub mod backoff;
 pub mod dial;
 pub mod election;
 pub mod endpoint;

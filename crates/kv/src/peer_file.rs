@@ -128,7 +128,7 @@ impl PeerFile {
                 None => None,
                 Some(pem) => Some(Tls::trusting(pem, identity).map_err(|error| Problem::Field {
                     field: "trust",
-                    reason: crate::fault::chain(&error),
+                    reason: mesh_failure::chain(&error),
                 })?),
             };
         Dialer::new(self.endpoints.clone(), tls).map_err(|error| match error {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{WatchResponse, WatchStream};
+use mesh_failure::Backoff;
 use mesh_model::name::{ClusterName, ServiceName};
 use mesh_model::record::{PREFIX, RecordKey};
 use mesh_model::view::PeerView;
@@ -17,7 +18,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::dial::Dialer;
 use crate::endpoint::Endpoint;
 use crate::fault::{CallError, CallReason, KvError};

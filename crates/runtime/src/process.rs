@@ -29,14 +29,12 @@ pub fn print(text: &str) -> Result<(), OutputError> {
 
 /// Says on stderr why `program` failed. Returns the status for it; a closed pipe ends quietly.
 pub fn failed(program: &str, error: &(dyn Error + 'static)) -> ExitCode {
-    let causes: Vec<&(dyn Error + 'static)> =
-        std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source()).collect();
-    if causes.iter().any(|cause| matches!(cause.downcast_ref(), Some(OutputError::Closed))) {
+    let mut causes = std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source());
+    if causes.any(|cause| matches!(cause.downcast_ref(), Some(OutputError::Closed))) {
         return ExitCode::from(CLOSED_PIPE);
     }
-    let text: Vec<String> = causes.iter().map(ToString::to_string).collect();
     // Logs may not be set up yet. Where nobody reads this either, the status has to tell.
-    let _unread = writeln!(io::stderr(), "{program}: {}", text.join(": "));
+    let _unread = writeln!(io::stderr(), "{program}: {}", mesh_failure::chain(error));
     ExitCode::FAILURE
 }
 

@@ -95,7 +95,7 @@ async fn ask<T: serde::Serialize + Send + 'static>(
     match answer {
         Ok(Ok(items)) => Json(List { items }).into_response(),
         Ok(Err(error @ Unanswered::Maps(_))) => {
-            let reason = format!("{}\n", mesh_kv::fault::chain(&error));
+            let reason = format!("{}\n", mesh_failure::chain(&error));
             (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
         }
         Ok(Err(Unanswered::Stopping)) | Err(_) => stopping(),

@@ -236,7 +236,7 @@ fn retire(other: &OtherLayout, all_synced: bool) {
     match other.retire() {
         Ok(()) => tracing::info!(layout, all_synced, "retired programs and maps of another layout"),
         Err(error) => {
-            let error = mesh_kv::fault::chain(&error);
+            let error = mesh_failure::chain(&error);
             tracing::error!(layout, error, "programs and maps of another layout can't be removed");
         }
     }

@@ -67,7 +67,7 @@ impl Dialled {
         }
         match Maps::open(maps).map_err(DialError::Map).and_then(|maps| dial(&maps, hooks)) {
             Ok(hooks) => Self { hooks, failed: None },
-            Err(error) => Self { hooks: Vec::new(), failed: Some(mesh_kv::fault::chain(&error)) },
+            Err(error) => Self { hooks: Vec::new(), failed: Some(mesh_failure::chain(&error)) },
         }
     }
 

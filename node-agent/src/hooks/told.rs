@@ -93,7 +93,7 @@ impl Told {
     pub(super) fn served(&self, proof: Result<(), CanaryError>) {
         match proof {
             Ok(()) => self.outputs.served.ready(),
-            Err(error) => self.outputs.served.not_ready(mesh_kv::fault::chain(&error)),
+            Err(error) => self.outputs.served.not_ready(mesh_failure::chain(&error)),
         }
     }
 

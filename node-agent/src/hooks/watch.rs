@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use mesh_kv::backoff::Backoff;
+use mesh_failure::Backoff;
 use mesh_runtime::Condition;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,7 @@ impl Watch {
                 true
             }
             Ok(Err(error)) => {
-                let error = mesh_kv::fault::chain(&error);
+                let error = mesh_failure::chain(&error);
                 tracing::warn!(error, "the programs could not be moved before those of others");
                 false
             }
@@ -109,7 +109,7 @@ fn say(proof: &Result<Proof, CanaryError>) {
              put a process there to dial"
         ),
         Err(error) => {
-            let error = mesh_kv::fault::chain(error);
+            let error = mesh_failure::chain(error);
             tracing::error!(error, "the canary is not well: connects are not translated");
         }
     }

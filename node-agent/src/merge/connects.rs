@@ -40,7 +40,7 @@ impl Connects {
                 }
             }
             Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                let error = mesh_kv::fault::chain(&error);
+                let error = mesh_failure::chain(&error);
                 tracing::error!(error, "the programs' counts can't be read: metrics of connects stand still");
             }
             Err(_) => {}

@@ -19,7 +19,7 @@ impl<D: Datapath> Writer<D> {
     pub(super) fn reset_counters(&mut self, plan: &Plan) {
         let refused = self.maps.reset_counters(&plan.fresh_counters);
         if let Some(Refused { error, .. }) = refused.first() {
-            let error = mesh_kv::fault::chain(error);
+            let error = mesh_failure::chain(error);
             tracing::warn!(counters = refused.len(), error, "connection counts do not begin at zero");
         }
     }
@@ -31,7 +31,7 @@ impl<D: Datapath> Writer<D> {
         let failed: Vec<_> = outcome.failed.iter().filter(|(frontend, _)| held(frontend)).collect();
         let frontends = failed.len();
         for (number, (frontend, error)) in failed.into_iter().enumerate() {
-            let reason = mesh_kv::fault::chain(&outcome.errors[*error]);
+            let reason = mesh_failure::chain(&outcome.errors[*error]);
             if number < NAMED_FAILURES {
                 let (address, port, protocol) = (frontend.address, frontend.port, frontend.protocol);
                 tracing::warn!(%address, port, %protocol, reason, "a write failed: frontend keeps what it has");
@@ -39,7 +39,7 @@ impl<D: Datapath> Writer<D> {
             merger.failed(*frontend, reason);
             self.retries.failed(*frontend, now);
         }
-        let reason = outcome.errors.first().map(|error| mesh_kv::fault::chain(error)).unwrap_or_default();
+        let reason = outcome.errors.first().map(|error| mesh_failure::chain(error)).unwrap_or_default();
         tracing::error!(
             frontends,
             reason,
@@ -50,7 +50,7 @@ impl<D: Datapath> Writer<D> {
         self.events.publish(Event::ApplyFailed { at_unix_us: unix_us(SystemTime::now()), reason });
         self.frozen = match outcome.applied {
             Some(_) => None,
-            None => self.maps.check_writable().err().map(|error| mesh_kv::fault::chain(&error)),
+            None => self.maps.check_writable().err().map(|error| mesh_failure::chain(&error)),
         };
     }
 }

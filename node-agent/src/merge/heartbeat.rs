@@ -79,7 +79,7 @@ impl Heartbeat {
         {
             self.control.heartbeat_ns = sign_ns;
             if let Err(error) = self.cell.write(&self.control) {
-                tracing::error!(error = mesh_kv::fault::chain(&error), "writing the heartbeat failed");
+                tracing::error!(error = mesh_failure::chain(&error), "writing the heartbeat failed");
             }
         }
     }

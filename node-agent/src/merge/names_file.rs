@@ -57,7 +57,7 @@ enum ReadError {
 /// writes another.
 pub fn load(path: &Path, own: &(ClusterId, ClusterName)) -> Earlier {
     read(path, own).unwrap_or_else(|error| {
-        let error = mesh_kv::fault::chain(&error);
+        let error = mesh_failure::chain(&error);
         tracing::warn!(
             path = %path.display(),
             error,

@@ -112,7 +112,7 @@ impl<D: Datapath + Inspect> Planner<D> {
                 self.metrics.swept(self.sweep.rounds());
             }
             Err(error) => {
-                let error = mesh_kv::fault::chain(&error);
+                let error = mesh_failure::chain(&error);
                 tracing::warn!(error, "the maps could not be held against what was written");
             }
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_kv::backoff::Backoff;
+use mesh_failure::Backoff;
 use tokio::task::JoinHandle;
 
 use super::metrics::Metrics;
@@ -108,7 +108,7 @@ impl GraceQueue {
     }
 
     fn fail(&mut self, error: &GraceError, retired: Retired) {
-        let error = mesh_kv::fault::chain(error);
+        let error = mesh_failure::chain(error);
         if !self.is_stuck() {
             tracing::error!(
                 error,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use mesh_kv::backoff::Backoff;
+use mesh_failure::Backoff;
 use mesh_model::desired::Frontend;
 
 /// After so many attempts nobody waits for a frontend any more: it is refused like one that finds no room.

@@ -106,7 +106,7 @@ impl<D: Datapath> Writer<D> {
     pub(super) fn release(&mut self, merger: &mut Merger, retired: Retired) {
         let refused = release(&mut self.maps, merger.actual_mut(), retired);
         if let Some(Refused { error, .. }) = refused.first() {
-            let error = mesh_kv::fault::chain(error);
+            let error = mesh_failure::chain(error);
             tracing::warn!(
                 backends = refused.len(),
                 error,

@@ -231,7 +231,7 @@ impl PeerFolder {
     fn restart(&mut self, name: &ClusterName) {
         let Some(peer) = self.peers.peers().get(name) else { return };
         if let Some(error) = &peer.error {
-            let error = mesh_kv::fault::chain(error);
+            let error = mesh_failure::chain(error);
             match peer.kept_since.map(rfc3339) {
                 Some(since) => {
                     tracing::warn!(peer = %name, error, since, "peer file refused; what it said before stays");
@@ -246,7 +246,7 @@ impl PeerFolder {
         let dialer = match file.dialer(self.config.identity.as_deref()) {
             Ok(dialer) => Arc::new(dialer),
             Err(error) => {
-                tracing::warn!(peer = %name, error = mesh_kv::fault::chain(&error), "peer file refused");
+                tracing::warn!(peer = %name, error = mesh_failure::chain(&error), "peer file refused");
                 return;
             }
         };
@@ -334,7 +334,7 @@ fn is_trusted_still(before: &PeerStatus, peer: &Peer) -> bool {
 pub(crate) fn status(before: Option<&PeerStatus>, peer: &Peer, own: &OwnRanges) -> PeerStatus {
     let file_error = peer.error.as_ref().map(|error| {
         let stays = |since| format!("; what it said before {} stays", rfc3339(since));
-        mesh_kv::fault::chain(error) + &peer.kept_since.map(stays).unwrap_or_default()
+        mesh_failure::chain(error) + &peer.kept_since.map(stays).unwrap_or_default()
     });
     let refused_id = peer.error.as_ref().and_then(|error| error.id);
     let same_pin = |before: &&PeerStatus| {

@@ -187,7 +187,7 @@ impl PeerTask {
             }
             Event::Changed { revision, .. } => self.link.revision = Some(revision),
             Event::Disconnected { reason } => {
-                let reason = mesh_kv::fault::chain(&reason);
+                let reason = mesh_failure::chain(&reason);
                 tracing::warn!(peer = %self.file.name, reason, "connection to the peer lost; what is known stays");
                 self.board.metrics.disconnected(&self.file.name);
                 self.link = Link { phase: Phase::Lost, endpoint: None, reason: Some(reason), ..self.link };

@@ -16,6 +16,8 @@ use super::access::AccessError;
 const ANSWER: Duration = Duration::from_secs(30);
 /// For a whole body to come.
 const BODY: Duration = Duration::from_secs(120);
+/// As long as a server may ask to be left alone; jitter adds up to as much again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Of a whole body: 500 of the largest objects that etcd takes do not come together.
 const MAX_BODY_BYTES: usize = 256 << 20;
 /// Of one watch event; etcd takes objects of 1.5 MiB.
@@ -57,9 +59,10 @@ impl ApiError {
         }
     }
 
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    /// For how long the server wants to be left alone (`Retry-After`), within bounds.
+    pub(crate) fn asked_pause(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } => retry_after.map(|asked| asked.min(LONGEST_PAUSE)),
             _ => None,
         }
     }
@@ -184,5 +187,35 @@ impl Lines {
                 self.buffer.extend_from_slice(data);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_failure::Backoff;
+
+    use super::*;
+
+    fn refused(seconds: u64) -> ApiError {
+        let text = format!(r#"{{"code": 429, "details": {{"retryAfterSeconds": {seconds}}}}}"#);
+        serde_json::from_str::<Status>(&text).unwrap().into()
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_asks_within_bounds() {
+        for (asked, least, most) in [(7, 7, 14), (86_400, 30, 60), (u64::from(u32::MAX), 30, 60)] {
+            let delays: Vec<_> =
+                (0..50).map(|_| Backoff::default().delay_after(refused(asked).asked_pause())).collect();
+            let bounds = Duration::from_secs(least)..=Duration::from_secs(most);
+            assert!(delays.iter().all(|delay| bounds.contains(delay)), "{asked}: {delays:?}");
+            assert!(delays.windows(2).any(|two| two[0] != two[1]), "nodes must not come back together");
+        }
+    }
+
+    #[test]
+    fn a_server_that_asks_for_less_is_asked_with_growing_delays() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> = (0..8).map(|_| backoff.delay_after(refused(0).asked_pause())).collect();
+        assert!(delays[0] < Duration::from_millis(200) && delays[7] >= Duration::from_secs(5), "{delays:?}");
     }
 }

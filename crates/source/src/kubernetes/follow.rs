@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::client::Body;
+use mesh_failure::{Backoff, chain};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::access::Access;
 use super::api::{self, ApiError, Lines};
-use super::backoff::Backoff;
 use super::reading::{self, Key, Reading};
 use super::watch::{Event, Freshness, Query, parse_event, parse_page};
 use crate::metrics::Resource;
@@ -214,7 +214,7 @@ impl Follower {
             self.tell(Change::Fault(reason)).await?;
         }
         // A server that forgets what it has just said must not be asked without a pause either.
-        sleep(self.backoff.delay_after(error)).await;
+        sleep(self.backoff.delay_after(error.asked_pause())).await;
         Ok(())
     }
 
@@ -351,18 +351,4 @@ fn is_before(position: &str, other: &str) -> bool {
 fn refuses_streaming(error: &ApiError) -> bool {
     const OTHERS: [u16; 6] = [401, 403, 410, 429, 503, 504];
     matches!(error, ApiError::Silent(_)) || error.code().is_some_and(|code| !OTHERS.contains(&code))
-}
-
-/// An error with its reasons.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let reason = error.to_string();
-        if !text.ends_with(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        source = error.source();
-    }
-    text
 }

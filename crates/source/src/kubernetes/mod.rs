@@ -5,7 +5,6 @@
 
 mod access;
 mod api;
-mod backoff;
 mod events;
 mod follow;
 mod mirror;

@@ -10,8 +10,7 @@ use super::allowance::Allowance;
 use super::notice::{Notice, Reporter};
 use crate::kubernetes::access::Access;
 use crate::kubernetes::api::{self, ApiError};
-use crate::kubernetes::backoff::Backoff;
-use crate::kubernetes::follow::chain;
+use mesh_failure::{Backoff, chain};
 use crate::metrics::{EventLabels, Outcome, SourceMetrics};
 
 const MAX_INSTANCE: usize = 128;
@@ -64,7 +63,7 @@ impl EventWriter {
                 self.complain(notice, outcome, &error);
                 if outcome == Outcome::failed {
                     self.client = None;
-                    sleep(self.backoff.delay_after(&error)).await;
+                    sleep(self.backoff.delay_after(error.asked_pause())).await;
                 }
             }
             _ => {

@@ -8,14 +8,13 @@ const FIRST: Duration = Duration::from_millis(100);
 /// Jitter adds up to as much again.
 const LAST: Duration = Duration::from_secs(5);
 
-/// Delays that grow from 100 ms to 10 s, with jitter so that many readers of one etcd spread out.
+/// Delays that grow from 100 ms to 10 s, with jitter so that many who ask the same server spread out.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 
 impl Default for Backoff {
     fn default() -> Self {
-        let builder = ExponentialBuilder::new().with_min_delay(FIRST).with_max_delay(LAST);
-        Self(builder.without_max_times().with_jitter().build())
+        Self(between(FIRST, LAST))
     }
 }
 
@@ -24,10 +23,22 @@ impl Backoff {
         self.0.next().unwrap_or(LAST)
     }
 
+    /// The next delay, and at least as long as the server has asked for.
+    pub fn delay_after(&mut self, asked: Option<Duration>) -> Duration {
+        // Jitter on top, never below: all who ask were told the same.
+        let asked = asked.and_then(|asked| between(asked, asked).next()).unwrap_or_default();
+        self.next_delay().max(asked)
+    }
+
     /// The next delay is the first one again.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
+}
+
+fn between(first: Duration, last: Duration) -> ExponentialBackoff {
+    let builder = ExponentialBuilder::new().with_min_delay(first).with_max_delay(last);
+    builder.without_max_times().with_jitter().build()
 }
 
 #[cfg(test)]
