@@ -13,10 +13,10 @@ use mesh_kv::{Dialer, Endpoint, Tls};
 use mesh_model::export::Identity;
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::ClusterName;
-use mesh_runtime::args::{IdentityError, duration};
-use mesh_runtime::{AdminArgs, IdentityArgs, LogArgs};
-use mesh_source::SourceArgs;
+use mesh_runtime::args::duration;
+use mesh_runtime::{AdminArgs, LogArgs};
 use mesh_source::kubernetes::QUIET;
+use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 
 use crate::exporter::COMPACT;
 

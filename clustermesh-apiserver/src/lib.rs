@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_runtime::admin::{AdminError, health_routes};
-use mesh_runtime::args::IdentityError;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
-use mesh_runtime::ranges::RangesTask;
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
 use mesh_source::kubernetes::{Events, Options};
-use mesh_source::{Source, SourceMetrics, Standing, Status};
+use mesh_source::ranges::RangesTask;
+use mesh_source::{IdentityError, Source, SourceMetrics, Standing, Status};
 
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};

@@ -7,11 +7,10 @@ use axum::Router;
 use mesh_admin::api::HookPrograms;
 use mesh_admin::instance;
 use mesh_runtime::admin::{AdminError, health_routes};
-use mesh_runtime::args::{Identity, IdentityError};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Condition, Listen, Readiness, Supervisor, SupervisorError};
 use mesh_source::kubernetes::EventWriter;
-use mesh_source::{Source, SourceMetrics};
+use mesh_source::{Identity, IdentityError, Source, SourceMetrics};
 use tokio::sync::watch;
 
 use crate::admin::events::Events;

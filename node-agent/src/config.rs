@@ -9,9 +9,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_admin::Hook;
 use mesh_model::name::NodeName;
-use mesh_runtime::args::{AdminArgs, Identity, IdentityArgs, IdentityError, LogArgs, duration};
-use mesh_source::SourceArgs;
+use mesh_runtime::args::{AdminArgs, LogArgs, duration};
 use mesh_source::kubernetes::{Options, QUIET};
+use mesh_source::{Identity, IdentityArgs, IdentityError, SourceArgs};
 
 use crate::datapath::actual::Capacity;
 use crate::datapath::programs::DEFAULT_REPLIES;

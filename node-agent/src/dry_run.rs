@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_runtime::args::IdentityError;
-use mesh_runtime::ranges::RangesTask;
 use mesh_runtime::{Supervisor, SupervisorError};
-use mesh_source::Source;
+use mesh_source::ranges::RangesTask;
+use mesh_source::{IdentityError, Source};
 use tokio::sync::watch;
 use tokio::time::timeout;
 

@@ -6,11 +6,10 @@ use std::time::SystemTime;
 
 use mesh_kv::peer_folder::Remembered;
 use mesh_model::snapshot::ClusterSnapshot;
-use mesh_runtime::args::Identity;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
-use mesh_runtime::ranges::{Known, RangesTask};
 use mesh_runtime::{Readiness, Supervisor};
-use mesh_source::{Source, Standing, Status};
+use mesh_source::ranges::{Known, RangesTask};
+use mesh_source::{Identity, Source, Standing, Status};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 

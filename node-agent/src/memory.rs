@@ -4,8 +4,7 @@
 
 use mesh_kv::peer_folder::Remembered;
 use mesh_runtime::StateFile;
-use mesh_runtime::args::Identity;
-use mesh_source::{Known, Source, memory};
+use mesh_source::{Identity, Known, Source, memory};
 use serde::de::DeserializeOwned;
 
 use crate::config::RunArgs;

@@ -9,14 +9,13 @@ pub mod lock;
 pub mod logs;
 pub mod metrics;
 pub mod process;
-pub mod ranges;
 pub mod readiness;
 pub mod shutdown;
 pub mod state_file;
 pub mod supervisor;
 
 pub use admin::{AdminServer, Listen};
-pub use args::{AdminArgs, Identity, IdentityArgs, LogArgs};
+pub use args::{AdminArgs, LogArgs};
 pub use metrics::Registry;
 pub use readiness::{Condition, Readiness};
 pub use state_file::{StateError, StateFile};

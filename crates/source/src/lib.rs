@@ -5,12 +5,14 @@
 
 pub mod args;
 pub mod convert;
+pub mod identity;
 pub mod kubernetes;
 pub mod manifests;
 pub mod memory;
 pub mod metrics;
 pub mod objects;
 mod packed;
+pub mod ranges;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -18,6 +20,7 @@ mod topology;
 pub mod wire;
 
 pub use args::{Source, SourceArgs, SourceSpec};
+pub use identity::{Identity, IdentityArgs, IdentityError};
 pub use kubernetes::Kubernetes;
 pub use manifests::Manifests;
 pub use memory::Known;

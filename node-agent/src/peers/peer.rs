@@ -7,7 +7,7 @@ use mesh_kv::{Dialer, Event, PeerFile, PeerWatch, Wanted};
 use mesh_model::fence::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{Interest, PeerPin, PeerSnapshot, PeerView, Quota};
-use mesh_runtime::ranges::Known;
+use mesh_source::ranges::Known;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::task::block_in_place;

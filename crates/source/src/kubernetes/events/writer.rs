@@ -4,13 +4,13 @@ use std::fmt;
 
 use kube::Client;
 use kube::client::Body;
+use mesh_failure::{Backoff, chain};
 use tokio::time::{Instant, sleep};
 
 use super::allowance::Allowance;
 use super::notice::{Notice, Reporter};
 use crate::kubernetes::access::Access;
 use crate::kubernetes::api::{self, ApiError};
-use mesh_failure::{Backoff, chain};
 use crate::metrics::{EventLabels, Outcome, SourceMetrics};
 
 const MAX_INSTANCE: usize = 128;

@@ -6,7 +6,7 @@ use mesh_model::fence::OwnRanges;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Identity, IdentityArgs, IdentityError};
+use crate::identity::{Identity, IdentityArgs, IdentityError};
 
 /// What the cluster tells of its ranges; `None` until it has told everything once.
 pub type Found = watch::Receiver<Option<Arc<OwnRanges>>>;
