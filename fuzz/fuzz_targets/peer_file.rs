@@ -3,12 +3,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mesh_kv::PeerFile;
+use mesh_peers::PeerFile;
 
 fuzz_target!(|text: &str| {
     let name = "empire".parse().expect("a name");
-    if let Err(error) = PeerFile::parse(&name, "empire.yaml", text) {
-        let text = error.to_string();
-        assert!(text.len() < 4000 && !text.contains('\n'), "{text}");
+    match PeerFile::parse(&name, "empire.yaml", text) {
+        // What was read is written and read back as the same.
+        Ok(file) => assert_eq!(PeerFile::parse(&name, "empire.yaml", &file.text()), Ok(file)),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.len() < 4000 && !text.contains('\n'), "{text}");
+        }
     }
 });

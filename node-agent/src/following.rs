@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use mesh_kv::peer_folder::Remembered;
 use mesh_model::snapshot::ClusterSnapshot;
+use mesh_peers::folder::Remembered;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::{Readiness, Supervisor};
 use mesh_source::ranges::{Known, RangesTask};

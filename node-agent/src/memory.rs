@@ -2,7 +2,7 @@
 //!
 //! Owns which files there are and what they are about. Never decides what of it still counts.
 
-use mesh_kv::peer_folder::Remembered;
+use mesh_peers::folder::Remembered;
 use mesh_runtime::StateFile;
 use mesh_source::{Identity, Known, Source, memory};
 use serde::de::DeserializeOwned;

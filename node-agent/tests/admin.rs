@@ -15,13 +15,13 @@ use mesh_admin::api::{
     Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
     Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
 };
-use mesh_kv::PeerFile;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
 use mesh_model::reason;
 use mesh_model::record::Reason;
 use mesh_model::snapshot::{Protocol, ServicePort};
 use mesh_model::view::{Cut, Excess, PeerSnapshot};
+use mesh_peers::PeerFile;
 use mesh_runtime::{AdminServer, Listen};
 use node_agent::admin::answers::{Answers, Unanswered};
 use node_agent::admin::events::Events;

@@ -1,4 +1,4 @@
-//! The mesh's etcd client: dial, publish, watch, leases, peer files.
+//! The mesh's etcd client: dial, publish, watch, leases.
 //!
 //! Knows keys as bytes and the few records that its own work depends on; never Kubernetes, never eBPF.
 
@@ -11,9 +11,6 @@ pub mod forget;
 mod landmarks;
 pub mod lease;
 mod list;
-mod peer_content;
-pub mod peer_file;
-pub mod peer_folder;
 pub mod publish;
 mod race;
 pub mod session;
@@ -27,7 +24,6 @@ pub use alarm::Alarm;
 pub use dial::Dialer;
 pub use endpoint::Endpoint;
 pub use fault::{CallError, DialError, KvError};
-pub use peer_file::{PeerFile, PeerFileError};
 pub use session::{Entry, Session};
 pub use tls::{Tls, share_roots};
 pub use watch::{Change, Event, PeerWatch, Wanted};

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_admin::api::{Event, PeerState, unix_us};
-use mesh_kv::PeerFile;
-use mesh_kv::peer_folder::{self, Now, Peer, Peers, Remembered};
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerSnapshot, Quota};
+use mesh_peers::folder::{self, Now, Peer, Peers, Remembered};
+use mesh_peers::{FolderWatch, PeerFile};
 use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::supervisor::{Supervisor, SupervisorError, Task};
 use mesh_source::ranges::Known;
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecursiveMode, Watcher};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use super::peer::{Asked, Followed, PeerTask};
@@ -26,8 +24,6 @@ use crate::admin::events::Events;
 use crate::datapath::actual::Capacity;
 use crate::quota::QuotaArgs;
 
-/// Folders that inotify does not report on, or that were replaced, are read this often.
-const POLL: Duration = Duration::from_secs(2);
 /// A peer's task ends within this time.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -133,44 +129,24 @@ impl PeerFolder {
             () = token.cancelled() => return Ok(()),
             Ok(_) = own_ranges.wait_for(Option::is_some) => {}
         }
-        let changed = Arc::new(Notify::new());
-        let mut watcher = None;
+        let mut watch = FolderWatch::new(&self.config.folder);
         loop {
-            // A watch ends with the folder it was set on; setting it anew costs nothing.
-            watcher = self.watch(&changed).or(watcher);
+            watch.renew();
             let again = self.read();
             tokio::select! {
                 () = token.cancelled() => return self.supervisor.stop(STOP_DEADLINE).await,
                 failure = self.supervisor.failure() => return Err(failure),
-                () = changed.notified() => {}
+                () = watch.changed(again) => {}
                 // Policies are made of them.
                 Ok(()) = own_ranges.changed() => {}
-                () = tokio::time::sleep(again.unwrap_or(POLL).min(POLL)) => {}
             }
         }
-    }
-
-    /// Best effort: what it misses, polling finds.
-    fn watch(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-        let changed = changed.clone();
-        // Reading the files makes events of its own.
-        let matters = |kind: EventKind| {
-            !kind.is_access() || kind == EventKind::Access(AccessKind::Close(AccessMode::Write))
-        };
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| matters(event.kind)) {
-                changed.notify_one();
-            }
-        })
-        .ok()?;
-        watcher.watch(&self.config.folder, RecursiveMode::NonRecursive).ok()?;
-        Some(watcher)
     }
 
     /// Reads the folder and starts, stops and restarts tasks accordingly.
     fn read(&mut self) -> Option<Duration> {
         let FolderConfig { folder, own_name, own_id, .. } = &self.config;
-        let reading = peer_folder::read(folder, own_name, *own_id);
+        let reading = folder::read(folder, own_name, *own_id);
         let change = self.peers.update(reading, Now::read());
         self.share();
         self.log_problem();
@@ -251,7 +227,7 @@ impl PeerFolder {
             }
         };
         if let Some((followed, _)) = self.tasks.get(name)
-            && is_same_peer(&followed.borrow().file, &file)
+            && followed.borrow().file.is_same_peer(&file)
         {
             tracing::info!(peer = %name, "the peer's file has changed: what is known is judged by it");
             followed.send_replace(Followed { file, dialer });
@@ -311,22 +287,9 @@ fn is_same_status(old: &PeerStatus, new: &PeerStatus) -> bool {
     old.file == new.file && old.file_error == new.file_error && old.policy == new.policy
 }
 
-/// Whether what was learnt by one file counts for the other. A file that trusts none of the roots that the one before
-/// trusted is about somebody else, whoever that is.
-fn is_same_peer(before: &PeerFile, after: &PeerFile) -> bool {
-    before.name == after.name && before.id == after.id && shares_trust(before, after)
-}
-
-fn shares_trust(before: &PeerFile, after: &PeerFile) -> bool {
-    match (&before.trust, &after.trust) {
-        (Some(before), Some(after)) => mesh_kv::share_roots(before, after),
-        _ => true,
-    }
-}
-
 fn is_trusted_still(before: &PeerStatus, peer: &Peer) -> bool {
     match (&before.file, &peer.file) {
-        (Some(before), Some(after)) => shares_trust(before, after),
+        (Some(before), Some(after)) => before.shares_trust(after),
         _ => true,
     }
 }
@@ -349,7 +312,7 @@ pub(crate) fn status(before: Option<&PeerStatus>, peer: &Peer, own: &OwnRanges) 
         }
         None => (Link::default(), Arc::default()),
     };
-    let policy = peer.file.as_ref().map(|file| Fence::new(file.ranges.clone(), own.clone()));
+    let policy = peer.file.as_ref().map(|file| file.policy(own.clone()));
     PeerStatus {
         file: peer.file.clone(),
         file_error,

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use mesh_admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
-use mesh_kv::PeerFile;
 use mesh_model::fence::Fence;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{Cut, PeerSnapshot};
+use mesh_peers::PeerFile;
 
 use crate::admin::answers::PeerRows;
 

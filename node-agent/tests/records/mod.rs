@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use mesh_kv::PeerFile;
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{PeerPin, PeerView};
+use mesh_peers::PeerFile;
 use node_agent::peers::{Link, PeerStatus, Phase};
 
 /// A peer in cluster `number`, with pods in `10.NUMBER/16`, whose etcd holds these records.

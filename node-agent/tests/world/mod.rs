@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use mesh_admin::api::{Event, Peer};
-use mesh_kv::peer_folder::Remembered;
 use mesh_kv::testing::{Etcd, free_port};
 use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
+use mesh_peers::folder::Remembered;
 use mesh_runtime::{Registry, Supervisor};
 use mesh_source::ranges::fixed;
 use node_agent::admin::events::Events;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_kv::peer_file::Problem;
-use mesh_kv::peer_folder::Peer;
-use mesh_kv::{Change, PeerFile, PeerFileError};
+use mesh_kv::Change;
 use mesh_model::desired::Frontend;
 use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::ClusterName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerView};
+use mesh_peers::folder::Peer;
+use mesh_peers::{PeerFile, PeerFileError, Problem};
 
 use super::CAPACITY;
 use super::cluster::{Cluster, Etcd, id_of, name_of};

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use mesh_kv::peer_folder::{self, Now, Peers, Remembered};
 use mesh_model::annotation::Affinity;
 use mesh_model::name::ClusterName;
 use mesh_model::table::Knowledge;
+use mesh_peers::folder::{self, Now, Peers, Remembered};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -226,7 +226,7 @@ impl World {
             let before = self.peers_memory().load().ok().flatten().unwrap_or_default();
             self.peers = Peers::remembering(&before, &name, id);
         }
-        let reading = peer_folder::read(&self.scratch.path().join("peers"), &name, id);
+        let reading = folder::read(&self.scratch.path().join("peers"), &name, id);
         self.peers.update(reading, self.now);
         self.now = Now {
             instant: self.now.instant + Duration::from_secs(10),

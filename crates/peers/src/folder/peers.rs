@@ -12,8 +12,8 @@ use mesh_model::name::{ClusterId, ClusterName};
 use serde::{Deserialize, Serialize};
 
 use super::{FolderIdentity, FolderProblem, FolderReading};
-use crate::peer_content::SETTLE;
-use crate::peer_file::{PeerFile, PeerFileError, Problem};
+use crate::content::SETTLE;
+use crate::file::{PeerFile, PeerFileError, Problem};
 
 /// Editors and copies remove a file before they write it again.
 pub(super) const REMOVAL_GRACE: Duration = Duration::from_secs(1);

@@ -32,6 +32,24 @@ impl Folder {
         folder
     }
 
+    /// A Secret's mount with peers as its keys, not read yet.
+    fn mounted(peers: &[(&str, u16)]) -> Self {
+        let folder = Self::new();
+        folder.mount(peers);
+        folder
+    }
+
+    /// As the kubelet lays it out.
+    fn mount(&self, peers: &[(&str, u16)]) {
+        let version = self.path.join("..1");
+        fs::create_dir_all(&version).unwrap();
+        for (name, id) in peers {
+            fs::write(version.join(format!("{name}.yaml")), good(*id)).unwrap();
+            symlink(format!("..data/{name}.yaml"), self.path.join(format!("{name}.yaml"))).unwrap();
+        }
+        symlink("..1", self.path.join("..data")).unwrap();
+    }
+
     fn write(&self, file: &str, text: &str) {
         fs::write(self.path.join(file), text).unwrap();
     }
@@ -182,23 +200,18 @@ fn a_folder_replaced_by_an_empty_one_is_ignorance() {
 
 #[test]
 fn a_secret_mount_without_data_is_ignorance() {
-    let mut folder = Folder::new();
-    let version = folder.path.join("..2026_11_24");
-    fs::create_dir(&version).unwrap();
-    fs::write(version.join("hoth.yaml"), good(2)).unwrap();
-    fs::write(version.join("endor.yaml"), good(3)).unwrap();
-    symlink("..data/hoth.yaml", folder.path.join("hoth.yaml")).unwrap();
-    symlink("..data/endor.yaml", folder.path.join("endor.yaml")).unwrap();
+    let mut folder = Folder::mounted(&[("hoth", 2), ("endor", 3)]);
+    folder.remove("..data");
     folder.update();
     assert_eq!(ids(&folder.peers), None);
-    symlink("..2026_11_24", folder.path.join("..data")).unwrap();
+    symlink("..1", folder.path.join("..data")).unwrap();
     assert_eq!(folder.update().changed.len(), 2);
     assert_eq!(ids(&folder.peers), Some(vec![2, 3]));
 
     folder.remove("..data");
     folder.assert_ignorance();
     // Everything is gone, the version's folder too: still the place where a Secret was mounted.
-    fs::remove_dir_all(&version).unwrap();
+    fs::remove_dir_all(folder.path.join("..1")).unwrap();
     folder.remove("hoth.yaml");
     folder.remove("endor.yaml");
     folder.assert_ignorance();
@@ -206,18 +219,25 @@ fn a_secret_mount_without_data_is_ignorance() {
 }
 
 #[test]
-fn a_secret_without_keys_removes_everybody() {
-    let mut folder = Folder::new();
-    let version = folder.path.join("..1");
-    fs::create_dir(&version).unwrap();
-    fs::write(version.join("hoth.yaml"), good(2)).unwrap();
-    symlink("..1", folder.path.join("..data")).unwrap();
-    symlink("..data/hoth.yaml", folder.path.join("hoth.yaml")).unwrap();
-    folder.update();
-    fs::remove_file(version.join("hoth.yaml")).unwrap();
-    folder.remove("hoth.yaml");
-    folder.update();
-    assert_eq!(names(&folder.update_later(REMOVAL_GRACE).removed), ["hoth"]);
+fn a_secret_without_keys_removes_everybody_also_for_the_next_process() {
+    let keys_go = |folder: &mut Folder| {
+        fs::remove_file(folder.path.join("..1/hoth.yaml")).unwrap();
+        folder.remove("hoth.yaml");
+    };
+    let restarts = |folder: &mut Folder| {
+        // Every pod has a mount of its own.
+        fs::rename(&folder.path, folder.path.with_extension("before")).unwrap();
+        folder.mount(&[]);
+        folder.restart();
+    };
+    for (what, happens) in [("its keys go", keys_go as fn(&mut Folder)), ("a new pod", restarts)] {
+        let mut folder = Folder::mounted(&[("hoth", 2)]);
+        folder.update();
+        happens(&mut folder);
+        folder.update();
+        assert_eq!(names(&folder.update_later(REMOVAL_GRACE).removed), ["hoth"], "{what}");
+        assert_eq!(ids(&folder.peers), Some(vec![]), "{what}");
+    }
 }
 
 #[test]
@@ -496,25 +516,6 @@ fn a_folder_that_cannot_be_read_at_the_start_keeps_everybody() {
             folder.assert_ignorance();
         }
     }
-}
-
-#[test]
-fn a_secret_without_keys_says_so_also_to_the_next_process() {
-    let mut folder = Folder::new();
-    let version = folder.path.join("..1");
-    fs::create_dir(&version).unwrap();
-    fs::write(version.join("hoth.yaml"), good(2)).unwrap();
-    symlink("..1", folder.path.join("..data")).unwrap();
-    symlink("..data/hoth.yaml", folder.path.join("hoth.yaml")).unwrap();
-    folder.update();
-    // Every pod has a mount of its own.
-    fs::rename(&folder.path, folder.path.with_extension("before")).unwrap();
-    fs::create_dir_all(&version).unwrap();
-    symlink("..1", folder.path.join("..data")).unwrap();
-    folder.restart();
-    folder.update();
-    assert_eq!(names(&folder.update_later(REMOVAL_GRACE).removed), ["hoth"]);
-    assert_eq!(ids(&folder.peers), Some(vec![]));
 }
 
 #[test]

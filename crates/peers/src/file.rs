@@ -1,20 +1,19 @@
 //! A peer file: who a peer is, where it is reached, which addresses it may announce and whom to trust for it.
 //!
-//! Turns the text of one file into validated values. Never reads files; see [`crate::peer_folder`].
+//! Turns the text of one file into validated values. Never reads files; see [`crate::folder`].
 
 use std::path::Path;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use mesh_model::fence::{PeerRanges, Ranges};
+use mesh_kv::dial::DialerError;
+use mesh_kv::{Dialer, Endpoint, Tls, share_roots};
+use mesh_model::fence::{Fence, OwnRanges, PeerRanges};
 use mesh_model::name::{ClusterId, ClusterName};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::dial::{Dialer, DialerError};
-use crate::endpoint::Endpoint;
-use crate::tls::Tls;
+use crate::policy;
 
 /// Kubernetes allows no bigger Secret.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -80,17 +79,8 @@ pub enum Problem {
 
 const ID_EXAMPLE: &str = "id: 2";
 const ENDPOINTS_EXAMPLE: &str = "endpoints: [\"https://HOST:2379\"]";
-const RANGES_EXAMPLE: &str = "ranges: {pods: [10.2.0.0/16], nodes: [192.168.2.0/24]}";
 const TRUST_EXAMPLE: &str =
     "trust: |` and below it, indented, the peer's CA as PEM: `-----BEGIN CERTIFICATE-----";
-
-/// Both lists, so that a misspelt one is found.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawRanges {
-    pods: Vec<IpNet>,
-    nodes: Vec<IpNet>,
-}
 
 impl PeerFile {
     /// Validates the text of the file `file`, whose stem is the peer's name.
@@ -108,7 +98,7 @@ impl PeerFile {
 
     fn of_fields(name: &ClusterName, id: ClusterId, mut fields: Map<String, Value>) -> Result<Self, Problem> {
         let endpoints: Vec<Endpoint> = required(&mut fields, "endpoints", ENDPOINTS_EXAMPLE)?;
-        let ranges = ranges(&mut fields)?;
+        let ranges = policy::ranges(&mut fields)?;
         let trust: Option<Arc<str>> = match fields.remove("trust") {
             None | Some(Value::Null) => None,
             Some(value) => Some(typed("trust", value)?),
@@ -136,14 +126,38 @@ impl PeerFile {
             other => Problem::Field { field: "endpoints", reason: other.to_string() },
         })
     }
+
+    /// The text of the file, as YAML.
+    pub fn text(&self) -> String {
+        serde_saphyr::to_string(self).expect("a peer file is plain data")
+    }
+
+    /// Which addresses the peer may announce, where `own` are this cluster's.
+    pub fn policy(&self, own: OwnRanges) -> Fence {
+        Fence::new(self.ranges.clone(), own)
+    }
+
+    /// Whether what was learnt by this file counts for the other. A file that trusts none of the roots that the one
+    /// before trusted is about somebody else, whoever that is.
+    pub fn is_same_peer(&self, after: &Self) -> bool {
+        self.name == after.name && self.id == after.id && self.shares_trust(after)
+    }
+
+    /// Whether the two have a trusted root in common, or one of them names none.
+    pub fn shares_trust(&self, after: &Self) -> bool {
+        match (&self.trust, &after.trust) {
+            (Some(before), Some(after)) => share_roots(before, after),
+            _ => true,
+        }
+    }
 }
 
-fn typed<T: DeserializeOwned>(field: &'static str, value: Value) -> Result<T, Problem> {
+pub(crate) fn typed<T: DeserializeOwned>(field: &'static str, value: Value) -> Result<T, Problem> {
     serde_json::from_value(value)
         .map_err(|error| Problem::Field { field, reason: one_line(&error.to_string()) })
 }
 
-fn required<T: DeserializeOwned>(
+pub(crate) fn required<T: DeserializeOwned>(
     fields: &mut Map<String, Value>,
     field: &'static str,
     example: &'static str,
@@ -152,26 +166,6 @@ fn required<T: DeserializeOwned>(
         None | Some(Value::Null) => Err(Problem::Missing { field, example }),
         Some(value) => typed(field, value),
     }
-}
-
-fn ranges(fields: &mut Map<String, Value>) -> Result<PeerRanges, Problem> {
-    const FIELD: &str = "ranges";
-    let refused = |reason: String| Problem::Field { field: FIELD, reason };
-    let value: Value = required(fields, FIELD, RANGES_EXAMPLE)?;
-    if let Value::String(word) = &value {
-        return match word.as_str() {
-            "declared" => Ok(PeerRanges::DECLARED),
-            _ => Err(refused(format!("{word:?} is no range; write `{RANGES_EXAMPLE}`"))),
-        };
-    }
-    let RawRanges { pods, nodes } = typed(FIELD, value)?;
-    if pods.is_empty() && nodes.is_empty() {
-        return Err(refused(format!("no range is listed; write `{RANGES_EXAMPLE}`")));
-    }
-    if let Some(range) = pods.iter().chain(&nodes).find(|range| range.trunc() != **range) {
-        return Err(refused(format!("{range} has bits set behind its prefix; write {}", range.trunc())));
-    }
-    Ok(PeerRanges::Agreed(Ranges { pods, nodes }))
 }
 
 fn reason(error: &serde_saphyr::Error) -> String {
@@ -213,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_file_is_a_peer_file_again_as_json() {
-        let ca = crate::testing::Ca::new("hoth");
+        let ca = mesh_kv::testing::Ca::new("hoth");
         let trust: String = ca.pem().lines().map(|line| format!("  {line}\n")).collect();
         for text in [
             GOOD.to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_files::Writers;
 
-use crate::peer_file::{MAX_FILE_BYTES, Problem};
+use crate::file::{MAX_FILE_BYTES, Problem};
 
 /// How long a file must be left alone where nobody knows who has it open for writing.
 pub(crate) const SETTLE: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! The folder of peer files: what it says at one moment. What follows from that is told by [`Peers`].
 //!
-//! Never watches the folder.
+//! Never watches the folder: see [`crate::FolderWatch`].
 
 mod peers;
 
@@ -12,8 +12,8 @@ use std::path::Path;
 use mesh_model::name::{ClusterId, ClusterName};
 use serde::{Deserialize, Serialize};
 
-use crate::peer_content::contents;
-use crate::peer_file::{PeerFile, PeerFileError, Problem};
+use crate::content::contents;
+use crate::file::{PeerFile, PeerFileError, Problem};
 
 pub use peers::{Now, Peer, Peers, PeersChange, Remembered};
 
@@ -179,5 +179,5 @@ fn claimed_id(outcome: &Result<PeerFile, PeerFileError>) -> Option<ClusterId> {
 }
 
 #[cfg(test)]
-#[path = "peer_folder_tests.rs"]
+#[path = "folder_tests.rs"]
 mod tests;
