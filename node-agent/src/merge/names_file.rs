@@ -17,27 +17,48 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Keeps the file as the sources say, from the moment on at which the own source is synced: until then the file of an
 /// earlier agent says more.
 pub async fn run(path: PathBuf, mut names: Names, token: CancellationToken) {
-    let (mut written, mut refused) = (None, false);
+    let mut file = NamesFile { path, written: None, refused: false };
     loop {
-        if let Some(current) = names.current().filter(|current| written.as_ref() != Some(current)) {
-            match write(&path, &current) {
-                Ok(()) => (written, refused) = (Some(current), false),
-                // Tried again after every pause, told of once.
-                Err(error) if !std::mem::replace(&mut refused, true) => {
-                    tracing::warn!(path = %path.display(), %error, "the names file could not be written");
-                }
-                Err(_) => {}
-            }
-        }
+        file.keep(&names);
+        // The first write is not delayed: an agent may be killed at once, and the next knows no names but these.
+        let pause = if file.written.is_none() && !file.refused { Duration::ZERO } else { PAUSE };
         let changed = async {
-            tokio::time::sleep(PAUSE).await;
-            if !refused {
+            tokio::time::sleep(pause).await;
+            if !file.refused {
                 names.changed().await;
             }
         };
         tokio::select! {
-            () = token.cancelled() => return,
+            () = token.cancelled() => {
+                file.keep(&names);
+                return;
+            }
             () = changed => {}
+        }
+    }
+}
+
+/// The file, and what is known to be in it.
+struct NamesFile {
+    path: PathBuf,
+    written: Option<api::Names>,
+    /// Whether the last write failed.
+    refused: bool,
+}
+
+impl NamesFile {
+    /// Writes what the sources say, where that is new.
+    fn keep(&mut self, names: &Names) {
+        let Some(current) = names.current().filter(|current| self.written.as_ref() != Some(current)) else {
+            return;
+        };
+        match write(&self.path, &current) {
+            Ok(()) => (self.written, self.refused) = (Some(current), false),
+            // Tried again after every pause, told of once.
+            Err(error) if !std::mem::replace(&mut self.refused, true) => {
+                tracing::warn!(path = %self.path.display(), %error, "the names file could not be written");
+            }
+            Err(_) => {}
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct Behaviour {
     pub ends_lists_early: bool,
     /// Every position is forgotten at once, and streams end with their list.
     pub forgets: bool,
-    /// Connections are taken, and no request is ever answered.
+    /// Connections are taken, and no request is ever answered: those count as unanswered.
     pub frozen: bool,
     /// The token that requests need.
     pub token: Option<String>,
@@ -71,6 +71,8 @@ struct State {
     history: Vec<Entry>,
     /// Method and target of every request, and when it came.
     requests: Vec<(Instant, String)>,
+    /// Those that came while it was frozen.
+    unanswered: Vec<String>,
     written: Vec<Value>,
 }
 
@@ -104,6 +106,7 @@ impl FakeApi {
             objects: BTreeMap::new(),
             history: Vec::new(),
             requests: Vec::new(),
+            unanswered: Vec::new(),
             written: Vec::new(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -274,6 +277,11 @@ impl FakeApi {
         self.state().requests.iter().map(|(_, request)| request.clone()).collect()
     }
 
+    /// The requests that came while it was frozen.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.state().unanswered.clone()
+    }
+
     /// When requests were made that contain all of these texts.
     pub fn times(&self, texts: &[&str]) -> Vec<Instant> {
         let state = self.state();
@@ -349,8 +357,7 @@ async fn answer(
     let resource = parts.uri.path().rsplit('/').next().unwrap().to_owned();
     let authorization = parts.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
 
-    let frozen = state.lock().unwrap_or_else(PoisonError::into_inner).behaviour.frozen;
-    if frozen {
+    if is_left_unanswered(&state, || format!("{} {target}", parts.method)) {
         return std::future::pending().await;
     }
     let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -415,6 +422,15 @@ async fn answer(
         }
     });
     Ok(Response::new(Stream(receiver).boxed()))
+}
+
+fn is_left_unanswered(state: &Mutex<State>, request: impl FnOnce() -> String) -> bool {
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    let frozen = state.behaviour.frozen;
+    if frozen {
+        state.unanswered.push(request());
+    }
+    frozen
 }
 
 fn initial(state: &State, resource: &str, ends: bool) -> Vec<Bytes> {
