@@ -5,16 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod one_backend;
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use mesh_abi::LAYOUT;
-use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
-use mesh_model::name::ClusterId;
-use mesh_model::snapshot::Protocol;
 use node_agent::datapath::actual::{Actual, Capacity};
 use node_agent::datapath::apply::apply;
 use node_agent::datapath::maps::{Maps, NAMES, instance_dir};
@@ -23,28 +21,14 @@ use node_agent::datapath::programs::{Found, uninstall};
 use node_agent::datapath::restore::restore;
 use node_agent::install::Installed;
 
+use one_backend::{FRONTEND, frontend, plan};
 use support::{CAPACITY, INSTANCE, World, server};
 
-const FRONTEND: &str = "10.96.0.1:80";
 const LARGER: Capacity = Capacity { services: 128, ..CAPACITY };
-
-fn frontend() -> Frontend {
-    let address: SocketAddr = FRONTEND.parse().unwrap();
-    Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Tcp }
-}
 
 /// Puts the frontend with this one backend into the maps.
 fn fill(maps: &mut Maps, actual: &mut Actual, backend: &TcpListener) {
-    let address = backend.local_addr().unwrap();
-    let backend = DesiredBackend { address: address.ip(), port: address.port(), state: BackendState::Active };
-    let cluster = ClusterId::new(1).unwrap();
-    let service = DesiredService {
-        service: "default/rebel-base".parse().unwrap(),
-        port_name: None,
-        plain_ok: false,
-        groups: vec![DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] }],
-    };
-    let mut plan = actual.plan(&[(frontend(), Some(service))]);
+    let mut plan = plan(actual, backend);
     apply(&mut maps.services, &plan).unwrap();
     actual.written(&mut plan);
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod one_backend;
 mod support;
 
 use std::fs::{self, File};
@@ -23,20 +24,16 @@ use mesh_abi::{
     BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceCell, ServiceKey,
     SlotEntry,
 };
-use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
-use mesh_model::name::ClusterId;
-use mesh_model::snapshot::Protocol;
 use node_agent::datapath::actual::{Actual, unmapped};
 use node_agent::datapath::apply::apply;
 use node_agent::datapath::maps::{Maps, NAMES, instance_dir};
-use node_agent::datapath::plan::Plan;
 use node_agent::datapath::programs::{Found, HOOKS};
 use node_agent::install::Installed;
 use socket2::SockRef;
 
+use one_backend::{FRONTEND, frontend, plan};
 use support::{Bytes, CAPACITY, INSTANCE, World, outcome, server, wait_until};
 
-const FRONTEND: &str = "10.96.0.1:80";
 /// Connects between two changes.
 const BETWEEN: u64 = 200;
 
@@ -109,25 +106,6 @@ fn previous() -> &'static [u8] {
 
 fn manifest(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn frontend() -> Frontend {
-    let address: SocketAddr = FRONTEND.parse().unwrap();
-    Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Tcp }
-}
-
-/// The frontend with this one backend, which is cluster 1's.
-fn plan(actual: &mut Actual, backend: &TcpListener) -> Plan {
-    let address = backend.local_addr().unwrap();
-    let backend = DesiredBackend { address: address.ip(), port: address.port(), state: BackendState::Active };
-    let cluster = ClusterId::new(1).unwrap();
-    let service = DesiredService {
-        service: "default/rebel-base".parse().unwrap(),
-        port_name: None,
-        plain_ok: false,
-        groups: vec![DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] }],
-    };
-    actual.plan(&[(frontend(), Some(service))])
 }
 
 fn layouts(world: &World) -> Vec<String> {
