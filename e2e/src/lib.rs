@@ -3,6 +3,7 @@
 //!
 //! Owns everything that is needed to show the product working on one machine. Nothing in production needs it.
 
+pub mod agent_api;
 pub mod bench;
 pub mod bench_kube;
 pub mod failure;
@@ -13,4 +14,3 @@ pub mod load;
 pub mod prerequisite;
 pub mod story;
 pub mod wait;
-pub mod world;

@@ -10,7 +10,6 @@ use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
 use mesh_e2e::lab::manifest::ServiceSpec;
 use mesh_e2e::lab::{Lab, LabSpec};
 use mesh_e2e::wait;
-use mesh_e2e::world::World;
 use mesh_kv::testing::Proxy;
 
 const SERVICE: &str = "rebel-base";
@@ -31,11 +30,8 @@ struct UnderLoad<'a> {
 
 fn under_load(spec: &LabSpec, work: impl FnOnce(&mut UnderLoad<'_>) -> Result<()>) -> Result<()> {
     Lab::test(spec, ODD, |lab| {
-        for cluster in CLUSTERS {
-            lab.cluster(cluster)?.apply(&ServiceSpec::global(SERVICE, 2))?;
-        }
+        lab.apply(&ServiceSpec::global(SERVICE, 2))?;
         let mut records = Vec::new();
-        wait::until("all backends", PATIENCE, || lab.wait_backends(SERVICE, 2))?;
         for cluster in CLUSTERS {
             let target = lab.cluster(cluster)?.dial_address(SERVICE)?;
             let load = LoadSpec { per_second: 50, timeout: Duration::from_secs(10), ..LoadSpec::to(target) };
@@ -48,10 +44,6 @@ fn under_load(spec: &LabSpec, work: impl FnOnce(&mut UnderLoad<'_>) -> Result<()
         under_load.lab.end_clients()?;
         under_load.no_failures()
     })
-}
-
-fn small() -> LabSpec {
-    LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&CLUSTERS) }
 }
 
 impl UnderLoad<'_> {
@@ -80,7 +72,7 @@ impl UnderLoad<'_> {
     }
 
     fn scale(&mut self, replicas: usize) -> Result<()> {
-        CLUSTERS.iter().try_for_each(|cluster| self.lab.cluster(cluster)?.scale(SERVICE, replicas).map(drop))
+        self.lab.scale(SERVICE, replicas)
     }
 
     /// The endpoints go, the processes stay until [`UnderLoad::scale`]: an agent that is dead can't know better.
@@ -133,7 +125,7 @@ fn weather(under_load: &mut UnderLoad<'_>, round: &Round, change: Change, at_fir
 }
 
 fn run(rounds: &[Round]) -> Result<()> {
-    let spec = LabSpec { standby: true, disks: true, ..small() };
+    let spec = LabSpec { standby: true, disks: true, ..LabSpec::small() };
     under_load(&spec, |under_load| {
         under_load.settled()?;
         let at_first = Holdings::of(under_load.lab)?;
@@ -174,7 +166,7 @@ fn both_out_of_touch(lab: &mut Lab) -> Result<()> {
 
 #[test]
 fn a_partition_of_the_control_path_is_survived_and_made_up_for() -> Result<()> {
-    under_load(&small(), |under_load| {
+    under_load(&LabSpec::small(), |under_load| {
         under_load.lab.partition_control("hoth", "yavin")?;
         both_out_of_touch(under_load.lab)?;
         under_load.scale(3)?;
@@ -187,7 +179,7 @@ fn a_partition_of_the_control_path_is_survived_and_made_up_for() -> Result<()> {
 
 #[test]
 fn a_history_compacted_behind_a_watch_is_listed_anew() -> Result<()> {
-    under_load(&small(), |under_load| {
+    under_load(&LabSpec::small(), |under_load| {
         under_load.lab.partition_control("hoth", "yavin")?;
         both_out_of_touch(under_load.lab)?;
         under_load.scale(3)?;
@@ -210,7 +202,7 @@ fn a_history_compacted_behind_a_watch_is_listed_anew() -> Result<()> {
 
 #[test]
 fn an_etcd_that_takes_seconds_to_answer_is_followed_late() -> Result<()> {
-    under_load(&small(), |under_load| {
+    under_load(&LabSpec::small(), |under_load| {
         let paths = slow_paths(under_load.lab)?;
         under_load.settled()?;
         under_load.scale(3)?;

@@ -5,41 +5,21 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::image::LAB;
 use mesh_e2e::kube::kubectl::Context as Kubectl;
-use mesh_e2e::kube::testing::Fixture;
+use mesh_e2e::kube::testing::{Fixture, objects};
 use mesh_e2e::wait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A Deployment of servers that answer with the cluster's name and their own, and its Service.
-fn servers(cluster: &str, name: &str, replicas: u32) -> String {
-    let container = json!({
-        "name": "serve",
-        "image": LAB,
-        "args": ["serve", format!("--answer={cluster}/$(POD)"), "--port=8080", "--linger=5s"],
-        "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-    });
-    let labels = json!({"app": name});
-    let deployment = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        },
-    });
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name},
-        "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]},
-    });
-    json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]}).to_string()
+/// Servers that answer with the cluster's name and their own, and their Service.
+fn serve(cluster: &KubeCluster, name: &str, replicas: usize) -> Result<()> {
+    let servers = objects::servers("default", name, cluster.name(), replicas);
+    let service = objects::service("default", name, &objects::in_front_of(name));
+    objects::apply(&cluster.context(), &[servers, service])?;
+    objects::rolled_out(&cluster.context(), "default", &format!("deployment/{name}"))
 }
 
 /// Addresses and nodes of a Service's ready endpoints.
@@ -75,8 +55,7 @@ fn pods_call_services_by_name() -> Result<()> {
     let fixture = Fixture::enter()?;
     for cluster in fixture.lab().clusters() {
         let context = cluster.context();
-        context.apply(&servers(cluster.name(), "echo", 2))?;
-        context.kubectl(&["rollout", "status", "deployment/echo", "--timeout=90s"])?;
+        serve(cluster, "echo", 2)?;
         let client = [
             "run",
             "client",
@@ -110,8 +89,7 @@ fn pods_of_both_clusters_reach_each_other_until_the_way_is_cut() -> Result<()> {
     let lab = fixture.lab();
     let [one, other, ..] = lab.clusters() else { anyhow::bail!("two clusters are needed") };
     let context = other.context();
-    context.apply(&servers(other.name(), "far", 1))?;
-    context.kubectl(&["rollout", "status", "deployment/far", "--timeout=90s"])?;
+    serve(other, "far", 1)?;
     // Slices follow their pods a moment later.
     let first = || endpoints(&context, "far")?.into_iter().next().context("no endpoint");
     let (address, _) = wait::until("an endpoint of far", PATIENCE, first)?;

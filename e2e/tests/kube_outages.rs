@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::agent_api::AgentApi;
 use mesh_e2e::kube::chart::{Chart, NAMESPACE};
 use mesh_e2e::kube::kubectl::Context as Kubectl;
-use mesh_e2e::kube::testing::agents::{self, Agent, Counts};
+use mesh_e2e::kube::testing::agents::{self, Counts};
 use mesh_e2e::kube::testing::callers::Callers;
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::kube::{KubeCluster, Part};
@@ -114,7 +115,7 @@ impl Scene {
     fn last_plan(&self, node: &str) -> Result<String> {
         let mut agents = Vec::new();
         for cluster in self.fixture.pair()? {
-            agents.extend(Agent::of(cluster)?);
+            agents.extend(cluster.agents()?);
         }
         let agent = agents.iter().find(|agent| agent.node == node).context("no such node")?;
         Ok(format!("{:?}", agent.items("/v1/plan")?))
@@ -228,9 +229,9 @@ fn kubernetes_forgets(scene: &mut Scene) -> Result<()> {
 /// Its data goes with the pod, so that peers meet another incarnation, and hoth's exporter writes everything anew.
 fn mesh_etcd_is_lost(scene: &mut Scene) -> Result<()> {
     let [hoth, yavin] = scene.fixture.pair()?;
-    let incarnations = |cluster| -> Result<Vec<String>> {
-        let agents = Agent::of(cluster)?;
-        let of = |agent: &Agent| Ok(agent.peers()?.remove("hoth").context("hoth is no peer")?.1);
+    let incarnations = |cluster: &KubeCluster| -> Result<Vec<String>> {
+        let agents = cluster.agents()?;
+        let of = |agent: &AgentApi| Ok(agent.peers()?.remove("hoth").context("hoth is no peer")?.1);
         agents.iter().map(of).collect()
     };
     let before = incarnations(yavin)?;

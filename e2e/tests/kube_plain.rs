@@ -14,7 +14,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::chart::Chart;
-use mesh_e2e::kube::testing::agents::{self, Agent};
+use mesh_e2e::kube::testing::agents;
 use mesh_e2e::kube::testing::callers::Seen;
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::lab::process::program;
@@ -340,7 +340,7 @@ fn the_mesh_is_at_work(hoth: &KubeCluster) -> Result<()> {
 
 /// The calls went through the programs, which left them alone.
 fn the_programs_saw_it(hoth: &KubeCluster) -> Result<()> {
-    agents::wait_all("connects that were left alone", &[hoth], |agent: &Agent| {
+    agents::wait_all("connects that were left alone", &[hoth], |agent| {
         let seen = agent.metric("clustermesh_connects_total{outcome=\"not_a_service\"}")?;
         ensure!(seen >= 200, "only {seen}");
         Ok(())

@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use mesh_e2e::agent_api::AgentApi;
 use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::chart::NAMESPACE;
 use mesh_e2e::kube::image::LAB;
-use mesh_e2e::kube::testing::agents::{self, Agent};
+use mesh_e2e::kube::testing::agents;
 use mesh_e2e::kube::testing::callers::Callers;
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::wait::{self, unix_us};
@@ -218,7 +219,7 @@ fn cluster_ip(cluster: &KubeCluster, service: &str) -> Result<String> {
 }
 
 /// The addresses under which an agent balances a service.
-fn frontends(agent: &Agent, service: &str) -> Result<Vec<String>> {
+fn frontends(agent: &AgentApi, service: &str) -> Result<Vec<String>> {
     let wanted = Scene::full_name(service);
     let items = agent.items("/v1/services")?;
     let own = items.iter().filter(|item| item["service"] == wanted);

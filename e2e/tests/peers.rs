@@ -4,44 +4,17 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
+use mesh_e2e::lab::Lab;
+use mesh_e2e::lab::client::{Records, Summary};
 use mesh_e2e::lab::component::Stop;
-use mesh_e2e::lab::manifest::ServiceSpec;
-use mesh_e2e::lab::{Lab, LabSpec};
 use mesh_e2e::wait;
-use mesh_e2e::world::World;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SERVICE: &str = "rebel-base";
 
 fn with_load(odd: &[&str], work: impl FnOnce(&mut Lab, &Records) -> Result<()>) -> Result<()> {
-    let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
-    Lab::test(&spec, odd, |lab| {
-        for cluster in ["hoth", "yavin"] {
-            lab.cluster(cluster)?.apply(&ServiceSpec::global(SERVICE, 2))?;
-        }
-        lab.wait_backends(SERVICE, 2)?;
-        let target = lab.cluster("hoth")?.dial_address(SERVICE)?;
-        let records = lab.client("hoth", 0, "x-wing", &LoadSpec::to(target))?;
-        answered_by(&records, &["hoth", "yavin"])?;
-        work(lab, &records)
-    })
-}
-
-/// Waits until the next connections are answered by exactly these clusters.
-fn answered_by(records: &Records, clusters: &[&str]) -> Result<()> {
-    wait::until(&format!("answers from {clusters:?} alone"), PATIENCE, || {
-        let seen = Summary::of(&records.next(30, PATIENCE)?);
-        ensure!(seen.clusters() == clusters, "{seen:?}");
-        Ok(())
-    })
-}
-
-fn no_failures(records: &Records) -> Result<()> {
-    let all = Summary::of(&records.all());
-    ensure!(all.failed() == 0, "{all:?}");
-    Ok(())
+    Lab::test_under_load(SERVICE, odd, work)
 }
 
 /// What hoth's agent says of its peer yavin, if it knows it.
@@ -66,10 +39,9 @@ fn vanished_peers_folder_drains_nobody() -> Result<()> {
         ensure!(seen.clusters() == ["hoth", "yavin"], "{seen:?}");
         fs::rename(&aside, &folder)?;
         lab.wait_ready()?;
-        lab.cluster("yavin")?.scale(SERVICE, 3)?;
-        lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        lab.scale(SERVICE, 3)?;
         lab.wait_backends(SERVICE, 3)?;
-        no_failures(records)
+        records.ensure_no_failure()
     })
 }
 
@@ -77,11 +49,11 @@ fn vanished_peers_folder_drains_nobody() -> Result<()> {
 fn removed_peer_file_drains_that_peer_and_its_return_brings_it_back() -> Result<()> {
     with_load(&[], |lab, records| {
         lab.cluster("hoth")?.leave("yavin")?;
-        answered_by(records, &["hoth"])?;
+        records.wait_answers(&["hoth"])?;
         let file = lab.cluster("yavin")?.peer_file();
         lab.cluster("hoth")?.join("yavin", &file)?;
-        answered_by(records, &["hoth", "yavin"])?;
-        no_failures(records)
+        records.wait_answers(&["hoth", "yavin"])?;
+        records.ensure_no_failure()
     })
 }
 
@@ -93,9 +65,9 @@ fn peer_removed_while_the_agent_was_down_is_drained_at_its_start() -> Result<()>
         let seen = Summary::of(&records.next(100, PATIENCE)?);
         ensure!(seen.clusters() == ["hoth", "yavin"], "{seen:?}");
         lab.cluster("hoth")?.node("n1")?.agent().start()?;
-        answered_by(records, &["hoth"])?;
+        records.wait_answers(&["hoth"])?;
         lab.wait_ready()?;
-        no_failures(records)
+        records.ensure_no_failure()
     })
 }
 
@@ -143,7 +115,7 @@ fn bad_record_is_counted_and_changes_nothing_else() -> Result<()> {
         })?;
         let after = dump(lab)?;
         ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-        answered_by(records, &["hoth", "yavin"])?;
-        no_failures(records)
+        records.wait_answers(&["hoth", "yavin"])?;
+        records.ensure_no_failure()
     })
 }

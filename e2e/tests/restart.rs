@@ -5,12 +5,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mesh_e2e::lab::client::{LoadSpec, Records, Summary};
+use mesh_e2e::lab::Lab;
+use mesh_e2e::lab::client::{Records, Summary};
 use mesh_e2e::lab::cluster::Cluster;
 use mesh_e2e::lab::component::{Component, Stop};
-use mesh_e2e::lab::manifest::{self, ServiceSpec};
-use mesh_e2e::lab::{Lab, LabSpec};
-use mesh_e2e::world::World;
+use mesh_e2e::lab::manifest;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SERVICE: &str = "rebel-base";
@@ -21,17 +20,9 @@ const ETCD_GONE: &[&str] = &["etcd", "peer", "connect"];
 const UNREADABLE: &[&str] = &["problem with a manifest"];
 
 fn with_load(odd: &[&str], work: impl FnOnce(&mut Lab, &Records) -> Result<()>) -> Result<()> {
-    let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
-    Lab::test(&spec, odd, |lab| {
-        for cluster in ["hoth", "yavin"] {
-            lab.cluster(cluster)?.apply(&ServiceSpec::global(SERVICE, 2))?;
-        }
-        lab.wait_backends(SERVICE, 2)?;
+    Lab::test_under_load(SERVICE, odd, |lab, records| {
         let pins = lab.clusters()[0].nodes()[0].pins()?;
-        let target = lab.cluster("hoth")?.dial_address(SERVICE)?;
-        let records = lab.client("hoth", 0, "x-wing", &LoadSpec::to(target))?;
-        records.next(20, PATIENCE)?;
-        work(lab, &records)?;
+        work(lab, records)?;
         lab.settle_as_fresh()?;
         lab.end_clients()?;
         let all = Summary::of(&records.all());
@@ -85,9 +76,7 @@ fn etcd_killed_under_load_loses_nothing() -> Result<()> {
 #[test]
 fn terminated_agent_leaves_its_maps_at_work() -> Result<()> {
     with_load(&[], |lab, records| {
-        for cluster in lab.clusters_mut() {
-            cluster.agents().try_for_each(|agent| agent.stop(Stop::Terminate))?;
-        }
+        lab.stop_agents(Stop::Terminate)?;
         records.next(100, PATIENCE)?;
         lab.start_agents()
     })
@@ -101,8 +90,7 @@ fn wiped_etcd_is_written_anew_and_nothing_is_drained() -> Result<()> {
         yavin.wipe_etcd()?;
         yavin.etcd().start()?;
         records.next(100, PATIENCE)?;
-        lab.cluster("yavin")?.scale(SERVICE, 3)?;
-        lab.cluster("hoth")?.scale(SERVICE, 3)?;
+        lab.scale(SERVICE, 3)?;
         lab.wait_backends(SERVICE, 3)
     })
 }
@@ -121,8 +109,8 @@ fn all_of_both_clusters_restart_beside_broken_manifests_and_nobody_is_drained() 
         }
         for cluster in lab.clusters_mut() {
             cluster.apiserver().stop(Stop::Kill)?;
-            cluster.agents().try_for_each(|agent| agent.stop(Stop::Kill))?;
         }
+        lab.stop_agents(Stop::Kill)?;
         records.next(50, PATIENCE)?;
         for cluster in lab.clusters_mut() {
             cluster.apiserver().start()?;
@@ -135,9 +123,7 @@ fn all_of_both_clusters_restart_beside_broken_manifests_and_nobody_is_drained() 
             let folder = lab.cluster(cluster)?.manifests().to_owned();
             manifest::write_text(&folder, &format!("{SERVICE}.{kind}.yaml"), &text)?;
         }
-        for cluster in ["hoth", "yavin"] {
-            lab.cluster(cluster)?.scale(SERVICE, 3)?;
-        }
+        lab.scale(SERVICE, 3)?;
         lab.wait_backends(SERVICE, 3)
     })
 }

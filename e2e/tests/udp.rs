@@ -10,7 +10,6 @@ use mesh_e2e::lab::manifest::{DNS_PORT, ServiceSpec};
 use mesh_e2e::lab::pod::Pod;
 use mesh_e2e::lab::{Lab, LabSpec};
 use mesh_e2e::wait;
-use mesh_e2e::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SERVICE: &str = "holonet";
@@ -38,14 +37,8 @@ fn answered_by(pod: &Pod, address: IpAddr, clusters: &[&str]) -> Result<()> {
 
 /// Two clusters with a dual-stack service that answers DNS, known to everybody.
 fn lab(work: impl FnOnce(&mut Lab, [IpAddr; 2]) -> Result<()>) -> Result<()> {
-    let spec = LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&["hoth", "yavin"]) };
-    Lab::test(&spec, &[], |lab| {
-        let spec = ServiceSpec::global(SERVICE, 1).dual_stack().with_dns();
-        for cluster in ["hoth", "yavin"] {
-            lab.cluster(cluster)?.apply(&spec)?;
-        }
-        // Two families of two ports each.
-        lab.wait_backends(SERVICE, 4)?;
+    Lab::test(&LabSpec::small(), &[], |lab| {
+        lab.apply(&ServiceSpec::global(SERVICE, 1).dual_stack().with_dns())?;
         let addresses = lab.cluster("hoth")?.cluster_ip(SERVICE)?;
         work(lab, addresses)
     })
@@ -70,9 +63,7 @@ fn agents_killed_between_dns_questions_lose_none() -> Result<()> {
     lab(|lab, addresses| {
         lab.idle_pod("hoth", 0, "x-wing")?;
         for stop in [Stop::Kill, Stop::Terminate] {
-            for cluster in lab.clusters_mut() {
-                cluster.agents().try_for_each(|agent| agent.stop(stop))?;
-            }
+            lab.stop_agents(stop)?;
             for address in addresses {
                 answered_by(&lab.idle_pods()[0], address, &["hoth", "yavin"])?;
             }

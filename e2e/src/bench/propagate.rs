@@ -28,19 +28,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BARE_KEY: &str = "bench/bare";
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let mut lab = Lab::start(&LabSpec { nodes_per_cluster: 1, ..LabSpec::new(&CLUSTERS) })?;
+    let mut lab = Lab::start(&LabSpec::small())?;
     let [writer, reader] = CLUSTERS;
     for name in CLUSTERS {
         let cluster = lab.cluster(name)?;
         (0..SERVICES).try_for_each(|number| declare(cluster.manifests(), cluster.plan(), number))?;
     }
     let node = lab.cluster(reader)?.nodes().first().context("a cluster without a node")?;
-    let (socket, netns) = (node.socket(), node.netns().name().to_owned());
+    let (agent, netns) = (node.api(), node.netns().name().to_owned());
     let writer = lab.cluster(writer)?;
     let (plan, folder) = (writer.plan(), writer.manifests().to_owned());
     (0..SERVICES).try_for_each(|number| rewrite(&folder, plan, (number, 0)).map(drop))?;
-    wait_backends(&lab, reader)?;
-    let journal = Journal::follow(socket, unix_us())?;
+    wait::until("the agent to know all backends", PATIENCE, || {
+        agent.ensure_backends(SERVICES * usize::from(BACKENDS))
+    })?;
+    let journal = Journal::follow(agent.socket, unix_us())?;
     let writer = lab.cluster(CLUSTERS[0])?;
     let bare = Bare::follow(writer.control().name(), &netns, plan)?;
     let (mut times, mut bare_times) = (Vec::new(), Vec::new());
@@ -95,18 +97,6 @@ fn rewrite(folder: &std::path::Path, plan: Plan, (number, generation): (usize, u
     endpoints[0] = endpoint(1 + generation);
     let slices = manifest::slices(&spec(number), &endpoints);
     manifest::write(folder, &format!("service-{number}.endpoints.yaml"), &slices)
-}
-
-/// Waits until the reader's agent knows all backends.
-fn wait_backends(lab: &Lab, reader: &str) -> Result<()> {
-    let cluster = lab.clusters().iter().find(|cluster| cluster.name() == reader);
-    let node = cluster.and_then(|cluster| cluster.nodes().first()).context("no reader")?;
-    let wanted = SERVICES * usize::from(BACKENDS);
-    wait::until("the agent to know all backends", PATIENCE, || {
-        let known = node.admin("backends")?["items"].as_array().map_or(0, Vec::len);
-        anyhow::ensure!(known == wanted, "{known} of {wanted}");
-        Ok(())
-    })
 }
 
 /// etcd alone: a put in the one place, a watch in the other.

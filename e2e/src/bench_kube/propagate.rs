@@ -48,7 +48,7 @@ pub(crate) fn measure(course: &Course) -> Result<Vec<Row>> {
     door.with(async move |api| api.change_all("EndpointSlices", slices).await)?;
     mesh::wait_backends(reader, SERVICES * object::ENDPOINTS, SETTLED)?;
     let watch = Watch::start(&door, PATIENCE)?;
-    let journal = Journal::follow(mesh::socket(reader)?, unix_us())?;
+    let journal = Journal::follow(mesh::last_agent(reader)?.socket, unix_us())?;
     let changes = course.effort.times(500);
     let seen = door.with(async move |api| {
         let mut seen = Seen::default();

@@ -11,8 +11,7 @@ use mesh_e2e::kube::{KubeFlags, KubeLab};
 use mesh_e2e::prerequisite;
 use mesh_e2e::story::board::Board;
 use mesh_e2e::story::kubernetes::{Provider, plot};
-use mesh_e2e::story::step::Step;
-use mesh_e2e::story::{report, table, view};
+use mesh_e2e::story::{show, table};
 
 #[derive(Parser)]
 #[command(
@@ -34,40 +33,29 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("demo-kube: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    show::exit_code("demo-kube", run(&Cli::parse()))
 }
 
 /// Whether all went as expected.
 fn run(cli: &Cli) -> Result<bool> {
     if cli.kind {
-        return show(cli, &mut KindClusters::up()?);
+        return tell(cli, &mut KindClusters::up()?);
     }
     prerequisite::check_kube()?;
     let mut lab = bring_up(cli)?;
     Chart::of_lab(&lab)?.install().context("installing the chart")?;
     eprintln!("kube: the mesh is installed");
-    show(cli, &mut lab)
+    tell(cli, &mut lab)
 }
 
 /// Tells the story and judges it.
-fn show(cli: &Cli, provider: &mut dyn Provider) -> Result<bool> {
+fn tell(cli: &Cli, provider: &mut dyn Provider) -> Result<bool> {
     let clusters = provider.sites().into_iter().map(|site| site.name).collect();
     let board = Board::new(clusters, plot::STEPS);
-    let steps = perform(provider, &board)?;
-    let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
-    print!("{}", table::render(&outcomes, &board.clusters, table::KUBERNETES));
+    let steps = show::live(&board, || plot::tell(provider, &board))?;
+    let outcomes = show::judge(&board, &steps, table::KUBERNETES, cli.json.as_deref())?;
     for step in &steps {
         print!("{}", plot::remark(step).unwrap_or_default());
-    }
-    if let Some(path) = &cli.json {
-        report::write(path, &outcomes)?;
     }
     Ok(outcomes.iter().all(|step| step.failures.is_empty()))
 }
@@ -77,13 +65,4 @@ fn bring_up(cli: &Cli) -> Result<KubeLab> {
         Some(id) => KubeLab::adopt(id),
         None => KubeLab::start(&cli.flags.spec(&["hoth".into(), "yavin".into()])),
     }
-}
-
-fn perform(provider: &mut dyn Provider, board: &Board) -> Result<Vec<Step>> {
-    let screen = view::watch(board).context("starting the view")?;
-    let told = plot::tell(provider, board);
-    board.end();
-    // The view has nothing to say that its screen has not said.
-    let _ = screen.join();
-    told
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesh_e2e::lab::{Lab, LabSpec, lab_dir};
 use mesh_e2e::story::board::Board;
-use mesh_e2e::story::{picture, plot, report, table, view};
+use mesh_e2e::story::{picture, plot, show, table};
 use mesh_e2e::{prerequisite, story};
 
 #[derive(Parser)]
@@ -33,14 +33,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("demo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    show::exit_code("demo", run(&Cli::parse()))
 }
 
 /// Whether all went as expected.
@@ -52,17 +45,8 @@ fn run(cli: &Cli) -> Result<bool> {
     prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver"])?;
     let spec = LabSpec { keep: cli.keep, ..LabSpec::new(&["hoth", "yavin"]) };
     let board = Board::new(spec.clusters.clone(), plot::STEPS);
-    let screen = view::watch(&board).context("starting the view")?;
-    let told = perform(&spec, &board);
-    board.end();
-    // The view has nothing to say that its screen has not said.
-    let _ = screen.join();
-    let (lab, steps) = told?;
-    let outcomes: Vec<_> = steps.iter().map(|step| step.judge(&board.x_wings(), &board.clusters)).collect();
-    print!("{}", table::render(&outcomes, &board.clusters, table::MANIFESTS));
-    if let Some(path) = &cli.json {
-        report::write(path, &outcomes)?;
-    }
+    let (lab, steps) = show::live(&board, || perform(&spec, &board))?;
+    let outcomes = show::judge(&board, &steps, table::MANIFESTS, cli.json.as_deref())?;
     if let Some(path) = &cli.svg {
         picture::write(path, &board, &outcomes)?;
     }

@@ -18,6 +18,7 @@ use super::kubectl::Context;
 use super::node::Identity;
 use super::pki::Pki;
 use super::spec::KubeSpec;
+use crate::agent_api::AgentApi;
 use crate::lab::address::Plan;
 use crate::lab::lab_dir::LabDir;
 use crate::lab::link::{self, Way};
@@ -313,6 +314,14 @@ impl KubeCluster {
     /// A node's root, as the host sees it; it must be switched on.
     pub fn node_root(&self, name: &str) -> Result<PathBuf> {
         Ok(format!("/proc/{}/root", self.node(name)?.first_process()?).into())
+    }
+
+    /// The chart's agents of all nodes.
+    pub fn agents(&self) -> Result<Vec<AgentApi>> {
+        self.nodes()
+            .into_iter()
+            .map(|node| Ok(AgentApi::below(node.clone(), &self.node_root(&node)?)))
+            .collect()
     }
 
     /// All processes of a node, those of its pods among them, as the host numbers them.

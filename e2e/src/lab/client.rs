@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Lab;
 use super::pod::Pod;
 use crate::load::record::{Outcome, Record};
 use crate::wait;
+
+/// How long clients may take to see a change.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What to dial, and how often.
 #[derive(Clone, Debug)]
@@ -75,6 +78,22 @@ impl Records {
             let begun: Vec<_> = all.filter(|record| record.start_unix_us >= unix_us).collect();
             if begun.len() < count { Err(anyhow!("{} so far", begun.len())) } else { Ok(begun) }
         })
+    }
+
+    /// Waits until the next connections are answered by exactly these clusters.
+    pub fn wait_answers(&self, clusters: &[&str]) -> Result<()> {
+        wait::until(&format!("answers from {clusters:?} alone"), PATIENCE, || {
+            let seen = Summary::of(&self.next(30, PATIENCE)?);
+            ensure!(seen.clusters() == clusters, "{seen:?}");
+            Ok(())
+        })
+    }
+
+    /// Fails when a connection has failed.
+    pub fn ensure_no_failure(&self) -> Result<()> {
+        let all = Summary::of(&self.all());
+        ensure!(all.failed() == 0, "{all:?}");
+        Ok(())
     }
 }
 

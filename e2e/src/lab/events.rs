@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use super::Lab;
 use super::http::{self, Door};
+use super::node::Node;
 use super::workload::Change;
+use crate::agent_api::AgentApi;
 
 /// An event of the stream; kinds that are of no interest here have none of the fields.
 #[derive(Debug, Deserialize)]
@@ -36,21 +38,17 @@ impl Lab {
     pub fn control_time(&self, change: &Change, patience: Duration) -> Result<Duration> {
         let peers = self.clusters.iter().filter(|cluster| cluster.name() != change.cluster);
         let nodes = peers.flat_map(|cluster| cluster.nodes());
-        let doors = nodes.map(|node| (node.describe(), Door::Unix(node.socket()))).collect();
-        let last = last_first_write(doors, change, Instant::now() + patience)?;
+        let agents: Vec<_> = nodes.map(Node::api).collect();
+        let last = last_first_write(&agents, change, Instant::now() + patience)?;
         Ok(Duration::from_micros(last - change.renamed_unix_us))
     }
 }
 
 /// When the last of these agents wrote a change into its maps for the first time. Waits for those that have not yet.
-pub(crate) fn last_first_write(
-    doors: Vec<(String, Door)>,
-    change: &Change,
-    deadline: Instant,
-) -> Result<u64> {
+pub(crate) fn last_first_write(agents: &[AgentApi], change: &Change, deadline: Instant) -> Result<u64> {
     let mut waiting = BTreeMap::new();
-    for (node, door) in doors {
-        waiting.insert(node, first_write(door, change.clone())?);
+    for agent in agents {
+        waiting.insert(&agent.node, first_write(agent.door(), change.clone())?);
     }
     let mut last = change.renamed_unix_us;
     for (node, answer) in waiting {

@@ -65,6 +65,11 @@ impl ServiceSpec {
         format!("{NAMESPACE}/{}", self.name)
     }
 
+    /// How many backends it has in each cluster once its pods are ready: each family and port has its own.
+    pub(super) fn backends(&self) -> usize {
+        self.replicas * (1 + usize::from(self.dual_stack)) * (1 + usize::from(self.dns))
+    }
+
     /// The addresses of a pair that the service has.
     pub fn families(&self, pair: Pair) -> Vec<IpAddr> {
         let count = if self.dual_stack { 2 } else { 1 };

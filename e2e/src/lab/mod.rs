@@ -18,6 +18,7 @@ pub mod lab_dir;
 pub mod link;
 pub mod logs;
 pub mod manifest;
+mod mesh;
 pub mod netns;
 pub mod node;
 pub mod pod;
@@ -61,6 +62,11 @@ impl LabSpec {
     pub fn new(clusters: &[&str]) -> Self {
         let clusters = clusters.iter().map(|name| (*name).to_owned()).collect();
         Self { clusters, nodes_per_cluster: 2, mesh: true, standby: false, disks: false, keep: false }
+    }
+
+    /// hoth and yavin with one node each.
+    pub fn small() -> Self {
+        Self { nodes_per_cluster: 1, ..Self::new(&["hoth", "yavin"]) }
     }
 }
 

@@ -16,6 +16,7 @@ use super::lab_dir::LabDir;
 use super::link;
 use super::netns::Netns;
 use super::process::{Launch, Program};
+use crate::agent_api::AgentApi;
 use crate::wait;
 
 /// The agent's HTTP port, in its own namespace.
@@ -132,6 +133,10 @@ impl Node {
     /// The agent's admin socket.
     pub fn socket(&self) -> PathBuf {
         self.lab_dir.run_dir().join(self.instance()).join("agent.sock")
+    }
+
+    pub(crate) fn api(&self) -> AgentApi {
+        AgentApi { node: self.describe(), socket: self.socket() }
     }
 
     /// An answer of the agent's admin API, without the `/v1/`.

@@ -1,7 +1,6 @@
 //! The story, told once for every lab: x-wings in all clusters call `rebel-base`, and things happen to it.
 //!
-//! Owns what happens, what is expected of it and how it is shown; whatever it does to clusters goes through
-//! [`World`](crate::world::World).
+//! Owns what happens, what is expected of it and how it is shown; what it does to clusters, the labs offer.
 
 pub mod board;
 mod expect;
@@ -10,6 +9,7 @@ pub mod picture;
 pub mod plot;
 pub mod report;
 pub mod seconds;
+pub mod show;
 pub mod step;
 pub mod table;
 mod terminal;

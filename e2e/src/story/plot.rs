@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::lab::Lab;
+use crate::lab::component::Stop;
 use crate::lab::manifest::ServiceSpec;
 use crate::lab::workload::Change;
-use crate::world::World;
 
 use super::SERVICE;
 use super::board::{Board, XWing};
@@ -20,18 +21,17 @@ const REPLICAS: usize = 2;
 pub const STEPS: usize = 6;
 /// How long killed pods stay in the objects: what a kubelet and the controllers would take, or less.
 const UNNOTICED: Duration = Duration::from_millis(1500);
+/// How long the mesh may take to follow a change.
+const FOLLOWED: Duration = Duration::from_secs(10);
 /// How long connections may go on being refused when the manifest has followed.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Deploys the service everywhere and starts an x-wing on every node.
-pub fn set_up(world: &mut dyn World, board: &Board) -> Result<()> {
+pub fn set_up(lab: &mut Lab, board: &Board) -> Result<()> {
+    lab.apply(&ServiceSpec::global(SERVICE, REPLICAS))?;
     for cluster in &board.clusters {
-        world.apply(cluster, &ServiceSpec::global(SERVICE, REPLICAS))?;
-    }
-    world.wait_backends(SERVICE, REPLICAS)?;
-    for cluster in &board.clusters {
-        for node in 0..world.nodes(cluster) {
-            let records = world.start_client(cluster, node, &format!("x-wing-{}", node + 1), SERVICE)?;
+        for node in 0..lab.cluster(cluster)?.nodes().len() {
+            let records = lab.dial(cluster, node, &format!("x-wing-{}", node + 1), SERVICE)?;
             board.join(XWing { cluster: cluster.clone(), records });
         }
     }
@@ -39,11 +39,11 @@ pub fn set_up(world: &mut dyn World, board: &Board) -> Result<()> {
 }
 
 /// Tells the story of the first two clusters.
-pub fn tell(world: &mut dyn World, board: &Board) -> Result<Vec<Step>> {
+pub fn tell(lab: &mut Lab, board: &Board) -> Result<Vec<Step>> {
     let [one, other, ..] = board.clusters.as_slice() else {
         anyhow::bail!("the story needs two clusters");
     };
-    let mut teller = Teller { world, board, one: one.clone(), other: other.clone() };
+    let mut teller = Teller { lab, board, one: one.clone(), other: other.clone() };
     let steps = [
         teller.everybody_answers(),
         teller.pods_are_deleted(),
@@ -53,13 +53,13 @@ pub fn tell(world: &mut dyn World, board: &Board) -> Result<Vec<Step>> {
         teller.agents_are_killed(),
     ];
     let steps = steps.into_iter().collect::<Result<Vec<_>>>()?;
-    world.check()?;
-    world.end_clients().context("ending the x-wings")?;
+    lab.check()?;
+    lab.end_clients().context("ending the x-wings")?;
     Ok(steps)
 }
 
 struct Teller<'w> {
-    world: &'w mut dyn World,
+    lab: &'w mut Lab,
     board: &'w Board,
     one: String,
     other: String,
@@ -75,7 +75,7 @@ impl Teller<'_> {
     }
 
     fn moved(&mut self, change: Change, direction: Direction) -> Move {
-        let control = self.world.control_time(&change).map_err(|error| format!("{error:#}"));
+        let control = self.lab.control_time(&change, FOLLOWED).map_err(|error| format!("{error:#}"));
         Move { change, control, direction }
     }
 
@@ -88,7 +88,7 @@ impl Teller<'_> {
     fn pods_are_deleted(&mut self) -> Result<Step> {
         let tale = "As Kubernetes does it: terminating first, the processes end later.";
         let step = self.begin(format!("{}: pods deleted", self.one), tale);
-        let change = self.world.scale(&self.one, SERVICE, 0)?;
+        let change = self.lab.cluster(&self.one)?.scale(SERVICE, 0)?;
         let moved = self.moved(change, Direction::Away);
         let rest = Expectation::OnlyAnswers(self.other.clone());
         Ok(step.hold(Some(moved), vec![Expectation::NoErrors, Expectation::Followed, rest]))
@@ -101,9 +101,9 @@ impl Teller<'_> {
     fn pods_are_killed(&mut self) -> Result<Step> {
         let tale = "kill -9, nobody told: their part is refused until the manifest follows.";
         let step = self.begin(format!("{}: pods killed", self.other), tale);
-        self.world.kill_pods(&self.other, SERVICE)?;
+        self.lab.cluster(&self.other)?.kill_pods(SERVICE)?;
         thread::sleep(UNNOTICED);
-        let change = self.world.notice_killed_pods(&self.other, SERVICE)?;
+        let change = self.lab.cluster(&self.other)?.notice_killed_pods(SERVICE)?;
         let moved = self.moved(change, Direction::Away);
         thread::sleep(GRACE);
         let refused = Expectation::OnlyRefusedUntilNoticed { grace: GRACE };
@@ -118,18 +118,18 @@ impl Teller<'_> {
     fn come_back(&mut self, cluster: String) -> Result<Step> {
         let step = self
             .begin(format!("{cluster}: pods back"), "New pods, new addresses: both clusters answer again.");
-        let change = self.world.scale(&cluster, SERVICE, REPLICAS)?;
+        let change = self.lab.cluster(&cluster)?.scale(SERVICE, REPLICAS)?;
         let moved = self.moved(change, Direction::Back);
-        self.world.wait_backends(SERVICE, REPLICAS)?;
+        self.lab.wait_backends(SERVICE, REPLICAS)?;
         Ok(step.hold(Some(moved), vec![Expectation::NoErrors, Expectation::Followed, self.both()]))
     }
 
     fn agents_are_killed(&mut self) -> Result<Step> {
         let tale = "kill -9 to the agents of all nodes, a second without any, then they start again.";
         let step = self.begin("agents killed and restarted".into(), tale);
-        self.world.kill_agents()?;
+        self.lab.stop_agents(Stop::Kill)?;
         thread::sleep(Duration::from_secs(1));
-        self.world.start_agents()?;
+        self.lab.start_agents()?;
         Ok(step.hold(None, vec![Expectation::NoErrors, self.both()]))
     }
 }

@@ -133,7 +133,7 @@ impl Teller<'_> {
     fn wait_backends(&self) -> Result<()> {
         for site in self.sites() {
             let wanted = [(self.one.name.as_str(), REPLICAS), (self.other.name.as_str(), REPLICAS)];
-            agents::wait_backends(&agents::doors(self.provider, site)?, FULL_NAME, &wanted)?;
+            agents::wait_backends(&agents::of(self.provider, site)?, FULL_NAME, &wanted)?;
         }
         Ok(())
     }
@@ -146,8 +146,8 @@ impl Teller<'_> {
             renamed_unix_us: at_unix_us,
         };
         let first = change(self.watch(site).first_change(begun_us)?);
-        let doors = agents::doors(self.provider, self.peer(site))?;
-        let control = agents::control_time(doors, &first).map_err(|error| format!("{error:#}"));
+        let agents = agents::of(self.provider, self.peer(site))?;
+        let control = agents::control_time(&agents, &first).map_err(|error| format!("{error:#}"));
         // Who leaves has left when the last endpoint has; who comes back is there with the first one.
         let change = if direction == Direction::Away { change(seen.at_unix_us) } else { first };
         Ok(Move { change, control, direction })
