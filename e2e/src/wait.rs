@@ -25,7 +25,7 @@ pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Resul
 }
 
 /// Like [`until`], but gives up at once when `alive` fails: what is waited for can't come any more.
-pub fn until_or<T>(
+pub(crate) fn until_or<T>(
     what: &str,
     patience: Duration,
     mut alive: impl FnMut() -> Result<()>,

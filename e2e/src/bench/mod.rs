@@ -49,7 +49,7 @@ pub struct Args {
 
 /// How much to repeat.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub(crate) struct Effort {
     quick: bool,
 }
 

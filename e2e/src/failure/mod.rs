@@ -13,7 +13,7 @@ pub use inject::{Injected, inject, mend};
 
 /// A process of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Victim {
+pub(crate) enum Victim {
     Agent,
     /// The apiserver that leads at the moment.
     Leader,
@@ -23,7 +23,7 @@ pub enum Victim {
 }
 
 impl Victim {
-    pub const ALL: [Self; 4] = [Self::Agent, Self::Leader, Self::Standby, Self::Etcd];
+    pub(crate) const ALL: [Self; 4] = [Self::Agent, Self::Leader, Self::Standby, Self::Etcd];
 }
 
 /// What happens to it.
@@ -44,15 +44,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Self; 5] = [Self::Kill, Self::Freeze, Self::Restart, Self::FullDisk, Self::WipedData];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Kill, Self::Freeze, Self::Restart, Self::FullDisk, Self::WipedData];
 }
 
 /// Something that happens in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub cluster: &'static str,
-    pub victim: Victim,
-    pub failure: Failure,
+pub(crate) struct Fault {
+    pub(crate) cluster: &'static str,
+    pub(crate) victim: Victim,
+    pub(crate) failure: Failure,
 }
 
 impl fmt::Display for Fault {
@@ -63,7 +64,7 @@ impl fmt::Display for Fault {
 
 /// Faults that stand at the same time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Round(pub Vec<Fault>);
+pub struct Round(pub(crate) Vec<Fault>);
 
 impl Round {
     pub fn has(&self, failure: Failure) -> bool {

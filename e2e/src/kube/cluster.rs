@@ -118,7 +118,7 @@ impl KubeCluster {
     }
 
     /// An admin's kubeconfig for use within the cluster's network, and the namespace of the control plane.
-    pub fn inside(&self) -> (PathBuf, String) {
+    pub(crate) fn inside(&self) -> (PathBuf, String) {
         (access::kubeconfig(&self.control.folder, "admin"), self.control.netns.clone())
     }
 
@@ -312,7 +312,7 @@ impl KubeCluster {
     }
 
     /// A node's root, as the host sees it; it must be switched on.
-    pub fn node_root(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn node_root(&self, name: &str) -> Result<PathBuf> {
         Ok(format!("/proc/{}/root", self.node(name)?.first_process()?).into())
     }
 
@@ -325,7 +325,7 @@ impl KubeCluster {
     }
 
     /// All processes of a node, those of its pods among them, as the host numbers them.
-    pub fn processes_on_node(&self, name: &str) -> Result<Vec<u32>> {
+    pub(crate) fn processes_on_node(&self, name: &str) -> Result<Vec<u32>> {
         self.node(name)?.cgroup.all_processes()
     }
 
@@ -347,7 +347,7 @@ impl KubeCluster {
     }
 
     /// Fails when something that should run does not.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.processes.values_mut().try_for_each(Process::check)
     }
 

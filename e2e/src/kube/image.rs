@@ -14,16 +14,16 @@ use super::assets::Assets;
 use crate::lab::process::program;
 
 /// The sandbox of every pod.
-pub const PAUSE: &str = "lab.local/pause:dev";
+pub(crate) const PAUSE: &str = "lab.local/pause:dev";
 /// Servers and clients of stories and tests; see `lab --help`.
 pub const LAB: &str = "lab.local/lab:dev";
-pub const COREDNS: &str = "lab.local/coredns:dev";
+pub(crate) const COREDNS: &str = "lab.local/coredns:dev";
 /// The cluster's etcd for the mesh.
-pub const ETCD: &str = "lab.local/etcd:dev";
-pub const KUBECTL: &str = "lab.local/kubectl:dev";
+pub(crate) const ETCD: &str = "lab.local/etcd:dev";
+pub(crate) const KUBECTL: &str = "lab.local/kubectl:dev";
 /// The chart's images, with `images.registry: lab.local` and `images.tag: dev`.
-pub const AGENT: &str = "lab.local/clustermesh/node-agent:dev";
-pub const APISERVER: &str = "lab.local/clustermesh/clustermesh-apiserver:dev";
+pub(crate) const AGENT: &str = "lab.local/clustermesh/node-agent:dev";
+pub(crate) const APISERVER: &str = "lab.local/clustermesh/clustermesh-apiserver:dev";
 
 /// A program as an image.
 #[derive(Clone, Debug)]

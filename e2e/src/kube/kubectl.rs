@@ -15,7 +15,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(kubeconfig: &Path, name: &str) -> Self {
+    pub(crate) fn new(kubeconfig: &Path, name: &str) -> Self {
         Self { kubeconfig: kubeconfig.to_owned(), name: name.to_owned() }
     }
 

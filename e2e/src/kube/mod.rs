@@ -132,7 +132,7 @@ impl KubeLab {
         })
     }
 
-    pub fn lab_dir(&self) -> &Arc<LabDir> {
+    pub(crate) fn lab_dir(&self) -> &Arc<LabDir> {
         &self.lab_dir
     }
 
@@ -170,7 +170,7 @@ impl KubeLab {
     }
 
     /// Fails when something that should run does not.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.clusters.iter_mut().try_for_each(KubeCluster::check)
     }
 
@@ -185,7 +185,7 @@ impl KubeLab {
 }
 
 /// Where a node sees its own folder of cgroup v2, which is the root of what it sees.
-pub fn node_cgroup() -> Result<std::path::PathBuf> {
+pub(crate) fn node_cgroup() -> Result<std::path::PathBuf> {
     crate::lab::cgroup::mount_point().context("no cgroup v2 mount in /proc/mounts")
 }
 

@@ -61,7 +61,7 @@ pub struct KubeSpec {
 
 impl KubeSpec {
     /// Clusters of two nodes.
-    pub fn new(clusters: &[&str]) -> Self {
+    pub(crate) fn new(clusters: &[&str]) -> Self {
         Self {
             clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
             nodes_per_cluster: 2,

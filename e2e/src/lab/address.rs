@@ -6,12 +6,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 and an IPv6 address of the same thing.
-pub type Pair = [IpAddr; 2];
+pub(crate) type Pair = [IpAddr; 2];
 
 /// The most clusters that fit the plan: the third octet of the ranges and the services' second one (100 + index).
-pub const MAX_CLUSTERS: usize = 99;
-/// The most nodes of one cluster: the node number is an octet, and 10 + it too.
-pub const MAX_NODES: usize = 200;
+pub(crate) const MAX_CLUSTERS: usize = 99;
 
 /// The part of the plan that belongs to one cluster. Its index, from 1, is also the cluster id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +21,7 @@ fn pair(v4: [u8; 4], v6: [u16; 8]) -> Pair {
 
 impl Plan {
     /// The plan of the `index`th cluster, counted from 1.
-    pub fn new(index: usize) -> anyhow::Result<Self> {
+    pub(crate) fn new(index: usize) -> anyhow::Result<Self> {
         anyhow::ensure!(
             (1..=MAX_CLUSTERS).contains(&index),
             "the address plan has room for {MAX_CLUSTERS} clusters"
@@ -31,7 +29,7 @@ impl Plan {
         Ok(Self(u8::try_from(index)?))
     }
 
-    pub fn index(self) -> u8 {
+    pub(crate) fn index(self) -> u8 {
         self.0
     }
 
@@ -40,22 +38,22 @@ impl Plan {
     }
 
     /// The range of all pods.
-    pub fn pods(self) -> [String; 2] {
+    pub(crate) fn pods(self) -> [String; 2] {
         [format!("10.{}.0.0/16", self.0), format!("fd10:0:{:x}::/48", self.0)]
     }
 
     /// The range of the pods of one node.
-    pub fn node_pods(self, node: u8) -> [String; 2] {
+    pub(crate) fn node_pods(self, node: u8) -> [String; 2] {
         [format!("10.{}.{node}.0/24", self.0), format!("fd10:0:{:x}:{node:x}::/64", self.0)]
     }
 
     /// The range of the nodes' own addresses, the router's and the control plane's among them.
-    pub fn nodes(self) -> [String; 2] {
+    pub(crate) fn nodes(self) -> [String; 2] {
         [format!("192.168.{}.0/24", self.0), format!("fd19:0:{:x}::/64", self.0)]
     }
 
     /// The range of ClusterIPs. No route of the lab covers it.
-    pub fn services(self) -> [String; 2] {
+    pub(crate) fn services(self) -> [String; 2] {
         [format!("10.{}.0.0/16", 100 + self.0), format!("fd1c:0:{:x}::/112", self.0)]
     }
 
@@ -63,7 +61,7 @@ impl Plan {
         pair([192, 168, self.0, host], [0xfd19, 0, self.wide(), 0, 0, 0, 0, host.into()])
     }
 
-    pub fn router(self) -> Pair {
+    pub(crate) fn router(self) -> Pair {
         self.on_lan(1)
     }
 
@@ -77,12 +75,12 @@ impl Plan {
     }
 
     /// The address of a node towards its pods: their gateway.
-    pub fn gateway(self, node: u8) -> Pair {
+    pub(crate) fn gateway(self, node: u8) -> Pair {
         self.pod(node, 1)
     }
 
     /// The address of a pod; slots count from 2.
-    pub fn pod(self, node: u8, slot: u8) -> Pair {
+    pub(crate) fn pod(self, node: u8, slot: u8) -> Pair {
         pair([10, self.0, node, slot], [0xfd10, 0, self.wide(), node.into(), 0, 0, 0, slot.into()])
     }
 
@@ -93,18 +91,18 @@ impl Plan {
     }
 
     /// The router's address on its link to the WAN.
-    pub fn wan_router(self) -> Pair {
+    pub(crate) fn wan_router(self) -> Pair {
         pair([172, 31, self.0, 2], [0xfd31, 0, self.wide(), 0, 0, 0, 0, 2])
     }
 
     /// The WAN's address on its link to the cluster's router.
-    pub fn wan_hub(self) -> Pair {
+    pub(crate) fn wan_hub(self) -> Pair {
         pair([172, 31, self.0, 1], [0xfd31, 0, self.wide(), 0, 0, 0, 0, 1])
     }
 }
 
 /// `address/length` with the prefix length of its family.
-pub fn with_length(address: IpAddr, v4: u8, v6: u8) -> String {
+pub(crate) fn with_length(address: IpAddr, v4: u8, v6: u8) -> String {
     format!("{address}/{}", if address.is_ipv4() { v4 } else { v6 })
 }
 

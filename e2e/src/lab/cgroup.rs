@@ -16,7 +16,7 @@ use crate::wait;
 pub(crate) const TREE: &str = "clustermesh-lab";
 
 /// Where cgroup v2 is mounted; on hybrid hosts that is not `/sys/fs/cgroup`.
-pub fn mount_point() -> Option<PathBuf> {
+pub(crate) fn mount_point() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
     mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
         [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
@@ -42,7 +42,7 @@ impl Cgroup {
         Ok(Self { path: all.join(id) })
     }
 
-    pub fn child(&self, name: &str) -> Self {
+    pub(crate) fn child(&self, name: &str) -> Self {
         Self { path: self.path.join(name) }
     }
 
@@ -63,7 +63,7 @@ impl Cgroup {
     }
 
     /// Kills every process in the cgroup and below it, and waits until none is left.
-    pub fn kill(&self) -> Result<()> {
+    pub(crate) fn kill(&self) -> Result<()> {
         if !self.path.exists() {
             return Ok(());
         }
@@ -78,18 +78,18 @@ impl Cgroup {
     }
 
     /// The processes in the cgroup and below it.
-    pub fn all_processes(&self) -> Result<Vec<u32>> {
+    pub(crate) fn all_processes(&self) -> Result<Vec<u32>> {
         processes_in(&self.path).with_context(|| format!("the processes of {}", self.path.display()))
     }
 
     /// Removes the cgroup and those below it; they must hold no process any more.
-    pub fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         remove_tree(&self.path).with_context(|| format!("removing cgroup {}", self.path.display()))
     }
 }
 
 /// The file in a lab's folder that lists its folders in the hierarchies of cgroup v1, where it has some.
-pub const LEGACY: &str = "cgroups-v1";
+pub(crate) const LEGACY: &str = "cgroups-v1";
 
 /// Removes the lab's folders in the hierarchies of cgroup v1; their processes have ended with those of v2.
 pub(super) fn remove_legacy(folder: &Path) -> Result<()> {

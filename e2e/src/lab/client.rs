@@ -53,7 +53,7 @@ impl Records {
     }
 
     /// Those from the `from`th on.
-    pub fn since(&self, from: usize) -> Vec<Record> {
+    pub(crate) fn since(&self, from: usize) -> Vec<Record> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(from..).unwrap_or_default().to_vec()
     }
@@ -62,7 +62,7 @@ impl Records {
         self.since(0)
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 

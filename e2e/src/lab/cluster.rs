@@ -153,7 +153,7 @@ impl Cluster {
         &mut self.apiservers[0]
     }
 
-    pub fn apiservers(&mut self) -> &mut [Component] {
+    pub(crate) fn apiservers(&mut self) -> &mut [Component] {
         &mut self.apiservers
     }
 
@@ -229,13 +229,8 @@ impl Cluster {
         in_control(&self.control, ETCD_PORT, "/health").map(drop)
     }
 
-    /// An answer from the first apiserver's HTTP port.
-    pub fn apiserver_port(&self, path: &'static str) -> Result<String> {
-        in_control(&self.control, ADMIN_PORTS[0], path)
-    }
-
     /// The metrics of one of the apiservers.
-    pub fn apiserver_metrics(&self, index: usize) -> Result<String> {
+    pub(crate) fn apiserver_metrics(&self, index: usize) -> Result<String> {
         in_control(&self.control, ADMIN_PORTS[index], "/metrics")
     }
 
@@ -267,7 +262,7 @@ impl Cluster {
     }
 
     /// Pulls the plug of one node.
-    pub fn power_off_node(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn power_off_node(&mut self, name: &str) -> Result<()> {
         let router = &self.router;
         let node = self.nodes.iter_mut().find(|node| node.name() == name);
         node.with_context(|| format!("no node {name}"))?.power_off(router)?;
@@ -285,7 +280,7 @@ impl Cluster {
     }
 
     /// Fails when something that should run does not.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.etcd.check()?;
         self.apiservers.iter_mut().try_for_each(Component::check)?;
         self.agents().try_for_each(Component::check)?;

@@ -32,7 +32,7 @@ pub struct Component {
 }
 
 impl Component {
-    pub fn new(launch: Launch, lab_dir: &Arc<LabDir>) -> Self {
+    pub(crate) fn new(launch: Launch, lab_dir: &Arc<LabDir>) -> Self {
         Self { launch, lab_dir: lab_dir.clone(), process: None, disk: None }
     }
 
@@ -45,11 +45,11 @@ impl Component {
     }
 
     /// Its own disk; only in a lab that was built with disks.
-    pub fn disk(&self) -> Result<&Disk> {
+    pub(crate) fn disk(&self) -> Result<&Disk> {
         self.disk.as_ref().with_context(|| format!("{} has no disk of its own", self.launch.name))
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.launch.name
     }
 
@@ -58,12 +58,8 @@ impl Component {
         &mut self.launch
     }
 
-    pub fn launch(&self) -> &Launch {
+    pub(crate) fn launch(&self) -> &Launch {
         &self.launch
-    }
-
-    pub fn log(&self) -> std::path::PathBuf {
-        self.lab_dir.log(&self.launch.name)
     }
 
     pub fn start(&mut self) -> Result<()> {
@@ -86,17 +82,17 @@ impl Component {
     }
 
     /// Stops it without ending it: it answers nobody, and its connections stay.
-    pub fn freeze(&self) -> Result<()> {
+    pub(crate) fn freeze(&self) -> Result<()> {
         self.running()?.signal(Signal::SIGSTOP)
     }
 
     /// Lets a frozen one go on.
-    pub fn thaw(&self) -> Result<()> {
+    pub(crate) fn thaw(&self) -> Result<()> {
         self.running()?.signal(Signal::SIGCONT)
     }
 
     /// Takes note of it where the process has ended by itself, and tells whether it has.
-    pub fn has_ended(&mut self) -> Result<bool> {
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
         let ended = self.process.as_mut().map_or(Ok(None), Process::ended)?;
         if ended.is_some() {
             self.process = None;
@@ -105,7 +101,7 @@ impl Component {
     }
 
     /// How many files its process has open.
-    pub fn open_files(&self) -> Result<usize> {
+    pub(crate) fn open_files(&self) -> Result<usize> {
         let folder = format!("/proc/{}/fd", self.running()?.pid());
         Ok(std::fs::read_dir(&folder).with_context(|| format!("reading {folder}"))?.count())
     }
@@ -120,7 +116,7 @@ impl Component {
     }
 
     /// Fails, with the tail of its log, when it should run and does not.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.process.as_mut().map_or(Ok(()), Process::check)
     }
 }

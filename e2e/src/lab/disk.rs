@@ -15,7 +15,7 @@ const BALLAST: &str = "ballast";
 
 /// A file system in memory.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
 }
 
@@ -37,7 +37,7 @@ impl Disk {
     }
 
     /// Leaves no byte free.
-    pub fn fill(&self) -> Result<()> {
+    pub(crate) fn fill(&self) -> Result<()> {
         let path = self.path.join(BALLAST);
         let mut ballast = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         for size in [1 << 20, 1 << 12] {
@@ -54,13 +54,13 @@ impl Disk {
     }
 
     /// Gives back what [`Disk::fill`] took.
-    pub fn free(&self) -> Result<()> {
+    pub(crate) fn free(&self) -> Result<()> {
         let path = self.path.join(BALLAST);
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
     }
 
     /// Removes everything that the component keeps there, its log apart.
-    pub fn wipe(&self) -> Result<()> {
+    pub(crate) fn wipe(&self) -> Result<()> {
         for entry in fs::read_dir(&self.path).with_context(|| format!("reading {}", self.path.display()))? {
             let entry = entry?;
             if entry.file_name() == "log" {

@@ -35,7 +35,7 @@ impl Event {
 impl Lab {
     /// How long a change took from its manifest's rename to the first map write of the last node of every *other*
     /// cluster. Waits for nodes that have not written yet.
-    pub fn control_time(&self, change: &Change, patience: Duration) -> Result<Duration> {
+    pub(crate) fn control_time(&self, change: &Change, patience: Duration) -> Result<Duration> {
         let peers = self.clusters.iter().filter(|cluster| cluster.name() != change.cluster);
         let nodes = peers.flat_map(|cluster| cluster.nodes());
         let agents: Vec<_> = nodes.map(Node::api).collect();

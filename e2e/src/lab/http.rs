@@ -39,7 +39,7 @@ pub fn fetch(door: &Door, path: &str) -> Result<String> {
 }
 
 /// Hands every line of an endless answer to `take`, until the server ends it or `take` says `false`.
-pub fn follow(door: &Door, path: &str, mut take: impl FnMut(&str) -> bool) -> Result<()> {
+pub(crate) fn follow(door: &Door, path: &str, mut take: impl FnMut(&str) -> bool) -> Result<()> {
     runtime()?.block_on(async {
         let mut body = request(door, path).await?.into_body();
         let mut pending = Vec::new();

@@ -71,7 +71,7 @@ impl LabDir {
     }
 
     /// Becomes the owner of a kept lab, for a while: nobody cleans it up meanwhile, and it stays afterwards.
-    pub fn adopt(id: &str) -> Result<Arc<Self>> {
+    pub(crate) fn adopt(id: &str) -> Result<Arc<Self>> {
         let path = all_labs().join(id);
         let lock = File::options().write(true).open(path.join("owner"));
         let lock = lock.with_context(|| format!("there is no lab {id}"))?;
@@ -93,7 +93,7 @@ impl LabDir {
 
     /// The permission to make something that carries the id; fails once the lab is being torn down. Never ask for
     /// a second one while holding the first: teardown may have come to wait between the two.
-    pub fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
+    pub(crate) fn open(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed {
             bail!("lab {} is being torn down", self.id);
@@ -102,13 +102,13 @@ impl LabDir {
     }
 
     /// Makes a folder of the lab.
-    pub fn make_folder(&self, path: &Path) -> Result<()> {
+    pub(crate) fn make_folder(&self, path: &Path) -> Result<()> {
         let _open = self.open()?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))
     }
 
     /// Makes a cgroup of the lab.
-    pub fn make_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
+    pub(crate) fn make_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
         let _open = self.open()?;
         cgroup.create()
     }
@@ -117,7 +117,7 @@ impl LabDir {
         &self.id
     }
 
-    pub fn kept(&self) -> bool {
+    pub(crate) fn kept(&self) -> bool {
         self.kept
     }
 
@@ -125,28 +125,28 @@ impl LabDir {
         &self.path
     }
 
-    pub fn bpffs(&self) -> PathBuf {
+    pub(crate) fn bpffs(&self) -> PathBuf {
         self.path.join("bpf")
     }
 
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.path.join("run")
     }
 
-    pub fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.path.join("state")
     }
 
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.path.join("log").join(format!("{name}.log"))
     }
 
-    pub fn cgroup(&self) -> Result<Cgroup> {
+    pub(crate) fn cgroup(&self) -> Result<Cgroup> {
         Cgroup::of_lab(&self.id)
     }
 
     /// The name of a namespace of this lab.
-    pub fn netns(&self, label: &str) -> String {
+    pub(crate) fn netns(&self, label: &str) -> String {
         format!("{}.{label}", self.id)
     }
 
@@ -178,7 +178,7 @@ pub(super) fn tear_down_all() {
 
 /// Returns only while no signal is ending this process; otherwise the process ends under the caller. Whoever is about to
 /// report a failure or to leave asks first: the failure may be the teardown's, and leaving would cut it short.
-pub fn stand_aside() {
+pub(crate) fn stand_aside() {
     let ending = || OPEN.lock().unwrap_or_else(PoisonError::into_inner).is_none();
     while ending() {
         std::thread::park();
@@ -219,7 +219,7 @@ pub fn clean() -> Result<Vec<String>> {
 }
 
 /// [`clean`], for labs whose folder is wanted.
-pub fn clean_those(wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
+pub(crate) fn clean_those(wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
     let mut cleaned = Vec::new();
     for (id, folder) in labs_on_disk()?.into_iter().filter(|(_, folder)| wanted(folder)) {
         let lock = File::options().create(true).truncate(false).write(true).open(folder.join("owner"));
@@ -250,7 +250,7 @@ pub fn say_cleaned(cleaned: &[String]) {
 }
 
 /// Id and folder of every lab that has left something.
-pub fn labs_on_disk() -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn labs_on_disk() -> Result<Vec<(String, PathBuf)>> {
     let all = all_labs();
     let entries = match fs::read_dir(&all) {
         Ok(entries) => entries,

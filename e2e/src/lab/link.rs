@@ -6,7 +6,7 @@
 use super::address::{Pair, Plan, with_length};
 
 /// Commands that make the router's LAN and its link to the WAN; to be run in the router.
-pub fn router(plan: Plan, wan: &str, peers: &[Plan]) -> Vec<String> {
+pub(crate) fn router(plan: Plan, wan: &str, peers: &[Plan]) -> Vec<String> {
     let mut commands = bridge("lan", plan.router(), 64);
     commands.push(format!("link add wan type veth peer name c{} netns {wan}", plan.index()));
     commands.extend(addresses("wan", plan.wan_router(), 30, 64));
@@ -18,7 +18,7 @@ pub fn router(plan: Plan, wan: &str, peers: &[Plan]) -> Vec<String> {
 }
 
 /// Commands for the WAN's end of a cluster's link; to be run in the WAN.
-pub fn wan(plan: Plan) -> Vec<String> {
+pub(crate) fn wan(plan: Plan) -> Vec<String> {
     let mut commands = addresses(&format!("c{}", plan.index()), plan.wan_hub(), 30, 64);
     commands.extend(via(&plan.pods(), plan.wan_router()));
     commands.extend(via(&plan.nodes(), plan.wan_router()));
@@ -26,17 +26,17 @@ pub fn wan(plan: Plan) -> Vec<String> {
 }
 
 /// Commands that plug `netns` into the router's LAN; to be run in the router.
-pub fn plug(name: &str, netns: &str) -> Vec<String> {
+pub(crate) fn plug(name: &str, netns: &str) -> Vec<String> {
     attach("lan", name, netns)
 }
 
 /// The way from the router to a node's pods; to be run in the router.
-pub fn router_to_node(plan: Plan, node: u8) -> Vec<String> {
+pub(crate) fn router_to_node(plan: Plan, node: u8) -> Vec<String> {
     via(&plan.node_pods(node), plan.node(node))
 }
 
 /// Commands for whoever is plugged into the LAN: its address, and the way to `others` through the router.
-pub fn lan_member(address: Pair, plan: Plan, others: &[Plan]) -> Vec<String> {
+pub(crate) fn lan_member(address: Pair, plan: Plan, others: &[Plan]) -> Vec<String> {
     let mut commands = addresses("eth0", address, 24, 64);
     commands.extend(via(&plan.pods(), plan.router()));
     for other in others {
@@ -47,22 +47,22 @@ pub fn lan_member(address: Pair, plan: Plan, others: &[Plan]) -> Vec<String> {
 }
 
 /// Commands that make a node's bridge for its pods; to be run in the node.
-pub fn pod_bridge(plan: Plan, node: u8) -> Vec<String> {
+pub(crate) fn pod_bridge(plan: Plan, node: u8) -> Vec<String> {
     bridge("pods", plan.gateway(node), 64)
 }
 
 /// Commands that plug a pod into its node; to be run in the node.
-pub fn plug_pod(slot: u8, netns: &str) -> Vec<String> {
+pub(crate) fn plug_pod(slot: u8, netns: &str) -> Vec<String> {
     attach("pods", &pod_link(slot), netns)
 }
 
 /// The node's end of a pod's link.
-pub fn pod_link(slot: u8) -> String {
+pub(crate) fn pod_link(slot: u8) -> String {
     format!("p{slot}")
 }
 
 /// Commands for a pod: its address, and the way to all `plans` through its node.
-pub fn pod(plan: Plan, node: u8, slot: u8, plans: &[Plan]) -> Vec<String> {
+pub(crate) fn pod(plan: Plan, node: u8, slot: u8, plans: &[Plan]) -> Vec<String> {
     let mut commands = addresses("eth0", plan.pod(node, slot), 24, 64);
     for other in plans {
         commands.extend(via(&other.pods(), plan.gateway(node)));
@@ -73,19 +73,19 @@ pub fn pod(plan: Plan, node: u8, slot: u8, plans: &[Plan]) -> Vec<String> {
 
 /// Whether packets to a cluster go through or vanish without a word, as in a real partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Cut,
     Healed,
 }
 
 /// Commands that cut or restore the way from a router to `peer`; to be run in the router.
-pub fn turn(way: Way, peer: Plan) -> Vec<String> {
+pub(crate) fn turn(way: Way, peer: Plan) -> Vec<String> {
     let ranges = [peer.pods(), peer.nodes()];
     ranges.iter().flatten().map(|range| blackhole(way, range)).collect()
 }
 
 /// The same for the way to `peer`'s control plane alone.
-pub fn turn_control(way: Way, peer: Plan) -> Vec<String> {
+pub(crate) fn turn_control(way: Way, peer: Plan) -> Vec<String> {
     peer.control().iter().map(|address| blackhole(way, &address.to_string())).collect()
 }
 

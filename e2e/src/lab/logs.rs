@@ -14,7 +14,7 @@ const OURS: &[&str] = &[".agent.log", ".apiserver.log", ".standby.log"];
 
 impl Lab {
     /// Fails when one of our processes logged a warning, an error or a panic that contains none of `allowed`.
-    pub fn check_logs(&self, allowed: &[&str]) -> Result<()> {
+    pub(crate) fn check_logs(&self, allowed: &[&str]) -> Result<()> {
         let mut unexpected = Vec::new();
         for log in self.logs()? {
             let name = log.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -14,19 +14,19 @@ use super::address::Pair;
 use crate::wait::unix_us;
 
 /// The namespace of everything that the lab deploys.
-pub const NAMESPACE: &str = "default";
+pub(crate) const NAMESPACE: &str = "default";
 
 /// A service, and the pods behind it.
 #[derive(Clone, Debug)]
 pub struct ServiceSpec {
-    pub name: String,
+    pub(crate) name: String,
     pub annotations: BTreeMap<String, String>,
-    pub dual_stack: bool,
+    pub(crate) dual_stack: bool,
     /// What clients dial; pods listen at [`TARGET_PORT`].
     pub port: u16,
-    pub replicas: usize,
+    pub(crate) replicas: usize,
     /// Whether it answers DNS too, over UDP at port 53.
-    pub dns: bool,
+    pub(crate) dns: bool,
 }
 
 /// Where clients ask a service that answers DNS.
@@ -54,14 +54,8 @@ impl ServiceSpec {
         self
     }
 
-    #[must_use]
-    pub fn annotated(mut self, key: &str, value: &str) -> Self {
-        self.annotations.insert(key.into(), value.into());
-        self
-    }
-
     /// How the product names it.
-    pub fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         format!("{NAMESPACE}/{}", self.name)
     }
 
@@ -71,7 +65,7 @@ impl ServiceSpec {
     }
 
     /// The addresses of a pair that the service has.
-    pub fn families(&self, pair: Pair) -> Vec<IpAddr> {
+    pub(crate) fn families(&self, pair: Pair) -> Vec<IpAddr> {
         let count = if self.dual_stack { 2 } else { 1 };
         pair.into_iter().take(count).collect()
     }
@@ -79,15 +73,15 @@ impl ServiceSpec {
 
 /// A pod as its EndpointSlice shows it.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
-    pub pod: String,
-    pub node: String,
-    pub addresses: Pair,
+pub(crate) struct Endpoint {
+    pub(crate) pod: String,
+    pub(crate) node: String,
+    pub(crate) addresses: Pair,
     /// Ready, or still serving while it terminates.
-    pub ready: bool,
+    pub(crate) ready: bool,
 }
 
-pub fn service(spec: &ServiceSpec, cluster_ips: Pair) -> Value {
+pub(crate) fn service(spec: &ServiceSpec, cluster_ips: Pair) -> Value {
     let ips = spec.families(cluster_ips);
     let families: Vec<_> = ips.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
     json!({
@@ -120,7 +114,7 @@ fn slice_ports(spec: &ServiceSpec) -> Vec<Value> {
 }
 
 /// One slice per family, as Kubernetes makes them.
-pub fn slices(spec: &ServiceSpec, endpoints: &[Endpoint]) -> Vec<Value> {
+pub(crate) fn slices(spec: &ServiceSpec, endpoints: &[Endpoint]) -> Vec<Value> {
     let families = if spec.dual_stack { 2 } else { 1 };
     (0..families).map(|family| slice(spec, endpoints, family)).collect()
 }
@@ -151,7 +145,7 @@ fn conditions(endpoint: &Endpoint, family: usize) -> Value {
     })
 }
 
-pub fn node(name: &str, addresses: Pair, pods: &[String; 2]) -> Value {
+pub(crate) fn node(name: &str, addresses: Pair, pods: &[String; 2]) -> Value {
     let addresses: Vec<_> = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     json!({
         "apiVersion": "v1",
@@ -164,7 +158,7 @@ pub fn node(name: &str, addresses: Pair, pods: &[String; 2]) -> Value {
 
 /// Writes a file as an editor that cares does: beside it, then renamed over it. Gives the time just before the
 /// rename, in microseconds since 1970: nobody can have seen the new content earlier.
-pub fn write(folder: &Path, file: &str, documents: &[Value]) -> Result<u64> {
+pub(crate) fn write(folder: &Path, file: &str, documents: &[Value]) -> Result<u64> {
     let mut text = String::new();
     for document in documents {
         text.push_str("---\n");

@@ -3,27 +3,27 @@
 //! Owns everything that it makes, and ends all of it when it is dropped, on a panic and on a signal. Nothing in it
 //! can reach the host's network.
 
-pub mod address;
+pub(crate) mod address;
 pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod component;
-pub mod disk;
+pub(crate) mod disk;
 pub mod enter;
-pub mod events;
+pub(crate) mod events;
 pub mod http;
-pub mod inspect;
+pub(crate) mod inspect;
 mod interrupt;
 pub mod lab_dir;
-pub mod link;
-pub mod logs;
+pub(crate) mod link;
+pub(crate) mod logs;
 pub mod manifest;
 mod mesh;
 pub mod netns;
-pub mod node;
+pub(crate) mod node;
 pub mod pod;
 pub mod process;
-pub mod workload;
+pub(crate) mod workload;
 
 use std::sync::Arc;
 use std::thread;

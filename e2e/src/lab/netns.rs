@@ -45,7 +45,7 @@ impl Netns {
     }
 
     /// One that is there already, or will be.
-    pub fn named(lab_dir: &Arc<LabDir>, label: &str) -> Self {
+    pub(crate) fn named(lab_dir: &Arc<LabDir>, label: &str) -> Self {
         Self { name: lab_dir.netns(label), lab_dir: lab_dir.clone() }
     }
 
@@ -97,19 +97,19 @@ impl Netns {
     }
 
     /// Removes it now; what runs in it keeps it alive, nameless, until it ends.
-    pub fn remove(self) -> Result<()> {
+    pub(crate) fn remove(self) -> Result<()> {
         lab_dir::remove_namespace(&self.path())
     }
 }
 
 /// Puts the calling thread into a namespace.
-pub fn enter_by_path(path: &Path) -> Result<()> {
+pub(crate) fn enter_by_path(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("opening namespace {}", path.display()))?;
     setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering namespace {}", path.display()))
 }
 
 /// Where `ip netns` keeps a namespace of this name.
-pub fn path_of(name: &str) -> PathBuf {
+pub(crate) fn path_of(name: &str) -> PathBuf {
     Path::new(NETNS).join(name)
 }
 

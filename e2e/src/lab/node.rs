@@ -25,16 +25,16 @@ const DISK_MB: u32 = 4;
 
 /// What the agents of one cluster have in common.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    pub cluster: String,
-    pub plan: Plan,
-    pub manifests: PathBuf,
-    pub peers: PathBuf,
+pub(crate) struct Identity {
+    pub(crate) cluster: String,
+    pub(crate) plan: Plan,
+    pub(crate) manifests: PathBuf,
+    pub(crate) peers: PathBuf,
 }
 
 impl Identity {
     /// The flags that both binaries take.
-    pub fn flags(&self) -> Vec<String> {
+    pub(crate) fn flags(&self) -> Vec<String> {
         let mut flags = vec![
             format!("--cluster-name={}", self.cluster),
             format!("--cluster-id={}", self.plan.index()),
@@ -89,11 +89,11 @@ impl Node {
         self.agent.mount_disk(&folder, DISK_MB)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn cluster(&self) -> &str {
+    pub(crate) fn cluster(&self) -> &str {
         &self.cluster
     }
 
@@ -113,7 +113,7 @@ impl Node {
         &self.netns
     }
 
-    pub fn cgroup(&self) -> &Cgroup {
+    pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
@@ -126,12 +126,12 @@ impl Node {
     }
 
     /// The instance name of the node's agent: all agents of a lab share one bpffs and one run folder.
-    pub fn instance(&self) -> String {
+    pub(crate) fn instance(&self) -> String {
         instance(&self.cluster, &self.name)
     }
 
     /// The agent's admin socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.lab_dir.run_dir().join(self.instance()).join("agent.sock")
     }
 
@@ -147,14 +147,14 @@ impl Node {
     }
 
     /// Waits until the agent says that it is ready.
-    pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
+    pub(crate) fn wait_ready(&mut self, patience: Duration) -> Result<()> {
         let what = format!("the agent of {} to be ready", self.describe());
         let (agent, netns) = (&mut self.agent, &self.netns);
         wait::until_or(&what, patience, || agent.check(), || in_node(netns, "/readyz").map(drop))
     }
 
     /// An answer from the agent's HTTP port (`/metrics`, `/readyz`, `/livez`).
-    pub fn admin_port(&self, path: &'static str) -> Result<String> {
+    pub(crate) fn admin_port(&self, path: &'static str) -> Result<String> {
         in_node(&self.netns, path)
     }
 
@@ -173,7 +173,7 @@ impl Node {
     }
 
     /// How the node is shown to people.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("{}/{} at {}", self.cluster, self.name, with_length(self.plan.node(self.number)[0], 24, 64))
     }
 }

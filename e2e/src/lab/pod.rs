@@ -21,11 +21,11 @@ use crate::wait;
 
 /// How long a server that was told to end still accepts connections, as Kubernetes advises: until everybody
 /// who sends any has heard of it.
-pub const LINGER: Duration = Duration::from_millis(1500);
+pub(crate) const LINGER: Duration = Duration::from_millis(1500);
 
 /// What the EndpointSlices say of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     Ready,
     Terminating,
 }
@@ -67,11 +67,11 @@ impl Pod {
         })
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         &self.node
     }
 
@@ -79,11 +79,11 @@ impl Pod {
         self.addresses
     }
 
-    pub fn netns(&self) -> &Netns {
+    pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    pub fn cgroup(&self) -> &Cgroup {
+    pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
@@ -121,7 +121,7 @@ impl Pod {
     }
 
     /// Starts `lab` with these arguments; its standard output is the caller's.
-    pub fn run(&mut self, args: Vec<String>) -> Result<ChildStdout> {
+    pub(crate) fn run(&mut self, args: Vec<String>) -> Result<ChildStdout> {
         let (process, stdout) = self.launch(args).start_piped(&self.lab_dir)?;
         self.process = Some(process);
         Ok(stdout)
@@ -140,12 +140,12 @@ impl Pod {
     }
 
     /// SIGTERM to its process.
-    pub fn terminate(&self) -> Result<()> {
+    pub(crate) fn terminate(&self) -> Result<()> {
         self.process.as_ref().map_or(Ok(()), |process| process.signal(Signal::SIGTERM))
     }
 
     /// Waits for the end of a process that was told to end.
-    pub fn wait_end(&mut self, patience: Duration) -> Result<()> {
+    pub(crate) fn wait_end(&mut self, patience: Duration) -> Result<()> {
         let Some(process) = self.process.take() else { return Ok(()) };
         let (name, log) = (process.name().to_owned(), process.log().to_owned());
         let status = process.wait(patience)?;
@@ -154,12 +154,12 @@ impl Pod {
     }
 
     /// `kill -9` to its process. The pod's namespace stays: its address answers with a reset.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), Process::kill)
     }
 
     /// Fails when its process should run and does not.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.process.as_mut().map_or(Ok(()), Process::check)
     }
 

@@ -33,7 +33,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// A program that a lab starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Program {
+pub(crate) enum Program {
     /// Built from this workspace.
     Ours(&'static str),
     /// From the system's PATH.
@@ -43,7 +43,7 @@ pub enum Program {
 }
 
 impl Program {
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         matches!(self, Self::Ours(_))
     }
 
@@ -60,15 +60,15 @@ impl Program {
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// Names the log file, and the process in messages.
-    pub name: String,
-    pub program: Program,
+    pub(crate) name: String,
+    pub(crate) program: Program,
     pub args: Vec<String>,
-    pub netns: String,
-    pub cgroup: Cgroup,
+    pub(crate) netns: String,
+    pub(crate) cgroup: Cgroup,
 }
 
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
@@ -76,13 +76,13 @@ pub struct Process {
 
 impl Launch {
     /// Starts it; both its outputs go to the log.
-    pub fn start(&self, lab_dir: &Arc<LabDir>) -> Result<Process> {
+    pub(crate) fn start(&self, lab_dir: &Arc<LabDir>) -> Result<Process> {
         let log = open_log(&lab_dir.log(&self.name))?;
         self.start_with(lab_dir, log.into())
     }
 
     /// Starts it; its standard output is the caller's to read.
-    pub fn start_piped(&self, lab_dir: &Arc<LabDir>) -> Result<(Process, ChildStdout)> {
+    pub(crate) fn start_piped(&self, lab_dir: &Arc<LabDir>) -> Result<(Process, ChildStdout)> {
         let mut process = self.start_with(lab_dir, Stdio::piped())?;
         let stdout = process.child.stdout.take().context("a piped child has no stdout")?;
         Ok((process, stdout))
@@ -136,37 +136,37 @@ fn spawn(command: Command) -> Result<Child> {
 }
 
 impl Process {
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("a pid beyond i32")?);
         // Not waited for yet, so the pid is still this process.
         kill(pid, signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("asking after {}", self.name))
     }
 
     /// Waits until it has ended by itself.
-    pub fn wait(mut self, patience: Duration) -> Result<ExitStatus> {
+    pub(crate) fn wait(mut self, patience: Duration) -> Result<ExitStatus> {
         let name = self.name.clone();
         wait::until(&format!("{name} to end"), patience, || self.ended()?.context("it still runs"))
     }
 
     /// Kills it and waits for its end.
-    pub fn kill(mut self) -> Result<()> {
+    pub(crate) fn kill(mut self) -> Result<()> {
         self.child
             .kill()
             .and_then(|()| self.child.wait())
@@ -175,7 +175,7 @@ impl Process {
     }
 
     /// Asks it to end, and waits until it has, with status 0.
-    pub fn terminate(self, patience: Duration) -> Result<()> {
+    pub(crate) fn terminate(self, patience: Duration) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
         let name = self.name.clone();
         let status = self.wait(patience)?;
@@ -184,13 +184,13 @@ impl Process {
     }
 
     /// Leaves it to itself, running.
-    pub fn abandon(self) {
+    pub(crate) fn abandon(self) {
         // Dropping it would end it.
         std::mem::forget(self);
     }
 
     /// Fails, with the tail of its log, when it no longer runs.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         let ended = self.ended()?;
         let Some(status) = ended else { return Ok(()) };
         anyhow::bail!("{} ended with {}; its log ends:\n{}", self.name, describe(status), tail(&self.log, 20))
@@ -214,7 +214,7 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// The last lines of a log, indented.
-pub fn tail(log: &Path, lines: usize) -> String {
+pub(crate) fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read_to_string(log).unwrap_or_else(|error| format!("(unreadable: {error})"));
     let all: Vec<_> = text.lines().collect();
     let last = &all[all.len().saturating_sub(lines)..];

@@ -2,7 +2,6 @@
 //! their objects true.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,16 +15,16 @@ use super::pod::{Condition, LINGER, Pod};
 /// A change of a service's objects that the mesh should follow.
 #[derive(Clone, Debug)]
 pub struct Change {
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// "namespace/name".
-    pub service: String,
+    pub(crate) service: String,
     /// When the manifest that tells of it was renamed into place.
     pub renamed_unix_us: u64,
 }
 
 /// The services and pods of one cluster.
 #[derive(Debug, Default)]
-pub struct Workloads {
+pub(crate) struct Workloads {
     services: BTreeMap<String, Deployed>,
     next_cluster_ip: u16,
 }
@@ -173,21 +172,10 @@ impl Cluster {
 
     /// What Kubernetes does some time later: the endpoints of killed pods go. The pods' sandboxes follow when the
     /// service is scaled again.
-    pub fn notice_killed_pods(&mut self, service: &str) -> Result<Change> {
+    pub(crate) fn notice_killed_pods(&mut self, service: &str) -> Result<Change> {
         let deployed = self.workloads.deployed_mut(service)?;
         deployed.dead.append(&mut deployed.pods);
         self.write_slices(service)
-    }
-
-    /// Ends all pods gracefully, then the service's objects go.
-    pub fn delete(&mut self, service: &str) -> Result<Change> {
-        let change = self.scale(service, 0)?;
-        self.workloads.services.remove(service);
-        for kind in ["service", "endpoints"] {
-            let path = self.manifests().join(format!("{service}.{kind}.yaml"));
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
-        Ok(change)
     }
 
     fn remove_pod(&self, pod: Pod) -> Result<()> {

@@ -41,7 +41,7 @@ pub struct Load {
 
 /// How a client asks who is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// A connection with a request.
     #[default]
     Tcp,
@@ -52,7 +52,7 @@ pub enum Transport {
 }
 
 /// `10ms`, `2s` or `5m`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| format!("{text:?} begins with no number"))?;
     match &text[digits..] {

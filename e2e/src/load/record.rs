@@ -10,7 +10,7 @@ pub struct Record {
     /// When the connection was begun, in microseconds since 1970.
     pub start_unix_us: u64,
     /// From then to the whole answer, or to the error.
-    pub latency_us: u64,
+    pub(crate) latency_us: u64,
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -43,7 +43,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn of(error: &io::Error) -> Self {
+    pub(crate) fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::ConnectionRefused => Self::Refused,
@@ -56,7 +56,7 @@ impl Failure {
         }
     }
 
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Timeout => "timeout",

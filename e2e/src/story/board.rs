@@ -7,18 +7,18 @@ use crate::wait::unix_us;
 
 /// A client of the story.
 #[derive(Clone, Debug)]
-pub struct XWing {
-    pub cluster: String,
-    pub records: Records,
+pub(crate) struct XWing {
+    pub(crate) cluster: String,
+    pub(crate) records: Records,
 }
 
 /// A step as the audience sees it.
 #[derive(Clone, Debug)]
-pub struct Scene {
-    pub name: String,
+pub(crate) struct Scene {
+    pub(crate) name: String,
     /// One sentence on what happens.
-    pub tale: String,
-    pub begun_us: u64,
+    pub(crate) tale: String,
+    pub(crate) begun_us: u64,
 }
 
 #[derive(Debug)]
@@ -33,10 +33,10 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct Board {
     /// In the order in which they are shown.
-    pub clusters: Vec<String>,
+    pub(crate) clusters: Vec<String>,
     /// How many steps the story has.
-    pub steps: usize,
-    pub begun_us: u64,
+    pub(crate) steps: usize,
+    pub(crate) begun_us: u64,
     state: Arc<Mutex<State>>,
 }
 
@@ -50,36 +50,36 @@ impl Board {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn join(&self, x_wing: XWing) {
+    pub(crate) fn join(&self, x_wing: XWing) {
         self.state().x_wings.push(x_wing);
     }
 
-    pub fn x_wings(&self) -> Vec<XWing> {
+    pub(crate) fn x_wings(&self) -> Vec<XWing> {
         self.state().x_wings.clone()
     }
 
-    pub fn begin(&self, scene: Scene) {
+    pub(crate) fn begin(&self, scene: Scene) {
         self.state().scenes.push(scene);
     }
 
-    pub fn scenes(&self) -> Vec<Scene> {
+    pub(crate) fn scenes(&self) -> Vec<Scene> {
         self.state().scenes.clone()
     }
 
     /// Shows a command that is about to run.
-    pub fn command(&self, line: String) {
+    pub(crate) fn command(&self, line: String) {
         self.state().commands.push(line);
     }
 
-    pub fn commands(&self) -> Vec<String> {
+    pub(crate) fn commands(&self) -> Vec<String> {
         self.state().commands.clone()
     }
 
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.state().over = true;
     }
 
-    pub fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         self.state().over
     }
 }

@@ -7,14 +7,14 @@ mod expect;
 pub mod kubernetes;
 pub mod picture;
 pub mod plot;
-pub mod report;
-pub mod seconds;
+pub(crate) mod report;
+pub(crate) mod seconds;
 pub mod show;
 pub mod step;
 pub mod table;
 mod terminal;
 pub mod tour;
-pub mod view;
+pub(crate) mod view;
 
 /// The service that everybody calls.
-pub const SERVICE: &str = "rebel-base";
+pub(crate) const SERVICE: &str = "rebel-base";

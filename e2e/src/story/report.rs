@@ -44,7 +44,7 @@ pub(super) fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// Writes the report to a file.
-pub fn write(path: &Path, steps: &[Outcomes]) -> Result<()> {
+pub(crate) fn write(path: &Path, steps: &[Outcomes]) -> Result<()> {
     let ok = steps.iter().all(|step| step.failures.is_empty());
     let report = Report { ok, steps: steps.iter().map(StepReport::of).collect() };
     let text = serde_json::to_string_pretty(&report).context("rendering the report")? + "\n";

@@ -9,28 +9,28 @@ use super::board::Board;
 
 /// What the x-wings of one cluster saw in one second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Second {
+pub(crate) struct Second {
     /// Per answering cluster, in the board's order.
-    pub answers: Vec<usize>,
-    pub errors: BTreeMap<Failure, usize>,
+    pub(crate) answers: Vec<usize>,
+    pub(crate) errors: BTreeMap<Failure, usize>,
 }
 
 impl Second {
-    pub fn failed(&self) -> usize {
+    pub(crate) fn failed(&self) -> usize {
         self.errors.values().sum()
     }
 
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.answers.iter().sum::<usize>() + self.failed()
     }
 
     /// The errors in words: "12 refused, 1 timeout".
-    pub fn complaint(&self) -> String {
+    pub(crate) fn complaint(&self) -> String {
         let kinds = self.errors.iter().map(|(failure, count)| format!("{count} {}", failure.as_str()));
         kinds.collect::<Vec<_>>().join(", ")
     }
 
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.answers.resize(self.answers.len().max(other.answers.len()), 0);
         other.answers.iter().zip(&mut self.answers).for_each(|(more, sum)| *sum += more);
         other.errors.iter().for_each(|(kind, more)| *self.errors.entry(*kind).or_default() += more);
@@ -39,7 +39,7 @@ impl Second {
 
 /// Counts the board's records into seconds, each record once, by when it was over: that is when somebody saw it.
 #[derive(Debug)]
-pub struct Seconds {
+pub(crate) struct Seconds {
     /// When second 0 began; what was over earlier is not counted.
     base_us: u64,
     read: Vec<usize>,
@@ -48,12 +48,12 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    pub fn since(base_us: u64) -> Self {
+    pub(crate) fn since(base_us: u64) -> Self {
         Self { base_us, read: Vec::new(), seconds: Vec::new() }
     }
 
     /// Takes in what is new.
-    pub fn update(&mut self, board: &Board) {
+    pub(crate) fn update(&mut self, board: &Board) {
         for (index, x_wing) in board.x_wings().iter().enumerate() {
             self.read.resize(self.read.len().max(index + 1), 0);
             let home = board.clusters.iter().position(|cluster| *cluster == x_wing.cluster);
@@ -91,17 +91,17 @@ impl Seconds {
     }
 
     /// One entry per client cluster for a second.
-    pub fn at(&self, second: usize) -> Option<&[Second]> {
+    pub(crate) fn at(&self, second: usize) -> Option<&[Second]> {
         self.seconds.get(second).map(Vec::as_slice)
     }
 
     /// The first second in which anything was seen.
-    pub fn first(&self) -> usize {
+    pub(crate) fn first(&self) -> usize {
         let seen = |seconds: &Vec<Second>| seconds.iter().any(|second| second.total() > 0);
         self.seconds.iter().position(seen).unwrap_or_default()
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seconds.len()
     }
 }

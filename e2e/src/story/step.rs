@@ -16,16 +16,16 @@ const HOLD: Duration = Duration::from_secs(4);
 
 /// What moved in a step.
 #[derive(Clone, Debug)]
-pub struct Move {
-    pub change: Change,
+pub(crate) struct Move {
+    pub(crate) change: Change,
     /// Rename to the last peer node's first map write; the reason when it is not known.
-    pub control: Result<Duration, String>,
-    pub direction: Direction,
+    pub(crate) control: Result<Duration, String>,
+    pub(crate) direction: Direction,
 }
 
 /// Which way the traffic of the change's cluster went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// The change's cluster is the old place: everybody leaves it.
     Away,
     /// The change's cluster is the new place: some come back to it.
@@ -58,31 +58,31 @@ impl Under {
 /// A step after its end, before its records are looked at.
 #[derive(Clone, Debug)]
 pub struct Step {
-    pub name: String,
-    pub begun_us: u64,
+    pub(crate) name: String,
+    pub(crate) begun_us: u64,
     /// From here on the step's outcome must hold.
-    pub settled_us: u64,
-    pub ended_us: u64,
-    pub moved: Option<Move>,
+    pub(crate) settled_us: u64,
+    pub(crate) ended_us: u64,
+    pub(crate) moved: Option<Move>,
     pub(super) expectations: Vec<Expectation>,
 }
 
 /// What became of it.
 #[derive(Clone, Debug)]
 pub struct Outcomes {
-    pub name: String,
-    pub requests: usize,
-    pub errors: BTreeMap<Failure, usize>,
+    pub(crate) name: String,
+    pub(crate) requests: usize,
+    pub(crate) errors: BTreeMap<Failure, usize>,
     /// Of the answered requests, by answering cluster; every cluster of the story is there.
-    pub shares: BTreeMap<String, f64>,
-    pub control: Option<Duration>,
-    pub traffic: Option<Duration>,
+    pub(crate) shares: BTreeMap<String, f64>,
+    pub(crate) control: Option<Duration>,
+    pub(crate) traffic: Option<Duration>,
     /// Which expectations failed, and what was seen instead.
     pub failures: Vec<String>,
 }
 
 impl Outcomes {
-    pub fn failed_requests(&self) -> usize {
+    pub(crate) fn failed_requests(&self) -> usize {
         self.errors.values().sum()
     }
 }
@@ -131,7 +131,7 @@ fn answering(record: &Record) -> Result<&str, Failure> {
 
 impl Step {
     /// Looks at everything that the x-wings began in the step's time.
-    pub fn judge(&self, x_wings: &[XWing], clusters: &[String]) -> Outcomes {
+    pub(crate) fn judge(&self, x_wings: &[XWing], clusters: &[String]) -> Outcomes {
         let records: Vec<_> =
             x_wings.iter().map(|x_wing| (x_wing.cluster.as_str(), x_wing.records.all())).collect();
         let mine: Vec<_> = records.iter().map(|(home, all)| (*home, self.during(all))).collect();

@@ -6,7 +6,7 @@ use super::step::Outcomes;
 use super::terminal::{Look, thousands};
 
 /// The table, and below it whatever was not as expected; for standard output.
-pub fn render(steps: &[Outcomes], clusters: &[String], legend: &str) -> String {
+pub(crate) fn render(steps: &[Outcomes], clusters: &[String], legend: &str) -> String {
     draw(steps, clusters, legend, Look::of_stdout())
 }
 

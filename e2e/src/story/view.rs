@@ -21,7 +21,7 @@ const WIDTH: usize = 79;
 const LAG_US: u64 = 150_000;
 
 /// Shows the board on standard output, on a thread of its own, until the story is over.
-pub fn watch(board: &Board) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn watch(board: &Board) -> std::io::Result<JoinHandle<()>> {
     let mut view = View::new(board, Look::of_stdout());
     thread::Builder::new().name("view".into()).spawn(move || {
         while !view.board.over() {

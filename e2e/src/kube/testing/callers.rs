@@ -39,7 +39,7 @@ impl Seen {
     }
 
     /// The clusters that answered.
-    pub fn clusters(&self) -> BTreeSet<&str> {
+    pub(crate) fn clusters(&self) -> BTreeSet<&str> {
         self.answers.iter().filter_map(|answer| answer.split('/').next()).collect()
     }
 
