@@ -1,7 +1,7 @@
 //! Pods: a namespace on a node, a cgroup below the node's, and this crate's own `lab` program as the process.
 
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::ChildStdout;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct Pod {
     slot: u8,
     addresses: Pair,
     netns: Netns,
+    /// The node's.
+    outside: Netns,
     cgroup: Cgroup,
     lab_dir: Arc<LabDir>,
     process: Option<Process>,
@@ -60,6 +62,7 @@ impl Pod {
             slot,
             addresses: node.plan().pod(node.number(), slot),
             netns,
+            outside: Netns::named(&lab_dir, &format!("{}.{}", node.cluster(), node.name())),
             cgroup,
             lab_dir,
             process: None,
@@ -97,7 +100,7 @@ impl Pod {
         }
     }
 
-    /// Starts a server that answers "cluster/pod", and waits until it listens.
+    /// Starts a server that answers "cluster/pod", and waits until the node reaches it.
     pub(super) fn serve(&mut self) -> Result<()> {
         let answer = format!("{}/{}", self.cluster, self.name);
         let linger = format!("{}ms", LINGER.as_millis());
@@ -107,17 +110,21 @@ impl Pod {
         self.wait_listening()
     }
 
+    /// As the kubelet does before it calls a pod ready: from the node, so that the pod's link works and its addresses are
+    /// resolved too.
     fn wait_listening(&mut self) -> Result<()> {
-        let port = SocketAddr::from(([127, 0, 0, 1], TARGET_PORT));
-        let process = &mut self.process;
-        let netns = &self.netns;
-        wait::until(&format!("pod {} to listen", self.name), Duration::from_secs(10), || {
-            process.as_mut().context("it has no process")?.check()?;
-            netns.enter(move || {
-                std::net::TcpStream::connect_timeout(&port, Duration::from_secs(1)).context("dialling it")?;
-                Ok(())
-            })
-        })
+        let (process, outside) = (&mut self.process, &self.outside);
+        for address in self.addresses {
+            let target = SocketAddr::new(address, TARGET_PORT);
+            wait::until(&format!("pod {} to listen", self.name), Duration::from_secs(10), || {
+                process.as_mut().context("it has no process")?.check()?;
+                outside.enter(move || {
+                    let dialled = TcpStream::connect_timeout(&target, Duration::from_secs(1));
+                    dialled.map(drop).with_context(|| format!("dialling {target} from the node"))
+                })
+            })?;
+        }
+        Ok(())
     }
 
     /// Starts `lab` with these arguments; its standard output is the caller's.
