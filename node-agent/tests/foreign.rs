@@ -35,9 +35,19 @@ fn canary(world: &World) -> Canary {
     Canary { exe: env!("CARGO_BIN_EXE_node-agent").into(), cgroup: world.cgroup.clone(), links, maps }
 }
 
+/// The agent's cgroup below the one of the programs, with this thread in it until it is dropped.
+fn agent_below(world: &World) -> Below {
+    let below = Below::new(world, "agent");
+    below.enter();
+    below
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
 fn look(world: &World) -> Seen {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(canary(world).probe())
+    block_on(canary(world).probe())
 }
 
 fn foreign(world: &World) -> Vec<Foreign> {
@@ -64,8 +74,7 @@ fn where_the_kernel_lets_one_choose_ours_comes_first() {
         return;
     }
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let theirs = server("127.0.0.1:0");
     let place = theirs.local_addr().unwrap().to_string();
     let _same = Program::taking(Hook::connect4, "same", TCP4[0], &place).attach(&world.cgroup, 0);
@@ -89,8 +98,7 @@ fn links_behind_others_are_replaced_at_a_start_and_no_connect_fails() {
         return;
     }
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let _other = Program::passing(Hook::connect4, "other").attach(&own.0, 0);
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
@@ -134,14 +142,12 @@ fn who_comes_before_us_while_we_run_is_passed_once() {
         return;
     }
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let _own = agent_below(&world);
     let mut maps = world.attached();
     let services = Services::write(&mut maps);
     let takes =
         |name| Program::taking(Hook::connect4, name, TCP4[0], "127.0.0.1:1").attach(&world.cgroup, FIRST);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let mut watched = Watched::start_with(&world, world.installation(), false);
         watched.planned.ready();
         watched.until_ready(true).await;
@@ -282,8 +288,7 @@ fn dialled(seen: &Seen, hook: Hook) -> (usize, Vec<String>) {
 #[test]
 fn what_is_taken_is_told_through_each_hook_without_a_packet() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
     for (hook, takes, count, taken) in [
@@ -313,8 +318,7 @@ fn what_is_taken_is_told_through_each_hook_without_a_packet() {
 #[test]
 fn dialling_takes_no_more_rights_than_the_chart_gives() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
     let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
@@ -335,8 +339,7 @@ fn from_outside_a_child_dials_the_frontends_too() {
 #[test]
 fn a_program_behind_ours_takes_nothing_and_is_not_asked() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let _own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
     let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&world.cgroup, 0);
@@ -348,8 +351,7 @@ fn a_program_behind_ours_takes_nothing_and_is_not_asked() {
 #[test]
 fn what_getpeername_shows_is_held_against_what_was_dialled() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
     let backend = services.servers[1].local_addr().unwrap().to_string();
@@ -361,14 +363,12 @@ fn what_getpeername_shows_is_held_against_what_was_dialled() {
 #[test]
 fn who_takes_connections_makes_the_node_not_ready_until_it_ends() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let theirs = server("127.0.0.1:0");
     let place = theirs.local_addr().unwrap().to_string();
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let watched = Watched::start(&world);
         watched.planned.ready();
         watched.until_ready(true).await;
@@ -393,13 +393,11 @@ fn who_takes_connections_makes_the_node_not_ready_until_it_ends() {
 #[test]
 fn what_may_be_taken_is_told_all_the_same() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
     let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let mut watched = Watched::start_with(&world, world.installation().in_turn(), true);
         watched.planned.ready();
         watched.until("dialled", |hooks| hooks.iter().any(|hook| hook.dials.is_some())).await;
@@ -412,14 +410,12 @@ fn what_may_be_taken_is_told_all_the_same() {
 #[test]
 fn before_the_first_plan_a_program_before_ours_is_not_trusted() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     Service::new(1, CANARY).flags(FLAG_CANARY).write(&mut maps);
     let other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1");
     let _other = other.attach(&own.0, 0);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let mut watched = Watched::start(&world);
         watched.until("asked", |hooks| at(hooks, Hook::connect4).len() == 2).await;
         let missing = watched.readiness.missing();
@@ -533,12 +529,10 @@ fn at(hooks: &[HookPrograms], hook: Hook) -> Vec<(Runs, &str)> {
 #[test]
 fn each_change_is_told_once_while_it_runs() {
     let world = World::new();
-    let own = Below::new(&world, "agent");
-    own.enter();
+    let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     Service::new(1, CANARY).flags(FLAG_CANARY).write(&mut maps);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let mut watched = Watched::start(&world);
         watched.planned.ready();
         watched.until("asked", |hooks| at(hooks, Hook::connect4) == [(Runs::Ours, "mesh_connect4")]).await;
