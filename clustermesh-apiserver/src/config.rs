@@ -9,9 +9,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use mesh_kv::dial::DialerError;
-use mesh_kv::{Dialer, Endpoint, Tls};
+use mesh_kv::{Dialer, EtcdEndpoint, Tls};
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::Identity;
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::ClusterName;
 use mesh_runtime::args::duration;
 use mesh_runtime::{AdminArgs, LogArgs};
@@ -216,7 +216,7 @@ pub struct EtcdServerArgs {
         value_delimiter = ',',
         required = true
     )]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EtcdEndpoint>,
 
     /// Folder with ca.crt (trust in etcd), tls.crt and tls.key (our identity). Needed for https.
     ///
@@ -245,7 +245,7 @@ pub enum ConfigError {
     #[error(
         "--etcd-endpoint {endpoint} is https, so --etcd-tls-dir is needed: name a folder with ca.crt, tls.crt and tls.key"
     )]
-    NoTlsDir { endpoint: Endpoint },
+    NoTlsDir { endpoint: EtcdEndpoint },
     #[error("--etcd-endpoint")]
     Endpoint(#[source] DialerError),
 }

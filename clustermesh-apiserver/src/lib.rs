@@ -13,7 +13,7 @@ use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
 use mesh_source::kubernetes::{Events, Options};
 use mesh_source::ranges::RangesTask;
-use mesh_source::{IdentityError, Source, SourceMetrics, Standing, Status};
+use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
@@ -69,10 +69,9 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         let events = Events::new(access, &host_name(), reports, leading, source_metrics);
         supervisor.spawn("events", events.run(token.clone()));
     }
-    let mut standing = Standing::default();
-    let lines = move |status: &Arc<Status>| {
-        standing.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)))
-    };
+    let mut ages = ProblemAges::default();
+    let lines =
+        move |status: &Arc<Status>| ages.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)));
     supervisor.spawn("remarks", readiness.remark_on("source", source.status(), lines, token.clone()));
     supervisor.spawn("source", source.run(token.clone()));
     supervisor.spawn("ranges", ranges_task.run(token.clone()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use exporting::{ALL_OF_A, DEADLINE, PREFIX, Running, Stands, etcd_of, keys, stands, until, until_stands};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, Event, PeerWatch};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName, ServiceName};
 use mesh_model::table::Knowledge;
 use mesh_model::view::{PeerPin, PeerSnapshot, PeerView};
@@ -38,7 +38,7 @@ async fn a_change_is_one_transaction_and_touches_only_what_changed() {
 }
 
 #[tokio::test]
-async fn leftovers_are_pruned_only_once_the_source_has_spoken() {
+async fn leftovers_are_pruned_only_once_the_source_is_synced() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = etcd_of(&dir);
     for key in [
@@ -224,9 +224,9 @@ struct Peer {
 impl Peer {
     fn follow(etcd: &Etcd) -> Self {
         let agreed = Ranges { pods: vec!["10.2.0.0/16".parse().unwrap()], nodes: Vec::new() };
-        let fence = Fence::new(PeerRanges::Agreed(agreed), OwnRanges::default());
+        let policy = AddressPolicy::new(PeerRanges::Agreed(agreed), OwnRanges::default());
         let name = ClusterName::new("hoth").unwrap();
-        let pin = PeerPin { name: name.clone(), id: ClusterId::new(2).unwrap(), fence };
+        let pin = PeerPin { name: name.clone(), id: ClusterId::new(2).unwrap(), policy };
         let (mut view, (sender, receiver)) = (PeerView::new(pin), watch::channel(Arc::default()));
         let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
         let (token, lost) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
@@ -297,7 +297,7 @@ async fn the_cluster_record_follows_the_clusters_ranges() {
     };
     for range in ["10.2.0.0/16", "10.4.0.0/14"] {
         let pods = vec![range.parse().unwrap()];
-        let ranges = mesh_model::fence::OwnRanges { pods, ..Default::default() };
+        let ranges = mesh_model::address_policy::OwnRanges { pods, ..Default::default() };
         running.ranges.send_replace(Some(Arc::new(ranges)));
         let end = tokio::time::Instant::now() + DEADLINE;
         while !says(range).await {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::view::{PeerPin, PeerView};
 
 fuzz_target!(|text: &str| {
@@ -33,6 +33,6 @@ fn pin() -> PeerPin {
     PeerPin {
         name: "empire".parse().expect("a name"),
         id: "2".parse().expect("an id"),
-        fence: Fence::new(PeerRanges::Agreed(agreed), own),
+        policy: AddressPolicy::new(PeerRanges::Agreed(agreed), own),
     }
 }

@@ -9,7 +9,7 @@ use mesh_peers::folder::Remembered;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::{Readiness, Supervisor};
 use mesh_source::ranges::{Known, RangesTask};
-use mesh_source::{Identity, Source, Standing, Status};
+use mesh_source::{Identity, ProblemAges, Source, Status};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
@@ -74,9 +74,9 @@ impl Following {
     /// Starts all tasks. What stays because it can't be read is told beside readiness.
     pub(crate) fn spawn(self, supervisor: &mut Supervisor, readiness: &Readiness) {
         let token = supervisor.token();
-        let mut standing = Standing::default();
+        let mut ages = ProblemAges::default();
         let of_source = move |status: &Arc<Status>| {
-            standing.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)))
+            ages.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)))
         };
         let remarks = readiness.clone().remark_on("source", self.source.status(), of_source, token.clone());
         supervisor.spawn("source remarks", remarks);

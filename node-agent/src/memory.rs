@@ -30,7 +30,7 @@ impl Memory {
     }
 
     /// Goes on from what an earlier agent knew. Where the maps hold nothing, as after a restart of the machine, that is
-    /// all there is to serve until the source has spoken.
+    /// all there is to serve until the source is synced.
     pub(crate) fn remind(&self, source: Source, maps_are_empty: bool) -> Source {
         let Some(known) = load::<Known>(&self.source) else { return source };
         let services = known.snapshot.services.len();

@@ -255,7 +255,7 @@ fn peers() -> PeerSet {
         snapshot: Arc::new(PeerSnapshot {
             synced: true,
             endpoints: 3,
-            rejected: BTreeMap::from([(Reason::NotJson, 1), (Reason::OutsideFence, 4)]),
+            rejected: BTreeMap::from([(Reason::NotJson, 1), (Reason::AddressRefused, 4)]),
             recent_rejections: vec!["record clustermesh/v1/x: the value is not JSON".into()],
             bytes: 4096,
             cuts: vec![Cut { excess: Excess::Backends, allowed: 65_535, from: Some(base()) }],
@@ -318,11 +318,11 @@ fn hooks() -> Vec<HookPrograms> {
     let untold = HookProgram { runs: Runs::Behind, id: 23, name: None, tag: None, ..other_program() };
     vec![
         HookPrograms {
-            hook: Hook::connect4,
+            hook: Hook::Connect4,
             programs: vec![other_program(), ours.clone(), untold],
             dials: Some(dialled()),
         },
-        HookPrograms { hook: Hook::getpeername6, programs: vec![ours], dials: None },
+        HookPrograms { hook: Hook::GetPeerName6, programs: vec![ours], dials: None },
     ]
 }
 
@@ -346,11 +346,11 @@ fn all_events() -> [Event; 7] {
         Event::Lagged { at_unix_us: 5_000, lost: 12 },
         Event::ForeignProgram {
             at_unix_us: 6_000,
-            hook: Hook::connect4,
+            hook: Hook::Connect4,
             program: other_program(),
             gone: false,
         },
-        Event::FrontendsTaken { at_unix_us: 7_000, hook: Hook::connect4, dials: dialled() },
+        Event::FrontendsTaken { at_unix_us: 7_000, hook: Hook::Connect4, dials: dialled() },
     ]
 }
 

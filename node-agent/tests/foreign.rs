@@ -77,9 +77,9 @@ fn where_the_kernel_lets_one_choose_ours_comes_first() {
     let own = agent_below(&world);
     let theirs = server("127.0.0.1:0");
     let place = theirs.local_addr().unwrap().to_string();
-    let _same = Program::taking(Hook::connect4, "same", TCP4[0], &place).attach(&world.cgroup, 0);
-    let _below = Program::taking(Hook::connect4, "below", TCP4[0], &place).attach(&own.0, 0);
-    let _first = Program::taking(Hook::connect4, "first", TCP4[0], &place).attach(&world.cgroup, FIRST);
+    let _same = Program::taking(Hook::Connect4, "same", TCP4[0], &place).attach(&world.cgroup, 0);
+    let _below = Program::taking(Hook::Connect4, "below", TCP4[0], &place).attach(&own.0, 0);
+    let _first = Program::taking(Hook::Connect4, "first", TCP4[0], &place).attach(&world.cgroup, FIRST);
     let mut maps = world.attached();
     let services = Services::write(&mut maps);
     let found = foreign(&world);
@@ -99,7 +99,7 @@ fn links_behind_others_are_replaced_at_a_start_and_no_connect_fails() {
     }
     let world = World::new();
     let own = agent_below(&world);
-    let _other = Program::passing(Hook::connect4, "other").attach(&own.0, 0);
+    let _other = Program::passing(Hook::Connect4, "other").attach(&own.0, 0);
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
     assert!(foreign(&world)[0].before);
@@ -128,7 +128,7 @@ fn links_behind_others_are_replaced_at_a_start_and_no_connect_fails() {
 fn what_a_kill_left_of_a_replacement_is_taken_off() {
     let world = World::new();
     let mut maps = world.attached();
-    let left = Program::passing(Hook::connect4, "left").attach(&world.cgroup, 0);
+    let left = Program::passing(Hook::Connect4, "left").attach(&world.cgroup, 0);
     left.pin(&world.pin("links", "mesh_connect4_new"));
     assert_eq!(world.effective(10), 2);
     assert!(!world.installation().attach(&mut maps).unwrap(), "all links serve");
@@ -146,20 +146,20 @@ fn who_comes_before_us_while_we_run_is_passed_once() {
     let mut maps = world.attached();
     let services = Services::write(&mut maps);
     let takes =
-        |name| Program::taking(Hook::connect4, name, TCP4[0], "127.0.0.1:1").attach(&world.cgroup, FIRST);
+        |name| Program::taking(Hook::Connect4, name, TCP4[0], "127.0.0.1:1").attach(&world.cgroup, FIRST);
     block_on(async {
         let mut watched = Watched::start_with(&world, world.installation(), false);
         watched.planned.ready();
         watched.until_ready(true).await;
         let first = takes("first");
         let passed = [(Runs::Ours, "mesh_connect4"), (Runs::Behind, "first")];
-        watched.until("passed", |hooks| at(hooks, Hook::connect4) == passed).await;
+        watched.until("passed", |hooks| at(hooks, Hook::Connect4) == passed).await;
         assert!(watched.readiness.is_ready(), "{:?}", watched.readiness.missing());
         assert_eq!(dial(TCP4[0], &[&services.servers[0]]).unwrap(), 0);
         let second = takes("second");
         watched.until_ready(false).await;
         let order = [(Runs::Before, "second"), (Runs::Ours, "mesh_connect4"), (Runs::Behind, "first")];
-        watched.until("left there", |hooks| at(hooks, Hook::connect4) == order).await;
+        watched.until("left there", |hooks| at(hooks, Hook::Connect4) == order).await;
         drop((first, second));
         watched.until_ready(true).await;
         watched.stop().await;
@@ -203,10 +203,10 @@ fn at_each_hook_programs_before_and_behind_ours_are_told_apart() {
 #[test]
 fn a_program_that_takes_anothers_place_is_another() {
     let world = World::new();
-    let attached = Program::passing(Hook::connect4, "one").attach(&world.cgroup, 0);
+    let attached = Program::passing(Hook::Connect4, "one").attach(&world.cgroup, 0);
     let _maps = world.attached_in_turn();
     let before = foreign(&world);
-    let other = Program::taking(Hook::connect4, "two", "10.96.0.1:80", "127.0.0.1:1");
+    let other = Program::taking(Hook::Connect4, "two", "10.96.0.1:80", "127.0.0.1:1");
     attached.replace(&other);
     let after = foreign(&world);
     assert_eq!((before[0].name.as_deref(), after[0].name.as_deref()), (Some("one"), Some("two")));
@@ -216,7 +216,7 @@ fn a_program_that_takes_anothers_place_is_another() {
 #[test]
 fn without_the_right_to_ask_a_program_has_its_number_alone() {
     let world = World::new();
-    let _attached = Program::passing(Hook::sendmsg6, "other").attach(&world.cgroup, 0);
+    let _attached = Program::passing(Hook::SendMsg6, "other").attach(&world.cgroup, 0);
     let _maps = world.attached_in_turn();
     let [found] = &foreign(&world)[..] else { panic!("one is attached") };
     let as_the_chart = without_admin(|| foreign(&world));
@@ -292,13 +292,13 @@ fn what_is_taken_is_told_through_each_hook_without_a_packet() {
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
     for (hook, takes, count, taken) in [
-        (Hook::connect4, TCP4[1], 3, "10.96.0.2:80/TCP"),
-        (Hook::connect4, UDP4, 3, "10.96.0.1:53/UDP"),
-        (Hook::connect6, TCP6, 5, "[fd00:96::1]:80/TCP"),
-        (Hook::connect6, UDP6, 5, "[fd00:96::1]:53/UDP"),
-        (Hook::connect6, "[::ffff:10.96.0.1]:80", 5, "10.96.0.1:80/TCP"),
-        (Hook::sendmsg4, UDP4, 1, "10.96.0.1:53/UDP"),
-        (Hook::sendmsg6, UDP6, 1, "[fd00:96::1]:53/UDP"),
+        (Hook::Connect4, TCP4[1], 3, "10.96.0.2:80/TCP"),
+        (Hook::Connect4, UDP4, 3, "10.96.0.1:53/UDP"),
+        (Hook::Connect6, TCP6, 5, "[fd00:96::1]:80/TCP"),
+        (Hook::Connect6, UDP6, 5, "[fd00:96::1]:53/UDP"),
+        (Hook::Connect6, "[::ffff:10.96.0.1]:80", 5, "10.96.0.1:80/TCP"),
+        (Hook::SendMsg4, UDP4, 1, "10.96.0.1:53/UDP"),
+        (Hook::SendMsg6, UDP6, 1, "[fd00:96::1]:53/UDP"),
     ] {
         let to = if takes.starts_with('[') { "[::1]:1" } else { "127.0.0.1:1" };
         let other = Program::taking(hook, "other", takes, to);
@@ -321,19 +321,19 @@ fn dialling_takes_no_more_rights_than_the_chart_gives() {
     let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
-    let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
+    let _other = Program::taking(Hook::Connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
     let seen = without_admin(|| look(&world));
-    assert_eq!(dialled(&seen, Hook::connect4), (3, vec!["10.96.0.1:80/TCP".to_owned()]));
+    assert_eq!(dialled(&seen, Hook::Connect4), (3, vec!["10.96.0.1:80/TCP".to_owned()]));
 }
 
 #[test]
 fn from_outside_a_child_dials_the_frontends_too() {
     let world = World::new();
-    let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&world.cgroup, 0);
+    let _other = Program::taking(Hook::Connect4, "other", TCP4[0], "127.0.0.1:1").attach(&world.cgroup, 0);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
     world.leave();
-    assert_eq!(dialled(&look(&world), Hook::connect4), (3, vec!["10.96.0.1:80/TCP".to_owned()]));
+    assert_eq!(dialled(&look(&world), Hook::Connect4), (3, vec!["10.96.0.1:80/TCP".to_owned()]));
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_program_behind_ours_takes_nothing_and_is_not_asked() {
     let _own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
-    let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&world.cgroup, 0);
+    let _other = Program::taking(Hook::Connect4, "other", TCP4[0], "127.0.0.1:1").attach(&world.cgroup, 0);
     let seen = look(&world);
     assert_eq!(seen.dialled, Dialled::default());
     assert_eq!(dial(TCP4[0], &[&services.servers[0]]).unwrap(), 0, "an application gets to our backend");
@@ -355,9 +355,9 @@ fn what_getpeername_shows_is_held_against_what_was_dialled() {
     let mut maps = world.attached_in_turn();
     let services = Services::write(&mut maps);
     let backend = services.servers[1].local_addr().unwrap().to_string();
-    let other = Program::taking(Hook::getpeername4, "other", &backend, "127.0.0.9:9");
+    let other = Program::taking(Hook::GetPeerName4, "other", &backend, "127.0.0.9:9");
     let _other = other.attach(&own.0, 0);
-    assert_eq!(dialled(&look(&world), Hook::getpeername4), (3, vec!["10.96.0.2:80/TCP".to_owned()]));
+    assert_eq!(dialled(&look(&world), Hook::GetPeerName4), (3, vec!["10.96.0.2:80/TCP".to_owned()]));
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn who_takes_connections_makes_the_node_not_ready_until_it_ends() {
         let watched = Watched::start(&world);
         watched.planned.ready();
         watched.until_ready(true).await;
-        let other = Program::taking(Hook::connect4, "other", TCP4[0], &place);
+        let other = Program::taking(Hook::Connect4, "other", TCP4[0], &place);
         let attached = other.attach(&own.0, 0);
         watched.until_ready(false).await;
         assert!(TcpStream::connect(TCP4[0]).is_ok() && theirs.accept().is_ok(), "an application gets there");
@@ -382,7 +382,7 @@ fn who_takes_connections_makes_the_node_not_ready_until_it_ends() {
             assert!(missing.reason.contains(part), "{part}: {}", missing.reason);
         }
         assert_eq!(watched.metric("clustermesh_hook_taken_frontends{hook=\"connect4\"}"), "1");
-        attached.replace(&Program::passing(Hook::connect4, "harmless"));
+        attached.replace(&Program::passing(Hook::Connect4, "harmless"));
         watched.until_ready(true).await;
         assert_eq!(dial(TCP4[0], &[&services.servers[0]]).unwrap(), 0);
         assert_eq!(watched.taken(), [1, 0]);
@@ -396,7 +396,7 @@ fn what_may_be_taken_is_told_all_the_same() {
     let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     let _services = Services::write(&mut maps);
-    let _other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
+    let _other = Program::taking(Hook::Connect4, "other", TCP4[0], "127.0.0.1:1").attach(&own.0, 0);
     block_on(async {
         let mut watched = Watched::start_with(&world, world.installation().in_turn(), true);
         watched.planned.ready();
@@ -413,11 +413,11 @@ fn before_the_first_plan_a_program_before_ours_is_not_trusted() {
     let own = agent_below(&world);
     let mut maps = world.attached_in_turn();
     Service::new(1, CANARY).flags(FLAG_CANARY).write(&mut maps);
-    let other = Program::taking(Hook::connect4, "other", TCP4[0], "127.0.0.1:1");
+    let other = Program::taking(Hook::Connect4, "other", TCP4[0], "127.0.0.1:1");
     let _other = other.attach(&own.0, 0);
     block_on(async {
         let mut watched = Watched::start(&world);
-        watched.until("asked", |hooks| at(hooks, Hook::connect4).len() == 2).await;
+        watched.until("asked", |hooks| at(hooks, Hook::Connect4).len() == 2).await;
         let missing = watched.readiness.missing();
         assert!(missing.iter().any(|missing| missing.reason.contains("first plan")), "{missing:?}");
         let _services = Services::write(&mut maps);
@@ -535,16 +535,16 @@ fn each_change_is_told_once_while_it_runs() {
     block_on(async {
         let mut watched = Watched::start(&world);
         watched.planned.ready();
-        watched.until("asked", |hooks| at(hooks, Hook::connect4) == [(Runs::Ours, "mesh_connect4")]).await;
+        watched.until("asked", |hooks| at(hooks, Hook::Connect4) == [(Runs::Ours, "mesh_connect4")]).await;
         const BEFORE: &str = "clustermesh_hook_foreign_programs{hook=\"connect4\",runs=\"before\"}";
         assert_eq!(watched.metric(BEFORE), "0");
-        let other = Program::passing(Hook::connect4, "other").attach(&own.0, 0);
+        let other = Program::passing(Hook::Connect4, "other").attach(&own.0, 0);
         let seen = [(Runs::Before, "other"), (Runs::Ours, "mesh_connect4")];
-        watched.until("it came", |hooks| at(hooks, Hook::connect4) == seen).await;
+        watched.until("it came", |hooks| at(hooks, Hook::Connect4) == seen).await;
         assert_eq!(watched.metric(BEFORE), "1");
         watched.until_ready(true).await;
         drop(other);
-        watched.until("it went", |hooks| at(hooks, Hook::connect4).len() == 1).await;
+        watched.until("it went", |hooks| at(hooks, Hook::Connect4).len() == 1).await;
         assert_eq!(watched.metric(BEFORE), "0");
         assert_eq!(watched.told(), [("other".to_owned(), false), ("other".to_owned(), true)]);
         watched.stop().await;

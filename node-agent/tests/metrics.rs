@@ -4,10 +4,10 @@ mod document;
 
 use std::time::Duration;
 
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_runtime::Supervisor;
-use mesh_source::metrics::{Kind, KindLabels, ReasonLabels};
+use mesh_source::metrics::Kind;
 use mesh_source::ranges::fixed;
 use node_agent::admin::events::Events;
 use node_agent::datapath::actual::Capacity;
@@ -21,10 +21,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 async fn every_metric_is_documented_with_type_and_labels() {
     let (registry, metrics) = Metrics::register();
     // Series that come with a first object or problem of the source.
-    drop(metrics.source.objects.get_or_create(&KindLabels { kind: Kind::service }));
-    let label = ReasonLabels { reason: mesh_source::Reason::syntax };
-    drop(metrics.source.rejections.get_or_create(&label));
-    drop(metrics.source.problems.get_or_create(&label));
+    drop(metrics.source.objects(Kind::Service));
+    let reason = mesh_source::Reason::Syntax;
+    drop((metrics.source.rejections(reason), metrics.source.problems(reason)));
     // Series that come with a first peer; nobody answers there.
     let folder = tempfile::tempdir().unwrap();
     let file = "id: 2\nendpoints: [\"http://127.0.0.1:1\"]\nranges: declared\n";

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_kv::election::{Leadership, Standing};
+use mesh_kv::election::{self, Leadership};
 use mesh_kv::fault::CallReason;
 use mesh_kv::standby::{Standby, is_denied, may_lead};
 use mesh_kv::{CallError, Session};
@@ -47,11 +47,13 @@ impl Exporter {
                 continue;
             }
             match self.candidate.campaign(session, previous.as_ref()).await? {
-                Standing::Leader(leadership) => {
+                election::Role::Leader(leadership) => {
                     self.led_last = true;
                     return Ok(leadership);
                 }
-                Standing::Standby { holder, revision } => self.stand_by(session, &holder, revision).await?,
+                election::Role::Standby { holder, revision } => {
+                    self.stand_by(session, &holder, revision).await?
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Whether this replica could lead: its source has spoken and is heard, and etcd lets it write.
+//! Whether this replica could lead: its source is synced and followed, and etcd lets it write.
 //!
 //! Judges; whoever competes for the lead acts on it.
 

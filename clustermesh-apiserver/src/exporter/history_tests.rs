@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_kv::publish::{Write, transactions};
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, diff, export, withdrawn};
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
 use mesh_model::record::{self, Record, RecordKey};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Node, Service, Slice};
@@ -22,7 +22,7 @@ use mesh_source::objects::{Listed, Object, ObjectKey, Objects};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::content::{Content, knowledge};
+use super::export_state::{ExportState, knowledge};
 
 /// Histories of an ordinary run.
 const HISTORIES: u32 = 1000;
@@ -351,7 +351,7 @@ struct World<'a> {
     version: u16,
     replicas: [Replica; REPLICAS],
     leader: usize,
-    content: Content<'a>,
+    state: ExportState<'a>,
     etcd: Entries,
     backup: Entries,
 }
@@ -364,7 +364,7 @@ impl<'a> World<'a> {
             version: 0,
             replicas: std::array::from_fn(|_| Replica::new()),
             leader: 0,
-            content: Content::new(identity),
+            state: ExportState::new(identity),
             etcd: Entries::new(),
             backup: Entries::new(),
         };
@@ -381,7 +381,7 @@ impl<'a> World<'a> {
 
     /// The leader is another, or connects anew.
     fn connect(&mut self) {
-        self.content = Content::new(self.identity);
+        self.state = ExportState::new(self.identity);
     }
 
     fn take(&mut self, step: Step) {
@@ -424,10 +424,10 @@ impl<'a> World<'a> {
             Word::BehindIt => leader.would_know(&self.cluster),
         };
         let knowledge = knowledge(said, &snapshot);
-        if self.content.shows(&snapshot, knowledge) {
+        if self.state.shows(&snapshot, knowledge) {
             return;
         }
-        let ops = self.content.ops(&snapshot, knowledge, &self.etcd, u64::from(self.version));
+        let ops = self.state.ops(&snapshot, knowledge, &self.etcd, u64::from(self.version));
         let all = transactions(ops);
         let applied = all.len().min(cut.unwrap_or(usize::MAX));
         for writes in all.into_iter().take(applied) {
@@ -436,7 +436,7 @@ impl<'a> World<'a> {
         if cut.is_some() {
             return self.connect();
         }
-        self.content.applied(snapshot, knowledge);
+        self.state.applied(snapshot, knowledge);
         self.check(knowledge);
     }
 

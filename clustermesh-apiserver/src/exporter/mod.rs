@@ -6,7 +6,8 @@
 
 mod alarms;
 mod candidacy;
-mod content;
+mod cluster_record;
+mod export_state;
 mod fault;
 mod fitness;
 #[cfg(test)]
@@ -15,7 +16,6 @@ mod metrics;
 mod oversized;
 mod publication;
 mod session;
-mod standing;
 
 use std::convert::Infallible;
 use std::sync::Arc;

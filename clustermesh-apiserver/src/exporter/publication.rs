@@ -7,18 +7,18 @@ use std::time::Duration;
 use mesh_kv::Session;
 use mesh_kv::election::Leadership;
 use mesh_kv::publish::{Oversized, Publisher, Write, read_back, transactions};
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::withdrawn;
-use mesh_model::fence::OwnRanges;
 use mesh_model::record::{AliveRecord, ClusterRecord, Kind, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
-use super::content::{Content, knowledge};
+use super::cluster_record::cluster_record;
+use super::export_state::{ExportState, knowledge};
 use super::fault::ExportError;
 use super::metrics::RecordKind;
-use super::standing::cluster_record;
 use super::{Exporter, Source, unix_us};
 
 /// Readers take a cluster's control plane for stale after three of these.
@@ -37,14 +37,14 @@ impl Exporter {
             () = self.learn_ranges() => {}
         }
         let identity = self.identity.clone();
-        let standing = read_back(session, &identity.name).await?;
-        let record = cluster_record(&identity, session.endpoint(), &standing)?;
+        let stored = read_back(session, &identity.name).await?;
+        let record = cluster_record(&identity, session.endpoint(), &stored)?;
         let (endpoint, incarnation) = (session.endpoint(), &record.incarnation);
-        tracing::info!(%endpoint, %incarnation, revision = standing.revision, "leading");
+        tracing::info!(%endpoint, %incarnation, revision = stored.revision, "leading");
         let entry = record.entry(&identity.name);
-        let mut publisher = Publisher::open(session, leadership, &identity.name, standing, entry).await?;
-        let mut content = Content::new(&identity);
-        self.follow(&mut publisher, &mut content, lost, record).await
+        let mut publisher = Publisher::open(session, leadership, &identity.name, stored, entry).await?;
+        let mut state = ExportState::new(&identity);
+        self.follow(&mut publisher, &mut state, lost, record).await
     }
 
     /// Waits until the cluster's address ranges are known.
@@ -76,7 +76,7 @@ impl Exporter {
     async fn follow(
         &mut self,
         publisher: &mut Publisher<'_>,
-        content: &mut Content<'_>,
+        state: &mut ExportState<'_>,
         lost: &mut oneshot::Receiver<ExportError>,
         mut record: ClusterRecord,
     ) -> Result<Infallible, ExportError> {
@@ -90,8 +90,8 @@ impl Exporter {
             let snapshot = snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 let knowledge = knowledge(said, &snapshot);
-                if !content.shows(&snapshot, knowledge) {
-                    self.export(publisher, content, snapshot, knowledge).await?;
+                if !state.shows(&snapshot, knowledge) {
+                    self.export(publisher, state, snapshot, knowledge).await?;
                 }
             }
             tokio::select! {
@@ -116,12 +116,12 @@ impl Exporter {
     async fn export(
         &mut self,
         publisher: &mut Publisher<'_>,
-        content: &mut Content<'_>,
+        state: &mut ExportState<'_>,
         snapshot: Arc<ClusterSnapshot>,
         knowledge: Knowledge,
     ) -> Result<(), ExportError> {
         let start = Instant::now();
-        let ops = content.ops(&snapshot, knowledge, publisher.actual(), unix_us());
+        let ops = state.ops(&snapshot, knowledge, publisher.actual(), unix_us());
         let mut last_beat = start;
         let mut left: usize = ops.iter().map(|ops| ops.puts.len() + ops.deletes.len()).sum();
         let total = left;
@@ -137,8 +137,8 @@ impl Exporter {
         if knowledge == Knowledge::Complete {
             self.mark_synced(publisher).await?;
         }
-        self.oversized.retain(|key| content.wants(&snapshot, key));
-        content.applied(snapshot, knowledge);
+        self.oversized.retain(|key| state.wants(&snapshot, key));
+        state.applied(snapshot, knowledge);
         self.exported(publisher, start, total);
         Ok(())
     }

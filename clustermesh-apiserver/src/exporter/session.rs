@@ -9,8 +9,8 @@ use mesh_kv::publish::read_back;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::cluster_record::cluster_record;
 use super::fault::ExportError;
-use super::standing::cluster_record;
 use super::{Exporter, RESIGN_DEADLINE};
 
 /// So many connections of a leader in a row that end before everything is written are no accident.

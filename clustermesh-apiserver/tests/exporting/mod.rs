@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
 use mesh_kv::testing::Etcd;
-use mesh_kv::{Dialer, Endpoint, Session};
+use mesh_kv::{Dialer, EtcdEndpoint, Session};
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::Identity;
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Service, Slice};
 use mesh_model::table::Knowledge;
@@ -44,7 +44,7 @@ impl Running {
         Self::start_as(etcd.endpoint(), "hoth", 2)
     }
 
-    pub fn start_as(etcd: Endpoint, name: &str, id: u64) -> Self {
+    pub fn start_as(etcd: EtcdEndpoint, name: &str, id: u64) -> Self {
         Self::start_on(dialer(etcd), (name, id), None, None)
     }
 
@@ -170,7 +170,7 @@ pub fn identity(name: &str, id: u64) -> Identity {
     }
 }
 
-fn dialer(etcd: Endpoint) -> Arc<Dialer> {
+fn dialer(etcd: EtcdEndpoint) -> Arc<Dialer> {
     Arc::new(Dialer::new(vec![etcd], None).unwrap())
 }
 

@@ -22,7 +22,7 @@ pub struct List<T> {
 /// `/v1/services`: a global service as this node balances it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// Unknown after a restart until the own source has spoken.
+    /// Unknown after a restart until the own source is synced.
     pub service: Option<ServiceName>,
     pub frontends: Vec<ServiceFrontend>,
     /// What of the service is not in use, and why; only where one service was asked for.
@@ -112,7 +112,7 @@ pub struct Backend {
     pub address: IpAddr,
     pub port: u16,
     /// What the frontend's own service calls it. The maps hold one state for all services that share a backend, the best
-    /// of theirs, and this one until the own source has spoken.
+    /// of theirs, and this one until the own source is synced.
     pub state: BackendState,
 }
 

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{DialError, Failure, Reason};
 use crate::race::race;
 use crate::tls::Tls;
@@ -41,7 +41,7 @@ pub struct Dialer {
 
 #[derive(Debug)]
 struct Target {
-    endpoint: Endpoint,
+    endpoint: EtcdEndpoint,
     /// Addresses of its name that connected, but did not work.
     avoided: Mutex<BTreeSet<SocketAddr>>,
 }
@@ -52,18 +52,18 @@ pub enum DialerError {
     #[error("there is no endpoint: name at least one, as https://HOST:PORT")]
     NoEndpoint,
     #[error("endpoint {endpoint} is named twice: remove one")]
-    Duplicate { endpoint: Endpoint },
+    Duplicate { endpoint: EtcdEndpoint },
     #[error(
         "endpoint {endpoint} is https but there is nothing to trust: give the CA certificate of its server"
     )]
-    NoTrust { endpoint: Endpoint },
+    NoTrust { endpoint: EtcdEndpoint },
     #[error("endpoints mix http and https ({endpoint} differs from the first): use https for all")]
-    Mixed { endpoint: Endpoint },
+    Mixed { endpoint: EtcdEndpoint },
 }
 
 impl Dialer {
     /// All endpoints must be of one scheme; https needs `tls`, http ignores it.
-    pub fn new(endpoints: Vec<Endpoint>, tls: Option<Tls>) -> Result<Self, DialerError> {
+    pub fn new(endpoints: Vec<EtcdEndpoint>, tls: Option<Tls>) -> Result<Self, DialerError> {
         let Some(first) = endpoints.first() else { return Err(DialerError::NoEndpoint) };
         for (index, endpoint) in endpoints.iter().enumerate() {
             if endpoints[..index].contains(endpoint) {
@@ -80,7 +80,7 @@ impl Dialer {
         Ok(Self { targets: endpoints.into_iter().map(target).collect(), tls, first: AtomicUsize::new(0) })
     }
 
-    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &Endpoint> {
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &EtcdEndpoint> {
         self.targets.iter().map(|target| &target.endpoint)
     }
 
@@ -96,7 +96,7 @@ impl Dialer {
 
     /// Makes the next dial begin behind what connected, but did not work: with the name's next address, or with the
     /// next endpoint.
-    pub(crate) fn avoid(&self, endpoint: &Endpoint, address: SocketAddr) {
+    pub(crate) fn avoid(&self, endpoint: &EtcdEndpoint, address: SocketAddr) {
         if let Some(index) = self.targets.iter().position(|known| known.endpoint == *endpoint) {
             self.targets[index].avoided().insert(address);
             self.first.store((index + 1) % self.targets.len(), Ordering::Relaxed);
@@ -120,7 +120,7 @@ impl Dialer {
         race(attempts, ADDRESS_STAGGER).await.map_err(|reasons| Reason::of_addresses(&addresses, reasons))
     }
 
-    async fn dial_address(&self, endpoint: &Endpoint, address: SocketAddr) -> Result<Dialed, Reason> {
+    async fn dial_address(&self, endpoint: &EtcdEndpoint, address: SocketAddr) -> Result<Dialed, Reason> {
         let tcp = TcpStream::connect(address).await.map_err(Reason::of_connect)?;
         // Requests are small and each waits for its answer.
         tcp.set_nodelay(true).map_err(Reason::of_connect)?;
@@ -182,7 +182,7 @@ fn interleaved(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// A connection that is ready for HTTP/2.
 pub(crate) struct Dialed {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: EtcdEndpoint,
     pub(crate) address: SocketAddr,
     pub(crate) stream: Stream,
 }
@@ -284,7 +284,7 @@ impl AsyncWrite for Stream {
 mod tests {
     use super::*;
 
-    fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
+    fn endpoints(texts: &[&str]) -> Vec<EtcdEndpoint> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -336,7 +336,7 @@ mod tests {
     async fn a_black_hole_before_it_delays_an_address_by_a_quarter_of_a_second() {
         let (hole, _queued) = black_hole().await;
         let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint: Endpoint = "http://name:1".parse().unwrap();
+        let endpoint: EtcdEndpoint = "http://name:1".parse().unwrap();
         let dialer = Dialer::new(vec![endpoint.clone()], None).unwrap();
         let addresses = [hole.local_addr().unwrap(), live.local_addr().unwrap()];
         let attempts = addresses.iter().map(|address| dialer.dial_address(&endpoint, *address));

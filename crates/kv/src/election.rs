@@ -54,7 +54,7 @@ pub struct Leadership {
 
 /// How a campaign ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Role {
     Leader(Leadership),
     /// Another holds the key at this revision of the store.
     Standby {
@@ -74,21 +74,21 @@ impl Candidate {
         &self,
         session: &Session,
         previous: Option<&Leadership>,
-    ) -> Result<Standing, CallError> {
+    ) -> Result<Role, CallError> {
         if let Some(previous) = previous
             && self.still_stands(session, previous).await?
         {
-            return Ok(Standing::Leader(previous.clone()));
+            return Ok(Role::Leader(previous.clone()));
         }
         loop {
             if let Some((holder, revision)) = self.incumbent(session).await? {
-                return Ok(Standing::Standby { holder, revision });
+                return Ok(Role::Standby { holder, revision });
             }
             // Where another is faster, the next look shows who.
             if let Some(leadership) =
                 Lease::granted(session, async |lease| self.take(session, lease).await).await?
             {
-                return Ok(Standing::Leader(leadership));
+                return Ok(Role::Leader(leadership));
             }
         }
     }

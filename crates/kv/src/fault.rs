@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_failure::chain;
 
 use crate::alarm::Alarm;
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 use crate::tls::TlsError;
 
 /// None of the endpoints could be connected to.
@@ -22,7 +22,7 @@ pub struct DialError {
 /// Why one endpoint could not be connected to.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    pub endpoint: Endpoint,
+    pub endpoint: EtcdEndpoint,
     pub reason: Reason,
 }
 
@@ -132,7 +132,7 @@ fn remedy(error: &rustls::Error) -> &'static str {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{action} at {endpoint}: {reason}")]
 pub struct CallError {
-    pub endpoint: Endpoint,
+    pub endpoint: EtcdEndpoint,
     /// What we were doing.
     pub action: &'static str,
     pub reason: CallReason,

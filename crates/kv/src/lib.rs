@@ -5,7 +5,7 @@
 pub mod alarm;
 pub mod dial;
 pub mod election;
-pub mod endpoint;
+pub mod etcd_endpoint;
 pub mod fault;
 pub mod forget;
 mod landmarks;
@@ -22,7 +22,7 @@ pub mod watch;
 
 pub use alarm::Alarm;
 pub use dial::Dialer;
-pub use endpoint::Endpoint;
+pub use etcd_endpoint::EtcdEndpoint;
 pub use fault::{CallError, DialError, KvError};
 pub use session::{Entry, Session};
 pub use tls::{Tls, share_roots};

@@ -129,7 +129,7 @@ impl Packer {
 
 /// What stands in etcd, read at one revision.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct StoredRecords {
     pub revision: i64,
     /// The own cluster record.
     pub cluster: Option<Entry>,
@@ -140,24 +140,24 @@ pub struct Standing {
 }
 
 /// Reads everything that stands below `cluster`'s name.
-pub async fn read_back(session: &Session, cluster: &ClusterName) -> Result<Standing, CallError> {
+pub async fn read_back(session: &Session, cluster: &ClusterName) -> Result<StoredRecords, CallError> {
     let own: Vec<_> = Kind::ALL.iter().map(|kind| kind.range(cluster)).collect();
     let own_key = RecordKey::Cluster(cluster.clone()).to_string();
-    let mut standing = Standing::default();
+    let mut stored = StoredRecords::default();
     let mut pages = session.list("reading back what stands in etcd", PREFIX);
     while let Some(page) = pages.next().await? {
-        standing.revision = page.revision;
+        stored.revision = page.revision;
         for entry in page.entries {
             if entry.key == own_key {
-                standing.cluster = Some(entry);
+                stored.cluster = Some(entry);
             } else if own.iter().any(|range| range.contains(&entry.key)) {
-                standing.own.insert(entry.key, entry.value);
+                stored.own.insert(entry.key, entry.value);
             } else if let Ok(RecordKey::Cluster(other)) = entry.key.parse() {
-                standing.others.push(other.to_string());
+                stored.others.push(other.to_string());
             }
         }
     }
-    Ok(standing)
+    Ok(stored)
 }
 
 /// Why nothing was written.
@@ -197,24 +197,24 @@ impl<'a> Publisher<'a> {
         session: &'a Session,
         leadership: &'a Leadership,
         cluster: &ClusterName,
-        standing: Standing,
+        stored: StoredRecords,
         record: Record,
     ) -> Result<Publisher<'a>, PublishError> {
-        let watch = session.watch(PREFIX, standing.revision).await?;
+        let watch = session.watch(PREFIX, stored.revision).await?;
         let mut publisher = Self {
             session,
             leadership,
             cluster: cluster.clone(),
             cluster_key: record.0.clone(),
-            cluster_revision: standing.cluster.as_ref().map_or(0, |entry| entry.create_revision),
-            counts: count_by_kind(&standing.own),
-            actual: standing.own,
-            revision: standing.revision,
-            compact_next: standing.revision,
+            cluster_revision: stored.cluster.as_ref().map_or(0, |entry| entry.create_revision),
+            counts: count_by_kind(&stored.own),
+            actual: stored.own,
+            revision: stored.revision,
+            compact_next: stored.revision,
             unseen: VecDeque::new(),
             watch,
         };
-        if standing.cluster.as_ref().is_none_or(|entry| entry.value != record.1) {
+        if stored.cluster.as_ref().is_none_or(|entry| entry.value != record.1) {
             publisher.write_cluster(record).await?;
         }
         Ok(publisher)

@@ -12,7 +12,7 @@ use etcd_client::{Client, GetOptions, KeyValue, KvClient, ResponseHeader, Txn, W
 use hyper_util::rt::TokioIo;
 
 use crate::dial::{Dialed, Dialer, Ending, Stream};
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, DialError};
 
 /// For every call but an open watch.
@@ -60,7 +60,7 @@ pub(crate) fn text_of(key: Vec<u8>) -> String {
 /// One connection.
 pub struct Session {
     dialer: Arc<Dialer>,
-    endpoint: Endpoint,
+    endpoint: EtcdEndpoint,
     address: SocketAddr,
     ending: Ending,
     client: Client,
@@ -76,7 +76,7 @@ impl Session {
         Ok(Self { dialer: Arc::clone(dialer), endpoint, address, ending, client })
     }
 
-    pub fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &EtcdEndpoint {
         &self.endpoint
     }
 
@@ -241,7 +241,7 @@ fn prefix_end(prefix: &str) -> Vec<u8> {
     end
 }
 
-fn channel(endpoint: &Endpoint, stream: Stream) -> tonic::transport::Channel {
+fn channel(endpoint: &EtcdEndpoint, stream: Stream) -> tonic::transport::Channel {
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         let stream = stream.take();

@@ -17,7 +17,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 pub use history::Past;
 pub use proxy::Proxy;
 
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 
 /// How long an etcd may take to serve; it takes a second on an idle machine.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -110,7 +110,7 @@ impl Etcd {
         panic!("etcd does not serve after {START_DEADLINE:?}");
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub fn endpoint(&self) -> EtcdEndpoint {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.client_port).parse().unwrap()
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Dialer;
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, KvError};
 use crate::landmarks::Landmarks;
 use crate::list::Place;
@@ -43,7 +43,7 @@ pub(crate) const MIN_PAGE_KEYS: i64 = 8;
 pub enum Event {
     /// Connected and answered; a list or a resumption follows.
     Connected {
-        endpoint: Endpoint,
+        endpoint: EtcdEndpoint,
     },
     /// What is listed from here on replaces everything known.
     ListBegin,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mesh_kv::election::{Candidate, Standing};
+use mesh_kv::election::{Candidate, Role};
 use mesh_kv::fault::CallReason;
 use mesh_kv::publish::{Publisher, Write, read_back};
 use mesh_kv::testing::{Ca, Etcd};
@@ -50,11 +50,11 @@ async fn a_certificate_whose_name_is_a_user_publishes() {
     enable(&etcd);
     let dialer = Dialer::new(vec![etcd.endpoint()], Some(Tls::from_dir(&client))).unwrap();
     let session = Session::open(&Arc::new(dialer)).await.unwrap();
-    let standing = read_back(&session, &hoth()).await.unwrap();
+    let stored = read_back(&session, &hoth()).await.unwrap();
     let campaign = Candidate::new(&hoth(), "first").campaign(&session, None).await.unwrap();
-    let Standing::Leader(leadership) = campaign else { panic!("{campaign:?}") };
+    let Role::Leader(leadership) = campaign else { panic!("{campaign:?}") };
     let record = ("clustermesh/v1/clusters/hoth".to_owned(), b"{}".to_vec());
-    let mut publisher = Publisher::open(&session, &leadership, &hoth(), standing, record).await.unwrap();
+    let mut publisher = Publisher::open(&session, &leadership, &hoth(), stored, record).await.unwrap();
     let put = Write::Put(("clustermesh/v1/services/hoth/ns/a".into(), b"{}".to_vec()));
     publisher.apply(vec![put]).await.unwrap();
     publisher.compact().await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_kv::alarm::{Alarm, alarms, raise};
-use mesh_kv::election::{Candidate, Leadership, Standing};
+use mesh_kv::election::{Candidate, Leadership, Role};
 use mesh_kv::fault::CallReason;
 use mesh_kv::forget::{ForgetError, Remains};
 use mesh_kv::publish::{PublishError, Publisher, Write, read_back, transactions};
@@ -35,16 +35,16 @@ async fn lead(session: &Session, holder: &str) -> Leadership {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match Candidate::new(&hoth(), holder).campaign(session, None).await.unwrap() {
-            Standing::Leader(leadership) => return leadership,
-            Standing::Standby { .. } => assert!(Instant::now() < deadline, "{holder} is never elected"),
+            Role::Leader(leadership) => return leadership,
+            Role::Standby { .. } => assert!(Instant::now() < deadline, "{holder} is never elected"),
         }
         tokio::task::yield_now().await;
     }
 }
 
 async fn publisher<'a>(session: &'a Session, leadership: &'a Leadership) -> Publisher<'a> {
-    let standing = read_back(session, &hoth()).await.unwrap();
-    Publisher::open(session, leadership, &hoth(), standing, record()).await.unwrap()
+    let stored = read_back(session, &hoth()).await.unwrap();
+    Publisher::open(session, leadership, &hoth(), stored, record()).await.unwrap()
 }
 
 #[tokio::test]
@@ -54,12 +54,12 @@ async fn there_is_one_leader_and_the_next_after_it_resigns() {
     let session = session(&etcd).await;
     let first = lead(&session, "first").await;
     let second = Candidate::new(&hoth(), "second");
-    let standing = second.campaign(&session, None).await.unwrap();
-    assert_eq!(standing, Standing::Standby { holder: "first".into(), revision: 2 });
+    let role = second.campaign(&session, None).await.unwrap();
+    assert_eq!(role, Role::Standby { holder: "first".into(), revision: 2 });
     let again = Candidate::new(&hoth(), "first").campaign(&session, Some(&first)).await.unwrap();
-    assert_eq!(again, Standing::Leader(first.clone()));
+    assert_eq!(again, Role::Leader(first.clone()));
     first.resign(&session).await.unwrap();
-    assert!(matches!(second.campaign(&session, None).await.unwrap(), Standing::Leader(_)));
+    assert!(matches!(second.campaign(&session, None).await.unwrap(), Role::Leader(_)));
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_leader_that_keeps_its_lease_stays() {
     let kept = tokio::time::timeout(Duration::from_secs(6), first.keep(&session)).await;
     assert!(kept.is_err(), "{kept:?}");
     let again = Candidate::new(&hoth(), "first").campaign(&session, Some(&first)).await.unwrap();
-    assert_eq!(again, Standing::Leader(first.clone()));
+    assert_eq!(again, Role::Leader(first.clone()));
     first.clone().resign(&session).await.unwrap();
     let error = first.keep(&session).await.unwrap_err().to_string();
     assert!(error.contains("the lease has expired"), "{error}");
@@ -138,9 +138,9 @@ async fn a_large_service_arrives_whole_in_several_transactions() {
         publisher.apply(writes).await.unwrap();
     }
     assert_eq!(publisher.revision(), before + i64::try_from(count).unwrap());
-    let standing = read_back(&session, &hoth()).await.unwrap();
-    assert_eq!(standing.own.len(), 300);
-    assert_eq!(&standing.own, publisher.actual());
+    let stored = read_back(&session, &hoth()).await.unwrap();
+    assert_eq!(stored.own.len(), 300);
+    assert_eq!(&stored.own, publisher.actual());
 }
 
 #[tokio::test]
@@ -157,10 +157,10 @@ async fn reading_back_sees_own_records_and_other_clusters() {
     ] {
         etcd.ctl(&["put", &format!("clustermesh/v1/{key}"), "{}"]);
     }
-    let standing = read_back(&session, &hoth()).await.unwrap();
-    assert_eq!(standing.others, ["hoth-2"]);
-    assert!(standing.cluster.is_some());
-    let own: Vec<&String> = standing.own.keys().collect();
+    let stored = read_back(&session, &hoth()).await.unwrap();
+    assert_eq!(stored.others, ["hoth-2"]);
+    assert!(stored.cluster.is_some());
+    let own: Vec<&String> = stored.own.keys().collect();
     assert_eq!(own, ["clustermesh/v1/services/hoth/ns/a", "clustermesh/v1/synced/hoth/nodes"]);
 }
 

@@ -17,7 +17,7 @@ use crate::view::PeerService;
 /// How many of another cluster's ports a text names.
 const NAMED_PORTS: usize = 5;
 
-/// Everything that clusters which have spoken offer and that is not in use, sorted.
+/// Everything that synced clusters offer and that is not in use, sorted.
 pub fn explain(input: &Merge<'_>) -> Vec<Omission> {
     if input.local.node_local {
         return vec![Omission::new(Reason::NodeLocal, Reason::NodeLocal.meaning())];
@@ -58,7 +58,7 @@ impl Used {
 
 /// An endpoint as far as it says whether it may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Availability {
     Active,
     Terminating,
     NotReady,
@@ -66,7 +66,7 @@ enum Standing {
 }
 
 /// Ports and endpoints.
-type SideSlice<'a> = (&'a [SlicePort], Vec<(IpAddr, Standing)>);
+type SideSlice<'a> = (&'a [SlicePort], Vec<(IpAddr, Availability)>);
 
 /// What one cluster has of the Service.
 struct Side<'a> {
@@ -85,13 +85,13 @@ impl<'a> Side<'a> {
     fn own(input: &Merge<'a>) -> Self {
         let slices = input.local.slices.values().map(|slice| {
             let endpoints = slice.endpoints.iter().map(|endpoint| {
-                let standing = match endpoint.condition.state() {
-                    None => Standing::NotReady,
-                    Some(_) if endpoint.hinted_away => Standing::HintedAway,
-                    Some(BackendState::Active) => Standing::Active,
-                    Some(BackendState::Terminating) => Standing::Terminating,
+                let availability = match endpoint.condition.state() {
+                    None => Availability::NotReady,
+                    Some(_) if endpoint.hinted_away => Availability::HintedAway,
+                    Some(BackendState::Active) => Availability::Active,
+                    Some(BackendState::Terminating) => Availability::Terminating,
                 };
-                (endpoint.address, standing)
+                (endpoint.address, availability)
             });
             (slice.ports.as_slice(), endpoints.collect())
         });
@@ -107,11 +107,11 @@ impl<'a> Side<'a> {
     fn peer(input: &Merge<'_>, cluster: ClusterId, service: &'a PeerService) -> Self {
         let slices = service.slices().iter().map(|slice| {
             let endpoints = slice.endpoints().map(|endpoint| {
-                let standing = match endpoint.state() {
-                    BackendState::Active => Standing::Active,
-                    BackendState::Terminating => Standing::Terminating,
+                let availability = match endpoint.state() {
+                    BackendState::Active => Availability::Active,
+                    BackendState::Terminating => Availability::Terminating,
                 };
-                (endpoint.address(), standing)
+                (endpoint.address(), availability)
             });
             (slice.ports(), endpoints.collect())
         });
@@ -132,9 +132,9 @@ impl<'a> Side<'a> {
             for (at, port) in self.ports.iter().enumerate() {
                 let Some(port) = port else { continue };
                 let served = index.of(port).is_some();
-                for (address, standing) in endpoints {
+                for (address, availability) in endpoints {
                     let in_use = used.backends.contains(&(self.cluster, at, *address));
-                    if let Some(reason) = self.reason(used, (*address, *standing), served, in_use) {
+                    if let Some(reason) = self.reason(used, (*address, *availability), served, in_use) {
                         let of_port = (reason == Reason::PortNotServed).then_some(&local[at]);
                         found.entry((reason, of_port)).or_default().insert(*address);
                     }
@@ -153,19 +153,19 @@ impl<'a> Side<'a> {
     fn reason(
         &self,
         used: &Used,
-        (address, standing): (IpAddr, Standing),
+        (address, availability): (IpAddr, Availability),
         served: bool,
         in_use: bool,
     ) -> Option<Reason> {
-        match standing {
+        match availability {
             _ if in_use => None,
-            Standing::NotReady => Some(Reason::NotReady),
+            Availability::NotReady => Some(Reason::NotReady),
             _ if !used.families.contains(&address.is_ipv4()) => Some(Reason::OtherFamily),
             _ if !served => Some(Reason::PortNotServed),
-            Standing::HintedAway => Some(Reason::HintedAway),
-            Standing::Terminating => Some(Reason::Terminating),
+            Availability::HintedAway => Some(Reason::HintedAway),
+            Availability::Terminating => Some(Reason::Terminating),
             // Nothing else keeps an active endpoint out.
-            Standing::Active => Some(Reason::TooManyClusters),
+            Availability::Active => Some(Reason::TooManyClusters),
         }
     }
 
@@ -207,7 +207,9 @@ impl<'a> Side<'a> {
     fn no_endpoints<'u>(&'u self, used: &'u Used) -> impl Iterator<Item = Omission> + 'u {
         let all = || self.slices.iter().flat_map(|(_, endpoints)| endpoints);
         let serves = move |is_v4| {
-            all().any(|(address, standing)| *standing != Standing::NotReady && address.is_ipv4() == is_v4)
+            all().any(|(address, availability)| {
+                *availability != Availability::NotReady && address.is_ipv4() == is_v4
+            })
         };
         let missing = used.families.iter().filter(move |is_v4| !serves(**is_v4));
         missing.map(|is_v4| {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::fence::OwnRanges;
+use crate::address_policy::OwnRanges;
 use crate::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
 use crate::record::{
     self, Chunk, Entry, Kind, MAX_SLICE_ENDPOINTS, Record, RecordKey, ServiceRecord, SliceRecord,
@@ -103,9 +103,9 @@ fn free_name(name: &SliceName, taken: &BTreeSet<SliceName>) -> SliceName {
 
 /// What may be written where a slice's wanted record can't be: the one that stands, without the endpoints that the wanted one
 /// no longer lists. Never longer than it, but for conditions. None where nothing of it is gone, or it is no slice's.
-pub fn withdrawn(key: &str, standing: &[u8], wanted: &[u8]) -> Option<Entry> {
+pub fn withdrawn(key: &str, stored: &[u8], wanted: &[u8]) -> Option<Entry> {
     let (RecordKey::Slice(cluster, service, slice), Record::Slice(stands)) =
-        record::parse(key, standing).ok()?
+        record::parse(key, stored).ok()?
     else {
         return None;
     };

@@ -22,15 +22,15 @@ pub struct Merge<'a> {
     pub plain_ok_allowed: bool,
     pub name: &'a ServiceName,
     pub local: &'a Service,
-    /// The service at the peers that have spoken and have it, in any order, each peer once.
+    /// The service at the synced peers that have it, in any order, each peer once.
     pub peers: &'a [(ClusterId, Arc<PeerService>)],
-    /// Groups that restored maps hold of clusters that have not spoken yet. A peer that has spoken, even if it does
+    /// Groups that restored maps hold of clusters that are not synced yet. A synced peer, even if it does
     /// not have the service, must not be among them. The own cluster's is added to what it says: not all of that can
     /// be read.
     pub carried: &'a dyn Fn(&Frontend) -> Vec<CarriedGroup>,
 }
 
-/// A group that the maps hold of a cluster that has not spoken yet, or not completely.
+/// A group that the maps hold of a cluster that is not synced yet, or not completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarriedGroup {
     pub cluster: ClusterId,
@@ -119,10 +119,10 @@ impl Merged {
         mut candidates: BTreeMap<ClusterId, Candidate>,
     ) {
         for group in (input.carried)(&frontend) {
-            let spoken = input.peers.iter().any(|(cluster, _)| *cluster == group.cluster);
+            let synced = input.peers.iter().any(|(cluster, _)| *cluster == group.cluster);
             if group.cluster == input.own {
                 offer(&mut candidates, input.own, group.backends.into_iter());
-            } else if !spoken {
+            } else if !synced {
                 candidates.insert(group.cluster, Candidate::new(group.backends, Some(group.weight)));
             }
         }

@@ -1,6 +1,6 @@
 //! What one peer says, as far as it may be believed.
 //!
-//! Owns the peer's records, the fence around them, and what is shown of rejections. Fed with the keys and
+//! Owns the peer's records, the address policy, and what is shown of rejections. Fed with the keys and
 //! values of the peer's etcd in the order in which they come; never does I/O, never reads a clock, never
 //! panics on what a peer wrote.
 //!
@@ -45,7 +45,7 @@ use listing::{Listing, Markers};
 use publish::Published;
 use records::Records;
 
-use crate::fence::Fence;
+use crate::address_policy::AddressPolicy;
 use crate::name::{ClusterId, ClusterName, ServiceName, SliceName};
 use crate::reason::Reason;
 use crate::record::{
@@ -58,7 +58,7 @@ use crate::table::Knowledge;
 pub struct PeerPin {
     pub name: ClusterName,
     pub id: ClusterId,
-    pub fence: Fence,
+    pub policy: AddressPolicy,
 }
 
 /// A slice's place. `None` sorts before every slice of its service.
@@ -68,8 +68,8 @@ type SliceKey = (ServiceName, Option<SliceName>);
 #[derive(Debug)]
 pub struct PeerView {
     pin: PeerPin,
-    /// The pin's fence, narrowed by the cluster record.
-    fence: Fence,
+    /// The pin's policy, narrowed by the cluster record.
+    policy: AddressPolicy,
     cluster: Option<Arc<ClusterRecord>>,
     refused: Option<Rejection>,
     alive: Option<AliveRecord>,
@@ -89,7 +89,7 @@ pub struct PeerView {
     /// Services whose published form may be out of date.
     dirty: BTreeSet<ServiceName>,
     published: Published,
-    /// Slices with endpoints that the fence may judge otherwise than when they were published.
+    /// Slices with endpoints that the address policy may judge otherwise than when they were published.
     judged_anew: BTreeSet<SliceKey>,
     rejections: Rejections,
     faults: Faults,
@@ -104,7 +104,7 @@ impl PeerView {
     /// Keeps what is of interest, within a quota.
     pub fn bounded(pin: PeerPin, interest: Interest, quota: Quota) -> Self {
         Self {
-            fence: pin.fence.clone(),
+            policy: pin.policy.clone(),
             judged_anew: BTreeSet::new(),
             pin,
             cluster: None,
@@ -168,10 +168,10 @@ impl PeerView {
             (None, None) => Looked::Nothing,
         };
         if looked != Looked::All {
-            changed.iter().for_each(|key| self.note_fenced(key));
+            changed.iter().for_each(|key| self.note_outside(key));
         }
         self.dirty.extend(changed.into_iter().map(|(service, _)| service));
-        self.note_spoken();
+        self.note_synced();
     }
 
     /// A record was written. Between `begin_list` and `end_list` it counts as listed.
@@ -190,7 +190,7 @@ impl PeerView {
             Ok(record) => self.accept(key, parsed, record),
             Err(fault) => self.refuse_value(&parsed, value, Rejection::new(key, fault)),
         }
-        self.note_spoken();
+        self.note_synced();
     }
 
     /// A record was deleted. Cluster and alive records stay as they were last seen: their absence means nothing.
@@ -304,7 +304,7 @@ impl PeerView {
             self.note_fault(key.clone(), Some(fault));
         }
         if self.records.put_slice(key.clone(), record) {
-            self.note_fenced(&key);
+            self.note_outside(&key);
             self.dirty.insert(key.0);
         }
     }
@@ -339,7 +339,7 @@ impl PeerView {
         };
         self.refused = None;
         let first = self.cluster.replace(Arc::new(record)).is_none();
-        self.set_fence(first)
+        self.apply_policy(first)
     }
 
     /// A marker came or went outside a list. When one comes, what was stale goes.
@@ -365,7 +365,7 @@ impl PeerView {
     }
 
     /// From here on the peer's word counts, also for what it does not mention.
-    fn note_spoken(&mut self) {
+    fn note_synced(&mut self) {
         let is_asked = !matches!(self.interest, Interest::Unknown) && self.unread.is_empty();
         self.synced |= is_asked && self.is_believed() && self.markers.services && self.markers.endpoints;
     }

@@ -244,7 +244,7 @@ fn a_later_schema_refuses_the_peer() {
 }
 
 #[test]
-fn a_refused_peer_has_never_spoken() {
+fn a_refused_peer_is_never_synced() {
     let mut view = PeerView::new(empire_pin());
     let mut entries =
         store(&empire(), &snapshot([(service_name("a/b"), http_service("10.102.0.1", vec![]))]));
@@ -264,7 +264,7 @@ fn refuses_endpoint(address: &str, parts: &[&str]) {
     view.put(SLICE, value.as_bytes());
     let after = view.snapshot();
     assert_eq!(after.services, good().snapshot().services, "{address}");
-    assert_eq!(after.rejected.get(&Reason::OutsideFence), Some(&1), "{address}");
+    assert_eq!(after.rejected.get(&Reason::AddressRefused), Some(&1), "{address}");
     let message = after.recent_rejections.last().expect("a message");
     for part in parts.iter().chain(&[SLICE]) {
         assert!(message.contains(part), "{part:?} is missing in {message:?}");
@@ -272,7 +272,7 @@ fn refuses_endpoint(address: &str, parts: &[&str]) {
 }
 
 #[test]
-fn address_outside_the_fence() {
+fn address_outside_the_policy() {
     refuses_endpoint("169.254.169.254", &["169.254.169.254", "link-local", "no backend may have"]);
     refuses_endpoint("127.0.0.1", &["loopback"]);
     refuses_endpoint("::1", &["loopback"]);
@@ -309,7 +309,7 @@ fn a_cluster_record_that_narrows_takes_endpoints_out_and_one_that_widens_adds_no
     view.put(CLUSTER, br#"{"id":2,"incarnation":"0f3a","ranges":{"pods":["10.2.0.2/32","10.3.0.0/16"]}}"#);
     let narrowed = view.snapshot();
     assert_eq!(narrowed.endpoints, 1);
-    assert_eq!(narrowed.rejected.get(&Reason::OutsideFence), Some(&1));
+    assert_eq!(narrowed.rejected.get(&Reason::AddressRefused), Some(&1));
     view.put(SLICE, br#"{"ports":[{"name":"http","port":8080}],"endpoints":[{"address":"10.2.0.2"},{"address":"10.3.0.1"}]}"#);
     assert_eq!(view.snapshot().endpoints, 1, "what the record adds was not agreed");
     let (key, value) = cluster_record(&empire()).entry(&cluster("empire"));

@@ -84,10 +84,10 @@ fn a_record_that_can_not_be_written_withdraws_what_it_no_longer_lists() {
         let entries = export(&empire(), &snapshot([(service_name("default/base"), service)]), 1);
         entries.into_iter().find(|(key, _)| key.contains("/endpoints/")).unwrap()
     };
-    let (key, standing) = record(&["10.2.0.1", "10.2.0.2"]);
+    let (key, stored) = record(&["10.2.0.1", "10.2.0.2"]);
     let (_, wanted) = record(&["10.2.0.2", "10.2.0.3"]);
     let (_, rest) = record(&["10.2.0.2"]);
-    assert_eq!(withdrawn(&key, &standing, &wanted), Some((key.clone(), rest.clone())));
+    assert_eq!(withdrawn(&key, &stored, &wanted), Some((key.clone(), rest.clone())));
     assert_eq!(withdrawn(&key, &rest, &wanted), None, "nothing of it is gone");
 }
 

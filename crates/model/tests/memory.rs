@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{Interest, PeerPin, PeerView, Quota};
 
@@ -46,8 +46,9 @@ static ALLOCATOR: Counting = Counting;
 
 fn view() -> PeerView {
     let pods = vec!["10.128.0.0/9".parse().unwrap()];
-    let fence = Fence::new(PeerRanges::Agreed(Ranges { pods, nodes: Vec::new() }), OwnRanges::default());
-    PeerView::new(PeerPin { name: ClusterName::new("peer").unwrap(), id: ClusterId::new(2).unwrap(), fence })
+    let policy =
+        AddressPolicy::new(PeerRanges::Agreed(Ranges { pods, nodes: Vec::new() }), OwnRanges::default());
+    PeerView::new(PeerPin { name: ClusterName::new("peer").unwrap(), id: ClusterId::new(2).unwrap(), policy })
 }
 
 /// Lists so many services with so many endpoints each, in slices of at most 100, in the order of their keys.
@@ -100,8 +101,8 @@ fn a_peer_with_ten_million_endpoints_takes_no_more_memory_than_its_quota() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = IN_USE.load(Ordering::Relaxed);
     let quota = Quota { bytes: QUOTA, backends: 65_535, slots: 131_072 };
-    let PeerPin { name, id, fence } = view().pin().clone();
-    let mut view = PeerView::bounded(PeerPin { name, id, fence }, Interest::Everything, quota);
+    let PeerPin { name, id, policy } = view().pin().clone();
+    let mut view = PeerView::bounded(PeerPin { name, id, policy }, Interest::Everything, quota);
     PEAK.store(before, Ordering::Relaxed);
     let all: Vec<String> = (0..100).map(|host| format!(r#"{{"address":"10.200.7.{host}"}}"#)).collect();
     let value = format!(r#"{{"ports":[{{"protocol":"TCP","port":1}}],"endpoints":[{}]}}"#, all.join(","));

@@ -272,7 +272,7 @@ fn the_choice_among_clusters_stays_and_is_another_for_each_service() {
 }
 
 #[test]
-fn carried_groups_stand_in_for_clusters_that_have_not_spoken() {
+fn carried_groups_stand_in_for_clusters_that_are_not_synced() {
     let name = service_name("default/base");
     let backend =
         |address: &str| DesiredBackend { address: ip(address), port: 8080, state: BackendState::Active };
@@ -323,7 +323,7 @@ fn naive(local: &Service, peers: &BTreeMap<ClusterId, Service>) -> BTreeMap<Fron
                             (false, false) => continue,
                         };
                         let refused =
-                            *cluster != id(OWN) && empire_pin().fence.check(endpoint.address).is_err();
+                            *cluster != id(OWN) && empire_pin().policy.check(endpoint.address).is_err();
                         if refused || endpoint.address.is_ipv4() != address.is_ipv4() {
                             continue;
                         }
@@ -436,7 +436,7 @@ proptest! {
 
     #[test]
     fn groups_that_were_carried_and_are_confirmed_change_nothing(local in services(), peers in clusters()) {
-        // What a restarted agent finds in its maps: the groups of everyone. Nobody has spoken yet.
+        // What a restarted agent finds in its maps: the groups of everyone. Nobody is synced yet.
         let before = run(&local, &peers.into_iter().collect::<Vec<_>>());
         let maps: BTreeMap<_, _> = before.services.iter().cloned().collect();
         prop_assume!(maps.len() == before.services.len());

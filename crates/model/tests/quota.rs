@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::annotation::{Affinity, Scope};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName, ServiceName};
 use mesh_model::snapshot::{Protocol, Service, ServicePort};
 use mesh_model::view::{Excess, Interest, PeerPin, PeerSnapshot, PeerView, Quota};
@@ -16,8 +16,9 @@ const PREFIX: &str = "clustermesh/v1/";
 
 fn pin() -> PeerPin {
     let pods = vec!["10.0.0.0/8".parse().unwrap()];
-    let fence = Fence::new(PeerRanges::Agreed(Ranges { pods, nodes: Vec::new() }), OwnRanges::default());
-    PeerPin { name: ClusterName::new("peer").unwrap(), id: ClusterId::new(2).unwrap(), fence }
+    let policy =
+        AddressPolicy::new(PeerRanges::Agreed(Ranges { pods, nodes: Vec::new() }), OwnRanges::default());
+    PeerPin { name: ClusterName::new("peer").unwrap(), id: ClusterId::new(2).unwrap(), policy }
 }
 
 fn name(service: u8) -> ServiceName {
@@ -132,7 +133,7 @@ fn what_nobody_asks_for_is_not_kept_and_read_when_somebody_does() {
 }
 
 #[test]
-fn a_peer_has_not_spoken_before_it_is_known_what_is_asked() {
+fn a_peer_is_not_synced_before_it_is_known_what_is_asked() {
     let mut entries = head();
     service(&mut entries, 1, 1, 5);
     let mut view = PeerView::bounded(pin(), Interest::Unknown, Quota::NONE);

@@ -5,9 +5,9 @@ mod support;
 
 use std::sync::Arc;
 
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges};
 use mesh_model::desired::BackendState;
 use mesh_model::export::{Entries, export};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges};
 use mesh_model::record::{AliveRecord, Reason};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Protocol, Slice};
 use mesh_model::view::{PeerEndpoint, PeerPin, PeerSnapshot, PeerView};
@@ -157,7 +157,7 @@ proptest! {
 }
 
 #[test]
-fn a_peer_has_not_spoken_before_its_markers() {
+fn a_peer_is_not_synced_before_its_markers() {
     let mut view = PeerView::new(empire_pin());
     let mut entries = store(&empire(), &base(&["10.2.0.1"]));
     entries.retain(|key, _| !key.contains("/synced/"));
@@ -175,7 +175,7 @@ fn a_peer_has_not_spoken_before_its_markers() {
 }
 
 #[test]
-fn a_peer_has_not_spoken_before_its_list_ends() {
+fn a_peer_is_not_synced_before_its_list_ends() {
     let mut view = PeerView::new(empire_pin());
     view.begin_list();
     for (key, value) in store(&empire(), &base(&["10.2.0.1"])) {
@@ -337,7 +337,7 @@ fn an_endpoint_outside_the_fence_counts_once_however_often_its_service_changes()
         );
         assert_eq!(view.snapshot().endpoints, 2);
     }
-    assert_eq!(view.snapshot().rejected.get(&Reason::OutsideFence), Some(&1));
+    assert_eq!(view.snapshot().rejected.get(&Reason::AddressRefused), Some(&1));
 }
 
 #[test]
@@ -347,10 +347,10 @@ fn endpoints_are_held_against_the_fence_once_the_cluster_record_is_there() {
     let mut view = PeerView::new(empire_pin());
     list(&mut view, &entries);
     assert_eq!(view.snapshot().rejected_total(), 0, "the record might have said more");
-    // It narrows nothing, so the fence stays what it was.
+    // It narrows nothing, so the policy stays what it was.
     view.put("clustermesh/v1/clusters/empire", br#"{"id":2,"incarnation":"a"}"#);
     let seen = view.snapshot();
-    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::OutsideFence)), (1, Some(&1)));
+    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::AddressRefused)), (1, Some(&1)));
 }
 
 #[test]
@@ -368,12 +368,12 @@ fn a_service_of_which_nothing_usable_changed_keeps_its_identity() {
 
 #[test]
 fn declared_ranges_are_taken_from_the_cluster_record() {
-    let fence = Fence::new(PeerRanges::DECLARED, OwnRanges::default());
-    let pin = PeerPin { fence, ..empire_pin() };
+    let policy = AddressPolicy::new(PeerRanges::DECLARED, OwnRanges::default());
+    let pin = PeerPin { policy, ..empire_pin() };
     let mut view = PeerView::new(pin.clone());
     list(&mut view, &store(&empire(), &base(&["10.2.0.1", "10.3.0.1"])));
     let seen = view.snapshot();
-    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::OutsideFence)), (1, Some(&1)));
+    assert_eq!((seen.endpoints, seen.rejected.get(&Reason::AddressRefused)), (1, Some(&1)));
 
     let mut silent = empire();
     silent.ranges = OwnRanges::default();

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mesh_kv::dial::DialerError;
-use mesh_kv::{Dialer, Endpoint, Tls, share_roots};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges};
+use mesh_kv::{Dialer, EtcdEndpoint, Tls, share_roots};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,7 +26,7 @@ pub struct PeerFile {
     pub name: ClusterName,
     pub id: ClusterId,
     /// At least one; all http or all https.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EtcdEndpoint>,
     pub ranges: PeerRanges,
     /// PEM; there wherever the endpoints are https.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ impl PeerFile {
     }
 
     fn of_fields(name: &ClusterName, id: ClusterId, mut fields: Map<String, Value>) -> Result<Self, Problem> {
-        let endpoints: Vec<Endpoint> = required(&mut fields, "endpoints", ENDPOINTS_EXAMPLE)?;
+        let endpoints: Vec<EtcdEndpoint> = required(&mut fields, "endpoints", ENDPOINTS_EXAMPLE)?;
         let ranges = policy::ranges(&mut fields)?;
         let trust: Option<Arc<str>> = match fields.remove("trust") {
             None | Some(Value::Null) => None,
@@ -133,8 +133,8 @@ impl PeerFile {
     }
 
     /// Which addresses the peer may announce, where `own` are this cluster's.
-    pub fn policy(&self, own: OwnRanges) -> Fence {
-        Fence::new(self.ranges.clone(), own)
+    pub fn policy(&self, own: OwnRanges) -> AddressPolicy {
+        AddressPolicy::new(self.ranges.clone(), own)
     }
 
     /// Whether what was learnt by this file counts for the other. A file that trusts none of the roots that the one

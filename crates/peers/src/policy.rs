@@ -1,7 +1,7 @@
 //! Which addresses a peer may announce, as its file has it.
 
 use ipnet::IpNet;
-use mesh_model::fence::{PeerRanges, Ranges};
+use mesh_model::address_policy::{PeerRanges, Ranges};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

@@ -4,9 +4,9 @@
 use std::sync::{Arc, LazyLock};
 
 use ipnet::IpNet;
-use mesh_kv::Endpoint;
+use mesh_kv::EtcdEndpoint;
 use mesh_kv::testing::Ca;
-use mesh_model::fence::{PeerRanges, Ranges};
+use mesh_model::address_policy::{PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_peers::write::{WriteError, write};
 use mesh_peers::{PeerFile, folder};
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 static ROOTS: LazyLock<[String; 2]> =
     LazyLock::new(|| ["hoth", "yavin"].map(|name| Ca::new(name).pem().to_owned()));
 
-fn endpoints(secure: bool) -> impl Strategy<Value = Vec<Endpoint>> {
+fn endpoints(secure: bool) -> impl Strategy<Value = Vec<EtcdEndpoint>> {
     let host = prop_oneof![
         "[a-z][a-z0-9-]{0,20}(\\.[a-z][a-z0-9]{0,9}){0,2}",
         any::<std::net::Ipv4Addr>().prop_map(|it| it.to_string()),
@@ -25,8 +25,9 @@ fn endpoints(secure: bool) -> impl Strategy<Value = Vec<Endpoint>> {
     let scheme = if secure { "https" } else { "http" };
     let endpoint = (host, 1..=u16::MAX)
         .prop_map(move |(host, port)| format!("{scheme}://{host}:{port}").parse().expect("an endpoint"));
-    let unlike =
-        |endpoints: &Vec<Endpoint>| (1..endpoints.len()).all(|at| !endpoints[..at].contains(&endpoints[at]));
+    let unlike = |endpoints: &Vec<EtcdEndpoint>| {
+        (1..endpoints.len()).all(|at| !endpoints[..at].contains(&endpoints[at]))
+    };
     vec(endpoint, 1..4).prop_filter("none stands twice", unlike)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

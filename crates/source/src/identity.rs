@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 use ipnet::IpNet;
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
 
 /// Who this process's cluster is.

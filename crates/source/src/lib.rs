@@ -25,4 +25,4 @@ pub use kubernetes::Kubernetes;
 pub use manifests::Manifests;
 pub use memory::Known;
 pub use metrics::SourceMetrics;
-pub use status::{Problem, Reason, Standing, Status};
+pub use status::{Problem, ProblemAges, Reason, Status};

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{NodeName, ServiceName};
 use mesh_model::snapshot::{ClusterSnapshot, Node, Service};
 use serde::{Deserialize, Serialize};

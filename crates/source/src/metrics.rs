@@ -1,13 +1,13 @@
 //! The source's metrics.
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::EncodeLabelValue;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::kubernetes::Resource;
 use crate::status::Reason;
 
 /// Handles on the source's metrics; cheap to clone.
@@ -24,101 +24,89 @@ pub struct SourceMetrics {
     pub files_read: Counter,
     /// Files that changed but may still be written to, or vanished but may come back.
     pub pending_files: Gauge,
-    /// What the last snapshot holds.
-    pub objects: Family<KindLabels, Gauge>,
-    /// Problems that appeared.
-    pub rejections: Family<ReasonLabels, Counter>,
-    /// Problems that stand now.
-    pub problems: Family<ReasonLabels, Gauge>,
+    objects: Family<KindLabel, Gauge>,
+    rejections: Family<ReasonLabel, Counter>,
+    problems: Family<ReasonLabel, Gauge>,
     /// 1 where changes are announced: by the kernel, or by the API server for every kind.
     pub notified: Gauge,
-    /// Full lists that the API server was asked for.
-    pub lists: Family<ResourceLabels, Counter>,
-    /// Objects that the API server has listed, changed or deleted.
-    pub changes: Family<ResourceLabels, Counter>,
-    /// Kubernetes Events, by what became of them.
-    pub events: Family<EventLabels, Counter>,
+    lists: Family<ResourceLabel, Counter>,
+    changes: Family<ResourceLabel, Counter>,
+    events: Family<OutcomeLabel, Counter>,
     /// Objects that stay as they were because nobody can read what they are now.
     pub kept: Gauge,
     /// 1 where what is known can't be written down for the next start.
     pub memory_failed: Gauge,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResourceLabels {
-    pub resource: Resource,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResourceLabel {
+    resource: &'static str,
 }
 
-/// A kind of objects that the API server is asked for, by its name there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
-pub enum Resource {
-    services,
-    endpointslices,
-    nodes,
-    servicecidrs,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
-impl Resource {
-    pub const ALL: [Self; 4] = [Self::services, Self::endpointslices, Self::nodes, Self::servicecidrs];
-
-    /// Whether a supported server may not know it.
-    pub(crate) fn may_be_absent(self) -> bool {
-        self == Self::servicecidrs
-    }
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
-impl std::fmt::Display for Resource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct EventLabels {
-    pub outcome: Outcome,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 /// What becomes of a Kubernetes Event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    written,
-    /// Another process had written it, or its object's namespace has gone.
-    known,
+    Written,
+    /// Another process had written it, or its object's namespace is deleted.
+    Known,
     /// The API server does not take it.
-    refused,
+    Refused,
     /// The API server could not be asked; it is tried again.
-    failed,
+    Failed,
     /// There is no API server: a line in the log instead.
-    logged,
+    Logged,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 5] = [Self::written, Self::known, Self::refused, Self::failed, Self::logged];
+    pub const ALL: [Self; 5] = [Self::Written, Self::Known, Self::Refused, Self::Failed, Self::Logged];
 
     /// Whether there is nothing to be tried again.
     pub fn is_final(self) -> bool {
-        self != Self::failed
+        self != Self::Failed
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Known => "known",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Logged => "logged",
+        }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabels {
-    pub reason: Reason,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct KindLabels {
-    pub kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
+/// A kind of objects that a snapshot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    service,
-    slice,
-    node,
+    Service,
+    Slice,
+    Node,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Slice => "slice",
+            Self::Node => "node",
+        }
+    }
 }
 
 impl SourceMetrics {
@@ -152,16 +140,46 @@ impl SourceMetrics {
 
     /// Metrics that nobody sees, for tests and tools.
     pub fn unregistered() -> Self {
-        let by_resource = || {
-            let family = Family::<ResourceLabels, Counter>::default();
-            Resource::ALL.iter().for_each(|it| drop(family.get_or_create(&ResourceLabels { resource: *it })));
-            family
-        };
-        let by_outcome = || {
-            let family = Family::<EventLabels, Counter>::default();
-            Outcome::ALL.iter().for_each(|it| drop(family.get_or_create(&EventLabels { outcome: *it })));
-            family
-        };
+        let metrics = Self::empty();
+        // A series that appears only with its first event can't be alerted on.
+        for resource in Resource::ALL {
+            drop((metrics.lists(resource), metrics.changes(resource)));
+        }
+        Outcome::ALL.iter().for_each(|outcome| drop(metrics.events(*outcome)));
+        metrics
+    }
+
+    /// Full lists that the API server was asked for.
+    pub fn lists(&self, resource: Resource) -> Counter {
+        self.lists.get_or_create_owned(&ResourceLabel { resource: resource.as_str() })
+    }
+
+    /// Objects that the API server has listed, changed or deleted.
+    pub fn changes(&self, resource: Resource) -> Counter {
+        self.changes.get_or_create_owned(&ResourceLabel { resource: resource.as_str() })
+    }
+
+    /// Kubernetes Events, by what became of them.
+    pub fn events(&self, outcome: Outcome) -> Counter {
+        self.events.get_or_create_owned(&OutcomeLabel { outcome: outcome.as_str() })
+    }
+
+    /// What the last snapshot holds.
+    pub fn objects(&self, kind: Kind) -> Gauge {
+        self.objects.get_or_create_owned(&KindLabel { kind: kind.as_str() })
+    }
+
+    /// Problems that appeared.
+    pub fn rejections(&self, reason: Reason) -> Counter {
+        self.rejections.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })
+    }
+
+    /// Problems that stand now.
+    pub fn problems(&self, reason: Reason) -> Gauge {
+        self.problems.get_or_create_owned(&ReasonLabel { reason: reason.as_str() })
+    }
+
+    fn empty() -> Self {
         Self {
             passes: Counter::default(),
             failures: Counter::default(),
@@ -173,9 +191,9 @@ impl SourceMetrics {
             rejections: Family::default(),
             problems: Family::default(),
             notified: Gauge::default(),
-            lists: by_resource(),
-            changes: by_resource(),
-            events: by_outcome(),
+            lists: Family::default(),
+            changes: Family::default(),
+            events: Family::default(),
             kept: Gauge::default(),
             memory_failed: Gauge::default(),
         }

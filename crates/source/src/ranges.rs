@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

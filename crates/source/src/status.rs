@@ -5,10 +5,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use mesh_model::table::Knowledge;
-use prometheus_client::encoding::EncodeLabelValue;
-use serde::Serialize;
 
-use crate::metrics::{ReasonLabels, SourceMetrics};
+use crate::metrics::SourceMetrics;
 
 /// How a source fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +34,11 @@ impl Status {
     pub(crate) fn turn(&self, before: &Self, metrics: &SourceMetrics) -> Turn {
         let turn = Turn { appeared: self.without(before), gone: before.without(self) };
         for Problem { reason, .. } in &turn.appeared {
-            let labels = ReasonLabels { reason: *reason };
-            metrics.rejections.get_or_create(&labels).inc();
-            metrics.problems.get_or_create(&labels).inc();
+            metrics.rejections(*reason).inc();
+            metrics.problems(*reason).inc();
         }
         for Problem { reason, .. } in &turn.gone {
-            metrics.problems.get_or_create(&ReasonLabels { reason: *reason }).dec();
+            metrics.problems(*reason).dec();
         }
         turn
     }
@@ -49,9 +46,9 @@ impl Status {
     /// The problems that another status does not have.
     fn without(&self, other: &Self) -> Vec<Problem> {
         // What is wrong with the API server differs from kind to kind and try to try: told once.
-        let outage = other.problems.iter().any(|it| it.reason == Reason::api_unavailable);
+        let outage = other.problems.iter().any(|it| it.reason == Reason::ApiUnavailable);
         let known = |it: &&Problem| match it.reason {
-            Reason::api_unavailable => outage,
+            Reason::ApiUnavailable => outage,
             _ => other.problems.binary_search(it).is_ok(),
         };
         self.problems.iter().filter(|it| !known(it)).cloned().collect()
@@ -59,7 +56,7 @@ impl Status {
 }
 
 /// Something in a source that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The file's name within the folder, or the folder's path where it is about the folder itself. Empty for what an
     /// API server said.
@@ -84,9 +81,9 @@ impl fmt::Display for Problem {
 
 /// Since when problems have stood, by everything but their words, which differ from try to try.
 #[derive(Clone, Debug, Default)]
-pub struct Standing(BTreeMap<(String, String, String, Reason), SystemTime>);
+pub struct ProblemAges(BTreeMap<(String, String, String, Reason), SystemTime>);
 
-impl Standing {
+impl ProblemAges {
     /// A line for each fault that stands at `now`: what is wrong with which object, that what was read before stays, and since
     /// when. `show` writes a time.
     pub fn lines(
@@ -108,58 +105,92 @@ impl Standing {
     }
 }
 
-/// What kind of problem it is: the label of its counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, EncodeLabelValue)]
-#[serde(rename_all = "snake_case")]
-#[allow(non_camel_case_types)]
+/// What kind of problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The folder is missing, unreadable or empty.
-    folder_unknown,
-    file_unreadable,
-    file_too_large,
+    FolderUnknown,
+    FileUnreadable,
+    FileTooLarge,
     /// A process has had the file open for writing for long.
-    file_open,
+    FileOpen,
     /// The file holds nothing.
-    file_empty,
+    FileEmpty,
     /// The file is not YAML (or JSON).
-    syntax,
+    Syntax,
     /// A document is no Kubernetes object, or its fields have wrong types.
-    malformed,
+    Malformed,
     /// A kind that we read, in a version that we don't.
-    version,
+    Version,
     /// A name or label breaks Kubernetes' rules.
-    name,
-    annotation,
+    Name,
+    Annotation,
     /// A Service or its ports break Kubernetes' rules.
-    service,
-    no_cluster_ip,
-    headless,
-    external_name,
+    Service,
+    NoClusterIp,
+    Headless,
+    ExternalName,
     /// An EndpointSlice, or an endpoint or port in it, breaks Kubernetes' rules.
-    slice,
-    node,
+    Slice,
+    Node,
     /// SCTP ports and FQDN slices.
-    unsupported,
+    Unsupported,
     /// An object that an earlier file or document has already defined.
-    duplicate,
+    Duplicate,
     /// A ClusterIP and port that an earlier Service has.
-    address_taken,
+    AddressTaken,
     /// A Service that asks for session affinity, which is not honoured.
-    session_affinity,
+    SessionAffinity,
     /// What of a Service is beyond a limit of records, so that other clusters don't get it.
-    over_limit,
+    OverLimit,
     /// A Service without EndpointSlices.
-    no_slices,
+    NoSlices,
     /// A Service whose connections must not leave the node.
-    node_local,
+    NodeLocal,
     /// The API server can't be followed.
-    api_unavailable,
+    ApiUnavailable,
 }
 
 impl Reason {
+    /// The stable word: in labels of metrics, in logs, and in camel case as the reason of an Event.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FolderUnknown => "folder_unknown",
+            Self::FileUnreadable => "file_unreadable",
+            Self::FileTooLarge => "file_too_large",
+            Self::FileOpen => "file_open",
+            Self::FileEmpty => "file_empty",
+            Self::Syntax => "syntax",
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::Name => "name",
+            Self::Annotation => "annotation",
+            Self::Service => "service",
+            Self::NoClusterIp => "no_cluster_ip",
+            Self::Headless => "headless",
+            Self::ExternalName => "external_name",
+            Self::Slice => "slice",
+            Self::Node => "node",
+            Self::Unsupported => "unsupported",
+            Self::Duplicate => "duplicate",
+            Self::AddressTaken => "address_taken",
+            Self::SessionAffinity => "session_affinity",
+            Self::OverLimit => "over_limit",
+            Self::NoSlices => "no_slices",
+            Self::NodeLocal => "node_local",
+            Self::ApiUnavailable => "api_unavailable",
+        }
+    }
+
     /// Whether somebody must do something; otherwise it is only good to know.
     pub fn is_fault(self) -> bool {
-        !matches!(self, Self::no_slices | Self::node_local)
+        !matches!(self, Self::NoSlices | Self::NodeLocal)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -174,25 +205,25 @@ mod tests {
         Problem { file, place: String::new(), object: "Service ns/a".into(), reason, message }
     }
 
-    fn lines(standing: &mut Standing, problems: &[Problem], second: u64) -> Vec<String> {
+    fn lines(ages: &mut ProblemAges, problems: &[Problem], second: u64) -> Vec<String> {
         let at =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
         let status = Status { problems: problems.to_vec(), ..Status::default() };
-        standing.lines(&status, SystemTime::UNIX_EPOCH + Duration::from_secs(second), at)
+        ages.lines(&status, SystemTime::UNIX_EPOCH + Duration::from_secs(second), at)
     }
 
     #[test]
     fn a_fault_is_told_with_its_object_and_since_when_it_stands() {
-        let mut standing = Standing::default();
+        let mut ages = ProblemAges::default();
         let (first, again) =
-            (problem("a.yaml", Reason::syntax, "line 3"), problem("a.yaml", Reason::syntax, "line 4"));
+            (problem("a.yaml", Reason::Syntax, "line 3"), problem("a.yaml", Reason::Syntax, "line 4"));
         let said = "a.yaml: Service ns/a: line 3 (since 7; what was read before stays)";
-        assert_eq!(lines(&mut standing, std::slice::from_ref(&first), 7), [said]);
-        let remark = problem("b.yaml", Reason::no_slices, "none yet");
+        assert_eq!(lines(&mut ages, std::slice::from_ref(&first), 7), [said]);
+        let remark = problem("b.yaml", Reason::NoSlices, "none yet");
         let said = "a.yaml: Service ns/a: line 4 (since 7; what was read before stays)";
-        assert_eq!(lines(&mut standing, &[again, remark], 9), [said], "the same fault; a remark is none");
-        assert!(lines(&mut standing, &[], 10).is_empty());
+        assert_eq!(lines(&mut ages, &[again, remark], 9), [said], "the same fault; a remark is none");
+        assert!(lines(&mut ages, &[], 10).is_empty());
         let said = "a.yaml: Service ns/a: line 3 (since 11; what was read before stays)";
-        assert_eq!(lines(&mut standing, &[first], 11), [said]);
+        assert_eq!(lines(&mut ages, &[first], 11), [said]);
     }
 }

@@ -166,7 +166,7 @@ async fn a_rotated_client_certificate_needs_no_restart() {
     until(1).await.expect("the first certificate is taken");
 
     front.trust(&second);
-    let refused = status.wait_for(|it| it.problems.iter().any(|it| it.reason == Reason::api_unavailable));
+    let refused = status.wait_for(|it| it.problems.iter().any(|it| it.reason == Reason::ApiUnavailable));
     let refused =
         tokio::time::timeout(DEADLINE, refused).await.expect("the first certificate is refused").unwrap();
     let message = refused.problems[0].message.clone();

@@ -179,7 +179,7 @@ async fn a_folder_that_appears_later_is_read() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("later");
     let mut running = Running::start(&path);
-    running.until_reasons(&[Reason::folder_unknown]).await;
+    running.until_reasons(&[Reason::FolderUnknown]).await;
     assert!(running.snapshots.borrow().is_none(), "ignorance is not emptiness");
     fs::create_dir(&path).unwrap();
     replace(&path, "a.yaml", &app("a", 0));
@@ -194,7 +194,7 @@ async fn a_removed_folder_keeps_everything_and_a_recreated_one_is_followed() {
     let mut running = Running::start(&path);
     running.until_services(&["a", "b"]).await;
     fs::remove_dir_all(&path).unwrap();
-    running.until_reasons(&[Reason::folder_unknown]).await;
+    running.until_reasons(&[Reason::FolderUnknown]).await;
     running.until_passes(2).await;
     assert_eq!(running.services(), ["a", "b"]);
     fs::create_dir(&path).unwrap();
@@ -270,7 +270,7 @@ async fn an_unmounted_folder_keeps_everything_and_a_remounted_one_is_followed() 
     let mut running = Running::start(&path);
     running.until_services(&["a", "b"]).await;
     drop(mount);
-    running.until_reasons(&[Reason::folder_unknown]).await;
+    running.until_reasons(&[Reason::FolderUnknown]).await;
     running.until_passes(2).await;
     assert_eq!(running.services(), ["a", "b"]);
     let mount = Mount::new(&path);

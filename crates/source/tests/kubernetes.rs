@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
-use mesh_source::kubernetes::{Access, EventWriter, Events, Kubernetes, Notice, Options, Subject};
-use mesh_source::metrics::{EventLabels, Outcome};
+use mesh_source::kubernetes::{Access, EventWriter, Events, Kubernetes, Notice, Options, Resource, Subject};
+use mesh_source::metrics::Outcome;
 use mesh_source::testing::api::{FakeApi, Streaming, yaml};
 use mesh_source::{Known, Reason, SourceMetrics, Status};
 use serde_json::{Value, json};
@@ -255,7 +255,7 @@ fn paced(request: u32) -> Duration {
 }
 
 #[tokio::test]
-async fn lists_whose_position_is_forgotten_at_once_come_ever_more_rarely() {
+async fn lists_whose_resource_version_is_forgotten_at_once_come_ever_more_rarely() {
     for streaming in [Streaming::Served, Streaming::Refused(422)] {
         let api = small().await;
         api.behave(|it| (it.streaming, it.forgets) = (streaming, true));
@@ -276,7 +276,7 @@ async fn lists_whose_position_is_forgotten_at_once_come_ever_more_rarely() {
 }
 
 #[tokio::test]
-async fn a_list_whose_position_was_forgotten_at_once_is_followed_by_the_latest() {
+async fn a_list_whose_resource_version_was_forgotten_at_once_is_followed_by_the_latest() {
     let api = small().await;
     api.behave(|it| (it.streaming, it.forgets) = (Streaming::Refused(422), true));
     let running = Running::start(&api);
@@ -309,7 +309,7 @@ async fn a_streamed_list_that_ends_too_early_deletes_nothing() {
     api.behave(|it| (it.ends_lists_early, it.page) = (true, 1));
     api.refuse("services", 403);
     api.stop();
-    running.until_reasons(&[Reason::api_unavailable]).await;
+    running.until_reasons(&[Reason::ApiUnavailable]).await;
     api.compact();
     api.resume().await;
     wait_for("slices are listed anew", || !lists(&api, "endpointslices").is_empty()).await;
@@ -318,13 +318,13 @@ async fn a_streamed_list_that_ends_too_early_deletes_nothing() {
 }
 
 #[tokio::test]
-async fn a_forgotten_position_leads_to_a_new_list_without_a_loss() {
+async fn a_forgotten_resource_version_leads_to_a_new_list_without_a_loss() {
     let mut api = small().await;
     api.put(service("c", true));
     let mut running = Running::start(&api);
     running.until(&[("a", &[1]), ("c", &[])]).await;
     api.stop();
-    running.until_reasons(&[Reason::api_unavailable]).await;
+    running.until_reasons(&[Reason::ApiUnavailable]).await;
     api.delete(&service("c", true));
     api.put(slice("a-1", "a", &[9]));
     api.put(service("d", true));
@@ -341,7 +341,7 @@ async fn an_outage_keeps_the_last_state() {
     let mut running = Running::start(&api);
     running.until(&[("a", &[1])]).await;
     api.stop();
-    running.until_reasons(&[Reason::api_unavailable]).await;
+    running.until_reasons(&[Reason::ApiUnavailable]).await;
     let message = running.status.borrow().problems[0].message.clone();
     assert!(message.contains("what is known stays"), "{message}");
     assert_eq!(running.status.borrow().knowledge, Knowledge::Complete);
@@ -350,12 +350,8 @@ async fn an_outage_keeps_the_last_state() {
     api.resume().await;
     running.until_reasons(&[]).await;
     assert!(!running.snapshots.has_changed().unwrap(), "nothing has changed, so nothing is published");
-    assert_eq!(running.metrics.lists.get_or_create(&label()).get(), 1, "a watch goes on where it was");
+    assert_eq!(running.metrics.lists(Resource::Services).get(), 1, "a watch goes on where it was");
     running.stop().await;
-}
-
-fn label() -> mesh_source::metrics::ResourceLabels {
-    mesh_source::metrics::ResourceLabels { resource: mesh_source::metrics::Resource::services }
 }
 
 #[tokio::test]
@@ -364,10 +360,10 @@ async fn a_watch_goes_on_from_the_last_bookmark() {
     let mut running = Running::start(&api);
     running.until(&[("a", &[1])]).await;
     let passes = running.metrics.passes.get();
-    let position = api.bookmark();
+    let resource_version = api.bookmark();
     wait_for("the bookmarks are seen", || running.metrics.passes.get() > passes).await;
     let goes_on = |resource: &str, api: &FakeApi| {
-        let wanted = format!("resourceVersion={position}");
+        let wanted = format!("resourceVersion={resource_version}");
         let of = |request: &&String| request.contains(&format!("/{resource}?")) && request.contains(&wanted);
         api.requests().iter().filter(of).count()
     };
@@ -382,8 +378,8 @@ async fn nothing_is_known_before_every_kind_was_listed() {
     let api = small().await;
     api.refuse("endpointslices", 403);
     let mut running = Running::start(&api);
-    running.until_reasons(&[Reason::api_unavailable]).await;
-    wait_for("Services are listed", || running.metrics.changes.get_or_create(&label()).get() == 2).await;
+    running.until_reasons(&[Reason::ApiUnavailable]).await;
+    wait_for("Services are listed", || running.metrics.changes(Resource::Services).get() == 2).await;
     assert!(running.snapshots.borrow().is_none(), "ignorance is not emptiness");
     assert_eq!(running.status.borrow().knowledge, Knowledge::Partial);
     let message = running.status.borrow().problems[0].message.clone();
@@ -408,28 +404,27 @@ async fn a_rotated_token_needs_no_restart() {
     running.stop().await;
 }
 
-/// The requests for slices that go on from a position.
+/// The watches of slices that go on from a resource version.
 fn slices_go_on(api: &FakeApi) -> Vec<Instant> {
     api.times(&["/endpointslices?watch=1&allow", "&resourceVersion="])
 }
 
 fn slices_listed(running: &Running) -> u64 {
-    let resource = mesh_source::metrics::Resource::endpointslices;
-    running.metrics.lists.get_or_create(&mesh_source::metrics::ResourceLabels { resource }).get()
+    running.metrics.lists(Resource::EndpointSlices).get()
 }
 
 #[tokio::test]
-async fn no_refusal_but_a_forgotten_position_leads_to_a_new_list() {
+async fn no_refusal_but_a_forgotten_resource_version_leads_to_a_new_list() {
     let mut all = tokio::task::JoinSet::new();
     for code in [400, 401, 403, 404, 429, 500, 502, 503, 504] {
-        all.spawn(refusals_keep_the_position(code));
+        all.spawn(refusals_keep_the_resource_version(code));
     }
     while let Some(done) = all.join_next().await {
         done.unwrap();
     }
 }
 
-async fn refusals_keep_the_position(code: u16) {
+async fn refusals_keep_the_resource_version(code: u16) {
     let mut api = small().await;
     let mut running = Running::start(&api);
     running.until(&[("a", &[1])]).await;
@@ -614,7 +609,7 @@ async fn only_the_leader_tells_owners_and_each_finding_once() {
     headless["spec"]["clusterIPs"] = json!(["None"]);
     api.put(headless.clone());
     let mut running = Running::start(&api);
-    running.until_reasons(&[Reason::headless]).await;
+    running.until_reasons(&[Reason::Headless]).await;
     assert!(api.written().is_empty(), "nobody leads");
     let token = running.token.clone();
     let events = tokio::spawn(running.events.run(token.clone()));
@@ -656,21 +651,21 @@ async fn what_becomes_of_an_event_is_counted() {
     let mut api = FakeApi::start().await;
     let (metrics, access) = (SourceMetrics::unregistered(), Access { kubeconfig: Some(api.kubeconfig()) });
     let mut writer = EventWriter::new(access, "clustermesh.io/test", "test-0", metrics.clone());
-    assert_eq!(writer.write(&notice("default/a")).await, Outcome::written);
-    assert_eq!(writer.write(&notice("default/a")).await, Outcome::known, "whoever wrote it");
+    assert_eq!(writer.write(&notice("default/a")).await, Outcome::Written);
+    assert_eq!(writer.write(&notice("default/a")).await, Outcome::Known, "whoever wrote it");
     api.refuse("events", 403);
-    assert_eq!(writer.write(&notice("default/b")).await, Outcome::refused);
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::Refused);
     api.refuse("events", 429);
     api.behave(|behaviour| behaviour.retry_after = Some(1));
     let asked = Instant::now();
-    assert_eq!(writer.write(&notice("default/b")).await, Outcome::failed);
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::Failed);
     assert!(asked.elapsed() >= Duration::from_secs(1), "the server asked to be left alone");
     api.behave(|behaviour| behaviour.refused.clear());
     api.stop();
-    assert_eq!(writer.write(&notice("default/b")).await, Outcome::failed);
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::Failed);
     api.resume().await;
-    assert_eq!(writer.write(&notice("default/b")).await, Outcome::written);
-    let count = |outcome: &Outcome| metrics.events.get_or_create(&EventLabels { outcome: *outcome }).get();
+    assert_eq!(writer.write(&notice("default/b")).await, Outcome::Written);
+    let count = |outcome: &Outcome| metrics.events(*outcome).get();
     assert_eq!(Outcome::ALL.iter().map(count).collect::<Vec<_>>(), [2, 1, 1, 2, 0]);
     assert_eq!(api.written().len(), 2);
 }
@@ -775,7 +770,7 @@ async fn an_owner_is_told_of_what_other_clusters_do_not_get() {
     wide["spec"]["ports"] = ports.collect();
     api.put(wide.clone());
     let mut running = Running::start(&api);
-    running.until_reasons(&[Reason::over_limit]).await;
+    running.until_reasons(&[Reason::OverLimit]).await;
     let token = running.token.clone();
     let events = tokio::spawn(running.events.run(token.clone()));
     running.leading.send_replace(true);

@@ -11,17 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges};
 use mesh_model::desired::{BackendState, DesiredService, Frontend};
 use mesh_model::export::{Identity, export};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges};
 use mesh_model::merge::{Merge, merge};
 use mesh_model::name::{ClusterId, ClusterName, NodeName};
 use mesh_model::record::{ClusterRecord, Incarnation, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 use mesh_model::view::{PeerPin, PeerView};
-use mesh_source::kubernetes::{Access, Kubernetes, Options};
-use mesh_source::metrics::{Resource, ResourceLabels};
+use mesh_source::kubernetes::{Access, Kubernetes, Options, Resource};
 use mesh_source::objects::{Listed, Objects};
 use mesh_source::testing::api::{FakeApi, read, yaml};
 use mesh_source::{Reason, Source, SourceArgs, SourceMetrics, SourceSpec, Status};
@@ -52,8 +51,8 @@ fn records(snapshot: &ClusterSnapshot) -> String {
 /// What another cluster believes of the records.
 fn view(snapshot: &ClusterSnapshot) -> String {
     let Identity { name, id, ranges } = identity();
-    let fence = Fence::new(PeerRanges::Agreed(ranges.exported()), OwnRanges::default());
-    let mut view = PeerView::new(PeerPin { name: name.clone(), id, fence });
+    let policy = AddressPolicy::new(PeerRanges::Agreed(ranges.exported()), OwnRanges::default());
+    let mut view = PeerView::new(PeerPin { name: name.clone(), id, policy });
     let incarnation = Incarnation::new("one").unwrap();
     let cluster =
         ClusterRecord { id, incarnation, ranges: ranges.exported(), capabilities: Default::default() };
@@ -125,9 +124,9 @@ struct Seen {
 }
 
 const FOLLOWED: [(&str, Resource); 3] = [
-    ("services", Resource::services),
-    ("endpointslices", Resource::endpointslices),
-    ("nodes", Resource::nodes),
+    ("services", Resource::Services),
+    ("endpointslices", Resource::EndpointSlices),
+    ("nodes", Resource::Nodes),
 ];
 
 impl Seen {
@@ -145,8 +144,7 @@ impl Seen {
     fn has_heard(&self, api: &FakeApi) -> bool {
         FOLLOWED.iter().all(|(name, resource)| {
             let (listed, before) = self.base[name];
-            let labels = ResourceLabels { resource: *resource };
-            let heard = self.metrics.changes.get_or_create(&labels).get();
+            let heard = self.metrics.changes(*resource).get();
             heard == u64::try_from(listed + api.counts(name).1 - before).unwrap()
         })
     }
@@ -212,7 +210,7 @@ async fn outcome(path: &Path) -> String {
 
 /// What is wrong with which object. That slices are missing is told of manifests only.
 fn told(status: &Status) -> BTreeSet<(String, String)> {
-    let faults = status.problems.iter().filter(|it| it.reason != Reason::no_slices);
+    let faults = status.problems.iter().filter(|it| it.reason != Reason::NoSlices);
     faults.map(|it| (it.object.clone(), it.message.clone())).collect()
 }
 

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net};
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::Scope;
 use mesh_model::export::{self, Identity, ServiceOps, Subject};
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName, NodeName, PortName, ServiceName, SliceName};
 use mesh_model::record::{
     AliveRecord, ClusterRecord, Entry, Incarnation, MAX_SLICE_ENDPOINTS, SyncedKind, SyncedRecord,

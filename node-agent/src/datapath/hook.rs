@@ -11,14 +11,14 @@ pub(super) fn of(program: &str) -> Option<Hook> {
 /// Our program at a hook.
 pub const fn program(hook: Hook) -> &'static str {
     match hook {
-        Hook::connect4 => "mesh_connect4",
-        Hook::connect6 => "mesh_connect6",
-        Hook::sendmsg4 => "mesh_sendmsg4",
-        Hook::sendmsg6 => "mesh_sendmsg6",
-        Hook::recvmsg4 => "mesh_recvmsg4",
-        Hook::recvmsg6 => "mesh_recvmsg6",
-        Hook::getpeername4 => "mesh_peername4",
-        Hook::getpeername6 => "mesh_peername6",
+        Hook::Connect4 => "mesh_connect4",
+        Hook::Connect6 => "mesh_connect6",
+        Hook::SendMsg4 => "mesh_sendmsg4",
+        Hook::SendMsg6 => "mesh_sendmsg6",
+        Hook::RecvMsg4 => "mesh_recvmsg4",
+        Hook::RecvMsg6 => "mesh_recvmsg6",
+        Hook::GetPeerName4 => "mesh_peername4",
+        Hook::GetPeerName6 => "mesh_peername6",
     }
 }
 
@@ -36,13 +36,13 @@ pub(super) fn attach_type(program: &str) -> u32 {
     const RELEASE: u32 = 34;
     match of(program) {
         None => RELEASE,
-        Some(Hook::connect4) => 10,
-        Some(Hook::connect6) => 11,
-        Some(Hook::sendmsg4) => 14,
-        Some(Hook::sendmsg6) => 15,
-        Some(Hook::recvmsg4) => 19,
-        Some(Hook::recvmsg6) => 20,
-        Some(Hook::getpeername4) => 29,
-        Some(Hook::getpeername6) => 30,
+        Some(Hook::Connect4) => 10,
+        Some(Hook::Connect6) => 11,
+        Some(Hook::SendMsg4) => 14,
+        Some(Hook::SendMsg6) => 15,
+        Some(Hook::RecvMsg4) => 19,
+        Some(Hook::RecvMsg6) => 20,
+        Some(Hook::GetPeerName4) => 29,
+        Some(Hook::GetPeerName6) => 30,
     }
 }

@@ -112,7 +112,7 @@ fn dial(maps: &Maps, hooks: &[Hook]) -> Result<Vec<Dials>, DialError> {
 
 /// What arrives shows only in a datagram that arrives.
 const fn is_dialled(hook: Hook) -> bool {
-    !matches!(hook, Hook::recvmsg4 | Hook::recvmsg6)
+    !matches!(hook, Hook::RecvMsg4 | Hook::RecvMsg6)
 }
 
 /// Keeps this thread on the CPU that it is on. Gives that one's place among a per-CPU map's values.
@@ -141,7 +141,7 @@ struct Dialler<'m> {
 impl Dialler<'_> {
     fn through(&self, hook: Hook, frontends: &[Frontend]) -> Result<Dials, DialError> {
         let mut dials = Dials { hook, dialled: 0, taken: 0, examples: Vec::new() };
-        let most = if matches!(hook, Hook::sendmsg4 | Hook::sendmsg6) { MOST_DATAGRAMS } else { MOST };
+        let most = if matches!(hook, Hook::SendMsg4 | Hook::SendMsg6) { MOST_DATAGRAMS } else { MOST };
         let dialled = frontends.iter().filter_map(|frontend| Some((frontend, dialled_by(hook, frontend)?)));
         for (frontend, address) in dialled.take(most) {
             match self.judge(hook, frontend, address)? {
@@ -223,7 +223,7 @@ impl Counts {
 }
 
 const fn shows_peers(hook: Hook) -> bool {
-    matches!(hook, Hook::getpeername4 | Hook::getpeername6)
+    matches!(hook, Hook::GetPeerName4 | Hook::GetPeerName6)
 }
 
 /// What an application dials that passes this hook on its way to the frontend; nothing where none does.
@@ -236,15 +236,15 @@ fn dialled_by(hook: Hook, frontend: &Frontend) -> Option<SocketAddr> {
     };
     let v6 = |address: Ipv6Addr| SocketAddr::V6(SocketAddrV6::new(address, port, 0, 0));
     match hook {
-        Hook::connect4 | Hook::getpeername4 => address.is_ipv4().then(|| SocketAddr::new(address, port)),
-        Hook::connect6 | Hook::getpeername6 => Some(v6(by_v6(address))),
-        Hook::sendmsg4 if frontend.protocol == Protocol::Udp => {
+        Hook::Connect4 | Hook::GetPeerName4 => address.is_ipv4().then(|| SocketAddr::new(address, port)),
+        Hook::Connect6 | Hook::GetPeerName6 => Some(v6(by_v6(address))),
+        Hook::SendMsg4 if frontend.protocol == Protocol::Udp => {
             address.is_ipv4().then(|| SocketAddr::new(address, port))
         }
-        Hook::sendmsg6 if frontend.protocol == Protocol::Udp => {
+        Hook::SendMsg6 if frontend.protocol == Protocol::Udp => {
             address.is_ipv6().then(|| SocketAddr::new(address, port))
         }
-        Hook::sendmsg4 | Hook::sendmsg6 | Hook::recvmsg4 | Hook::recvmsg6 => None,
+        Hook::SendMsg4 | Hook::SendMsg6 | Hook::RecvMsg4 | Hook::RecvMsg6 => None,
     }
 }
 
@@ -282,7 +282,7 @@ impl Socket {
         let (address, length) = address(to);
         let fd = self.0.as_raw_fd();
         let address: *const libc::sockaddr_in6 = &raw const address;
-        if matches!(hook, Hook::sendmsg4 | Hook::sendmsg6) {
+        if matches!(hook, Hook::SendMsg4 | Hook::SendMsg6) {
             const MSG_PROBE: libc::c_int = 0x10;
             let flags = MSG_PROBE | libc::MSG_CONFIRM;
             // SAFETY: nothing is read from the buffer, whose length is 0; the address outlives the call.

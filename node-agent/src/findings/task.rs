@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_source::SourceMetrics;
 use mesh_source::kubernetes::{EventWriter, Notice};
-use mesh_source::metrics::{EventLabels, Outcome};
+use mesh_source::metrics::Outcome;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,8 @@ impl Voice {
             Self::Log(metrics) => {
                 let Notice { subject, reason, message, .. } = notice;
                 tracing::warn!(%subject, reason, message, "somebody can act on this");
-                metrics.events.get_or_create(&EventLabels { outcome: Outcome::logged }).inc();
-                Outcome::logged
+                metrics.events(Outcome::Logged).inc();
+                Outcome::Logged
             }
         }
     }

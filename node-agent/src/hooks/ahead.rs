@@ -44,7 +44,7 @@ mod tests {
 
     fn before(programs: &[u32]) -> Order {
         let foreign = |program: &u32| Foreign {
-            hook: Hook::connect4,
+            hook: Hook::Connect4,
             program: *program,
             before: true,
             cgroup: "/".into(),

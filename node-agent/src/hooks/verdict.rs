@@ -56,14 +56,14 @@ mod tests {
 
     fn order(before: bool) -> Order {
         let foreign = Foreign {
-            hook: Hook::connect4,
+            hook: Hook::Connect4,
             program: 17,
             before,
             cgroup: "/sys/fs/cgroup".into(),
             name: None,
             tag: None,
         };
-        Order { ours: [(Hook::connect4, 20)].into(), foreign: vec![foreign] }
+        Order { ours: [(Hook::Connect4, 20)].into(), foreign: vec![foreign] }
     }
 
     fn dialled(hook: Hook, dialled: usize, taken: usize) -> Dialled {
@@ -74,19 +74,19 @@ mod tests {
 
     #[test]
     fn who_takes_nothing_is_no_obstacle() {
-        assert_eq!(verdict(&order(true), &dialled(Hook::connect4, 3, 0), false), Ok(()));
+        assert_eq!(verdict(&order(true), &dialled(Hook::Connect4, 3, 0), false), Ok(()));
         assert_eq!(
             verdict(&order(false), &Dialled::default(), false),
             Ok(()),
             "behind ours there is nothing to take"
         );
-        let shown = dialled(Hook::getpeername4, 3, 3);
+        let shown = dialled(Hook::GetPeerName4, 3, 3);
         assert_eq!(verdict(&order(true), &shown, true), Ok(()), "connects work all the same");
     }
 
     #[test]
     fn who_takes_is_named_with_what_and_where() {
-        let reason = verdict(&order(true), &dialled(Hook::connect4, 3, 1), true).unwrap_err();
+        let reason = verdict(&order(true), &dialled(Hook::Connect4, 3, 1), true).unwrap_err();
         for part in
             ["connect4", "1 of 3", "127.255.67.77:9", "program 17 of cgroup /sys/fs/cgroup", "hook list"]
         {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn before_the_first_plan_nothing_dialled_proves_nothing() {
-        let nothing = dialled(Hook::connect4, 0, 0);
+        let nothing = dialled(Hook::Connect4, 0, 0);
         assert!(verdict(&order(true), &nothing, false).is_err());
         assert_eq!(verdict(&order(true), &nothing, true), Ok(()), "there are no global Services");
         let untold = Dialled { failed: Some("EPERM".into()), ..Dialled::default() };

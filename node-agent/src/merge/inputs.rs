@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use mesh_model::fence::Fence;
+use mesh_model::address_policy::AddressPolicy;
 use mesh_model::name::{ClusterId, ServiceName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::PeerService;
@@ -24,7 +24,7 @@ pub struct PeerInputs {
     pub synced: BTreeMap<ClusterId, PeerServices>,
     /// Which addresses each peer's backends may have, by its file. What the maps hold of a peer that is not synced is
     /// judged by it.
-    pub policies: BTreeMap<ClusterId, Fence>,
+    pub policies: BTreeMap<ClusterId, AddressPolicy>,
     /// The services of which `synced` says whether the peer has them; all where a peer is not among these. What the maps
     /// hold of the peer's others stays.
     pub tracked: BTreeMap<ClusterId, OrdSet<ServiceName>>,

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::desired::Frontend;
 use mesh_model::export::{Identity, export};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ServiceName};
 use mesh_model::record::{RecordKey, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::{
@@ -63,8 +63,8 @@ pub(super) fn snapshot(services: impl IntoIterator<Item = (ServiceName, Arc<Serv
 pub(super) fn seen(cluster: u8, snapshot: &ClusterSnapshot) -> OrdMap<ServiceName, Arc<PeerService>> {
     let name = format!("c{cluster}").parse().unwrap();
     let identity = Identity { name, id: id(cluster), ranges: OwnRanges::default() };
-    let fence = Fence::new(PeerRanges::DECLARED, OwnRanges::default());
-    let mut view = PeerView::new(PeerPin { name: identity.name.clone(), id: identity.id, fence });
+    let policy = AddressPolicy::new(PeerRanges::DECLARED, OwnRanges::default());
+    let mut view = PeerView::new(PeerPin { name: identity.name.clone(), id: identity.id, policy });
     view.begin_list();
     let key = RecordKey::Cluster(identity.name.clone()).to_string();
     let record = serde_json::json!({
@@ -333,7 +333,7 @@ fn carried_backends_outside_of_the_peers_ranges_go_though_the_peer_is_silent() {
     let first = content(&merger).into_values().next().unwrap()[&2].2.first().copied();
     let address = first.unwrap().0;
     let silent = |ranges: Option<PeerRanges>| {
-        let policy = ranges.map(|ranges| (id(2), Fence::new(ranges, OwnRanges::default())));
+        let policy = ranges.map(|ranges| (id(2), AddressPolicy::new(ranges, OwnRanges::default())));
         PeerInputs { policies: policy.into_iter().collect(), ..inputs(&[2], &[]) }
     };
     let one = Ranges { pods: vec![address.into()], nodes: Vec::new() };

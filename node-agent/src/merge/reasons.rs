@@ -158,12 +158,12 @@ fn beyond_quota(peer: &PeerStatus, name: &ServiceName) -> Option<Omission> {
 /// What a problem of the source means for the Service; none where the service takes part all the same.
 fn of_problem(problem: &Problem) -> Option<Omission> {
     let reason = match problem.reason {
-        Fault::headless | Fault::external_name => Reason::NotBalanced,
-        Fault::unsupported => Reason::Unsupported,
-        Fault::address_taken => Reason::AddressTaken,
-        Fault::over_limit => Reason::OverLimit,
+        Fault::Headless | Fault::ExternalName => Reason::NotBalanced,
+        Fault::Unsupported => Reason::Unsupported,
+        Fault::AddressTaken => Reason::AddressTaken,
+        Fault::OverLimit => Reason::OverLimit,
         // Told by what is missing, or nothing is left out.
-        Fault::no_slices | Fault::node_local | Fault::session_affinity => return None,
+        Fault::NoSlices | Fault::NodeLocal | Fault::SessionAffinity => return None,
         _ => Reason::Invalid,
     };
     Some(Omission::new(reason, problem.message.clone()))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_admin::api::{Event, PeerState, unix_us};
-use mesh_model::fence::{Fence, OwnRanges};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerSnapshot, Quota};
@@ -236,8 +236,8 @@ impl PeerFolder {
         tracing::info!(peer = %name, id = %file.id, "following the peer");
         let mut own_ranges = self.config.own_ranges.clone();
         let own = own_ranges.borrow_and_update().as_deref().map_or_else(OwnRanges::default, OwnRanges::clone);
-        let fence = Fence::new(file.ranges.clone(), own);
-        let pin = PeerPin { name: name.clone(), id: file.id, fence };
+        let policy = AddressPolicy::new(file.ranges.clone(), own);
+        let pin = PeerPin { name: name.clone(), id: file.id, policy };
         let asked = Asked {
             local: self.config.local.clone(),
             quota: self.quota.subscribe(),

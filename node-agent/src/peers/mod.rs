@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use mesh_admin::api::{Peer, PeerCut, PeerState, RangesOrigin};
-use mesh_model::fence::Fence;
+use mesh_model::address_policy::AddressPolicy;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{Cut, PeerSnapshot};
 use mesh_peers::PeerFile;
@@ -42,7 +42,7 @@ pub struct PeerStatus {
     /// The id that a refused file claims.
     pub refused_id: Option<ClusterId>,
     /// Which addresses its backends may have, by the file and this cluster's own ranges.
-    pub policy: Option<Fence>,
+    pub policy: Option<AddressPolicy>,
     pub link: Link,
     pub snapshot: Arc<PeerSnapshot>,
 }
@@ -103,7 +103,7 @@ impl PeerStatus {
     }
 
     /// Takes what a task knows of the peer. A task that has just begun, because the file was edited, knows nothing:
-    /// until the peer has spoken to it, what an earlier one learnt of the same cluster stays.
+    /// until the peer is synced, what an earlier one learnt of the same cluster stays.
     pub(crate) fn learn(&mut self, snapshot: Arc<PeerSnapshot>) {
         let known = &self.snapshot;
         self.snapshot = if snapshot.synced || !known.synced {
@@ -127,7 +127,7 @@ impl PeerStatus {
         let (state, reason) = self.state();
         let file = self.file.as_ref();
         let declared = |file: &Arc<PeerFile>| {
-            let declared = matches!(file.ranges, mesh_model::fence::PeerRanges::Declared(_));
+            let declared = matches!(file.ranges, mesh_model::address_policy::PeerRanges::Declared(_));
             if declared { RangesOrigin::Declared } else { RangesOrigin::Agreed }
         };
         let endpoints = file.map(|file| file.endpoints.iter().map(ToString::to_string).collect());

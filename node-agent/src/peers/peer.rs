@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_kv::{Dialer, Event, PeerWatch, Wanted};
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{Interest, PeerPin, PeerSnapshot, PeerView, Quota};
 use mesh_peers::PeerFile;

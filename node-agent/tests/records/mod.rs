@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_model::fence::{Fence, OwnRanges};
+use mesh_model::address_policy::{AddressPolicy, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::view::{PeerPin, PeerView};
 use mesh_peers::PeerFile;
@@ -15,8 +15,8 @@ pub(crate) fn peer(number: u64, records: &[(&str, &str)]) -> (ClusterName, PeerS
         "id: {number}\nendpoints: [\"http://10.0.0.1:2379\"]\nranges: {{pods: [10.{number}.0.0/16]}}\n"
     );
     let file = PeerFile::parse(&name, "x.yaml", &text).unwrap();
-    let fence = Fence::new(file.ranges.clone(), OwnRanges::default());
-    let mut view = PeerView::new(PeerPin { name: name.clone(), id: ClusterId::new(number).unwrap(), fence });
+    let policy = AddressPolicy::new(file.ranges.clone(), OwnRanges::default());
+    let mut view = PeerView::new(PeerPin { name: name.clone(), id: ClusterId::new(number).unwrap(), policy });
     view.begin_list();
     let root = "clustermesh/v1";
     view.list_entry(

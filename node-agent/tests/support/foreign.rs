@@ -23,14 +23,14 @@ const PORT: i16 = 24;
 /// `enum bpf_attach_type`.
 fn attach_type(hook: Hook) -> u64 {
     match hook {
-        Hook::connect4 => 10,
-        Hook::connect6 => 11,
-        Hook::sendmsg4 => 14,
-        Hook::sendmsg6 => 15,
-        Hook::recvmsg4 => 19,
-        Hook::recvmsg6 => 20,
-        Hook::getpeername4 => 29,
-        Hook::getpeername6 => 30,
+        Hook::Connect4 => 10,
+        Hook::Connect6 => 11,
+        Hook::SendMsg4 => 14,
+        Hook::SendMsg6 => 15,
+        Hook::RecvMsg4 => 19,
+        Hook::RecvMsg6 => 20,
+        Hook::GetPeerName4 => 29,
+        Hook::GetPeerName6 => 30,
     }
 }
 

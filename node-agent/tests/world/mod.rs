@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mesh_admin::api::{Event, Peer};
 use mesh_kv::testing::{Etcd, free_port};
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_peers::folder::Remembered;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::Endpoint;
+use crate::etcd_endpoint::EtcdEndpoint;
 
 /// Forwards connections to a server. What the server sends arrives late by a delay; nothing is held up by what was
 /// sent before it.
@@ -33,12 +33,12 @@ struct State {
 
 impl Proxy {
     /// Listens on a free port of 127.0.0.1 as long as the test lives.
-    pub fn start(server: &Endpoint) -> Self {
+    pub fn start(server: &EtcdEndpoint) -> Self {
         Self::listen((Ipv4Addr::LOCALHOST, 0).into(), server)
     }
 
     /// The same at a given address. Both sides are in the calling thread's network namespace.
-    pub fn listen(address: SocketAddr, server: &Endpoint) -> Self {
+    pub fn listen(address: SocketAddr, server: &EtcdEndpoint) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (path, server) = (Arc::<Path>::default(), server.authority());
@@ -49,7 +49,7 @@ impl Proxy {
         Self { address, path }
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub fn endpoint(&self) -> EtcdEndpoint {
         format!("http://{}", self.address).parse().unwrap()
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::key::RecordKey;
 use super::rejection::Fault;
 use super::{Entry, MAX_RANGES, agree, decode_json, entry};
-use crate::fence::Ranges;
+use crate::address_policy::Ranges;
 use crate::name::{ClusterId, ClusterName};
 
 /// Version of the records' meaning. A field that old readers may ignore does not raise it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::key::KeyError;
 use super::{MAX_PORTS, MAX_SERVICE_ENDPOINTS, MAX_VALUE_BYTES, SCHEMA};
-use crate::fence::FenceRejection;
+use crate::address_policy::PolicyRejection;
 use crate::name::{ClusterId, ClusterName};
 
 /// A record, or a part of one, that was not accepted. Displays the key, the reason and the remedy in one line
@@ -62,7 +62,7 @@ pub enum Fault {
     #[error("an endpoint is refused: {detail}")]
     Endpoint { detail: String },
     #[error("an endpoint is refused: {0}")]
-    OutsideFence(FenceRejection),
+    AddressRefused(PolicyRejection),
     #[error(
         "the service has more than {MAX_SERVICE_ENDPOINTS} endpoints in this cluster; {left_out} slices beyond \
          that are not used; split the service"
@@ -96,7 +96,7 @@ impl Fault {
             Self::PortZero { .. } => Reason::PortZero,
             Self::Field { .. } => Reason::InvalidField,
             Self::Endpoint { .. } => Reason::BadEndpoint,
-            Self::OutsideFence(_) => Reason::OutsideFence,
+            Self::AddressRefused(_) => Reason::AddressRefused,
             Self::TooManyEndpoints { .. } => Reason::TooManyEndpoints,
             Self::TooManyPorts { .. } => Reason::TooManyPorts,
         }
@@ -136,7 +136,7 @@ pub enum Reason {
     PortZero,
     InvalidField,
     BadEndpoint,
-    OutsideFence,
+    AddressRefused,
     TooManyEndpoints,
     TooManyPorts,
 }
@@ -155,7 +155,7 @@ impl Reason {
         Self::PortZero,
         Self::InvalidField,
         Self::BadEndpoint,
-        Self::OutsideFence,
+        Self::AddressRefused,
         Self::TooManyEndpoints,
         Self::TooManyPorts,
     ];
@@ -174,7 +174,7 @@ impl Reason {
             Self::PortZero => "port_zero",
             Self::InvalidField => "invalid_field",
             Self::BadEndpoint => "bad_endpoint",
-            Self::OutsideFence => "outside_fence",
+            Self::AddressRefused => "outside_fence",
             Self::TooManyEndpoints => "too_many_endpoints",
             Self::TooManyPorts => "too_many_ports",
         }

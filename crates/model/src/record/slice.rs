@@ -11,7 +11,7 @@ use super::limits::{self, MAX_TEXT_BYTES, MAX_VALUE_BYTES};
 use super::port::{self, WirePort};
 use super::rejection::{Fault, shorten};
 use super::{Entry, agree, decode_json, entry};
-use crate::fence;
+use crate::address_policy;
 use crate::name::{ClusterName, NodeName, ServiceName, SliceName};
 use crate::snapshot::{Condition, Endpoint, SlicePort};
 
@@ -193,8 +193,8 @@ impl WireEndpoint<'_> {
             .address
             .parse()
             .map_err(|_| refuse(format!("{:?} is no IP address", shorten(&self.address))))?;
-        if let Some(what) = fence::forbidden(address) {
-            return Err(Fault::OutsideFence(fence::FenceRejection::Forbidden { address, what }));
+        if let Some(what) = address_policy::forbidden(address) {
+            return Err(Fault::AddressRefused(address_policy::PolicyRejection::Forbidden { address, what }));
         }
         let node = self.node.as_deref().map(NodeName::new).transpose();
         let node = node.map_err(|error| refuse(format!("{address}: {error}")))?;

@@ -22,7 +22,7 @@ impl PeerView {
             self.unread.extend(changes.come.into_iter().filter(|name| !tracked.contains(name)));
         }
         self.unread.retain(|name| !changes.gone.contains(name));
-        self.note_spoken();
+        self.note_synced();
         let others = was_unknown || !changes.reshaped.is_empty();
         // What they take in the maps may be something else.
         self.dirty.extend(changes.reshaped);
@@ -52,7 +52,7 @@ impl PeerView {
         }
         self.unread.retain(|name| !services.contains(name));
         entries.for_each(|(key, value)| self.put(key, value));
-        self.note_spoken();
+        self.note_synced();
     }
 
     /// The list that was begun has more records, which nobody will read.

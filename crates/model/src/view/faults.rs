@@ -39,8 +39,8 @@ impl RecordFault {
 pub struct Faults {
     /// Refused when they were read. The key of a Service's own record has no slice.
     read: OrdMap<SliceKey, RecordFault>,
-    /// Slices with endpoints that the fence keeps out.
-    fenced: OrdMap<SliceKey, RecordFault>,
+    /// Slices with endpoints that the address policy refuses.
+    outside: OrdMap<SliceKey, RecordFault>,
 }
 
 impl Faults {
@@ -48,14 +48,14 @@ impl Faults {
         set(&mut self.read, key, fault);
     }
 
-    pub(super) fn set_fenced(&mut self, key: SliceKey, fault: Option<RecordFault>) {
-        set(&mut self.fenced, key, fault);
+    pub(super) fn set_outside(&mut self, key: SliceKey, fault: Option<RecordFault>) {
+        set(&mut self.outside, key, fault);
     }
 
     /// A record is gone.
     pub(super) fn remove(&mut self, key: &SliceKey) {
         self.read.remove(key);
-        self.fenced.remove(key);
+        self.outside.remove(key);
     }
 
     /// A list was read: what it did not find fault with is well.
@@ -66,7 +66,7 @@ impl Faults {
     /// Those of one Service.
     pub fn of(&self, service: &ServiceName) -> Vec<Omission> {
         let from = (service.clone(), None);
-        let all = [&self.read, &self.fenced].into_iter().flat_map(|faults| {
+        let all = [&self.read, &self.outside].into_iter().flat_map(|faults| {
             let those = faults.range(from.clone()..);
             those.take_while(|((name, _), _)| name == service).map(|(_, fault)| fault)
         });
@@ -105,7 +105,7 @@ impl PeerView {
         let listed = fault.withdraws().then(|| still_listed(value)).flatten();
         let Some(listed) = listed else { return self.records.keep_slice(key) };
         if self.records.retain_slice(key, &listed) {
-            self.note_fenced(key);
+            self.note_outside(key);
             self.dirty.insert(key.0.clone());
         }
     }
@@ -116,23 +116,23 @@ impl PeerView {
         faults.set_read(key, fault);
     }
 
-    /// Counts the endpoints of a slice that the fence keeps out. Before the first cluster record there is no
-    /// telling.
-    pub(super) fn note_fenced(&mut self, key: &SliceKey) {
+    /// Counts the endpoints of a slice that the address policy refuses. Before the first cluster record it is
+    /// not known which these are.
+    pub(super) fn note_outside(&mut self, key: &SliceKey) {
         if self.cluster.is_none() {
             return;
         }
         let (Some(slice), (service, Some(name))) = (self.records.slice(key), key) else {
-            return self.faults.set_fenced(key.clone(), None);
+            return self.faults.set_outside(key.clone(), None);
         };
         let mut refusals =
-            slice.endpoints().filter_map(|endpoint| self.fence.check(endpoint.address()).err());
-        let Some(first) = refusals.next() else { return self.faults.set_fenced(key.clone(), None) };
+            slice.endpoints().filter_map(|endpoint| self.policy.check(endpoint.address()).err());
+        let Some(first) = refusals.next() else { return self.faults.set_outside(key.clone(), None) };
         let count = 1 + refusals.count();
         let text = RecordKey::Slice(self.pin.name.clone(), service.clone(), name.clone()).to_string();
-        let rejection = Rejection::new(&text, Fault::OutsideFence(first));
+        let rejection = Rejection::new(&text, Fault::AddressRefused(first));
         self.rejections.add(&rejection, count as u64);
         let fault = RecordFault::endpoints(Reason::OutsideRanges, &rejection, count);
-        self.faults.set_fenced(key.clone(), Some(fault));
+        self.faults.set_outside(key.clone(), Some(fault));
     }
 }

@@ -3,8 +3,8 @@
 use ipnet::IpNet;
 
 use super::*;
-use crate::fence::tests::CHECKS;
-use crate::fence::{OwnRanges, PeerRanges, Ranges};
+use crate::address_policy::tests::CHECKS;
+use crate::address_policy::{OwnRanges, PeerRanges, Ranges};
 
 fn text(value: &str) -> IpNet {
     value.parse().expect("a range")
@@ -27,7 +27,7 @@ fn a_change_of_one_node_checks_only_what_it_can_touch() {
     let pin = PeerPin {
         name: ClusterName::new("yavin").expect("a name"),
         id: ClusterId::new(2).expect("an id"),
-        fence: Fence::new(agreed, own(5000)),
+        policy: AddressPolicy::new(agreed, own(5000)),
     };
     let mut view = PeerView::new(pin);
     fill(&mut view);

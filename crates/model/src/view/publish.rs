@@ -63,7 +63,7 @@ impl PeerView {
             let slices = slices
                 .take_while(|((service, _), _)| service == name)
                 .map(|(key, slice)| (slice, self.judged_anew.contains(key)));
-            PeerService::new(offer, slices, &self.fence, before)
+            PeerService::new(offer, slices, &self.policy, before)
         });
         let left_out = new.as_ref().map_or(0, PeerService::left_out_slices);
         if left_out > 0 {

@@ -32,7 +32,7 @@ struct Held {
 pub(super) struct Records {
     services: Table<ServiceName, Arc<Offer>>,
     offers: Pool<Offer>,
-    /// As published, before the fence.
+    /// As published, before the address policy is applied.
     slices: Table<SliceKey, Arc<PeerSlice>>,
     slice_ports: Pool<Vec<SlicePort>>,
     limit: usize,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::difference::Finder;
 use super::pool::Pool;
+use crate::address_policy::AddressPolicy;
 use crate::address_set::AddressSet;
 use crate::desired::BackendState;
-use crate::fence::Fence;
 use crate::record::{MAX_SERVICE_ENDPOINTS, ServiceRecord, SliceRecord};
 use crate::snapshot::{Condition, ServicePort, SlicePort};
 
@@ -188,9 +188,9 @@ impl PeerSlice {
         })
     }
 
-    /// What the fence lets through; the slice itself where that is all.
-    fn fenced(self: &Arc<Self>, fence: &Fence) -> Arc<Self> {
-        let inside = |endpoint: &PeerEndpoint| fence.check(endpoint.address()).is_ok();
+    /// The endpoints that the policy accepts; the slice itself where that is all of them.
+    fn allowed_by(self: &Arc<Self>, policy: &AddressPolicy) -> Arc<Self> {
+        let inside = |endpoint: &PeerEndpoint| policy.check(endpoint.address()).is_ok();
         if self.endpoints().all(|endpoint| inside(&endpoint)) {
             return self.clone();
         }
@@ -228,7 +228,7 @@ impl Slices {
     }
 }
 
-/// A peer's shared service behind the fence.
+/// A peer's shared service, without the endpoints that the address policy refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerService {
     offer: Arc<Offer>,
@@ -240,12 +240,12 @@ pub struct PeerService {
 }
 
 impl PeerService {
-    /// `before` is the same service as an earlier call made it; with each slice goes whether the fence may judge it
+    /// `before` is the same service as an earlier call made it; with each slice goes whether the address policy may judge it
     /// otherwise than then.
     pub(super) fn new<'a>(
         offer: &Arc<Offer>,
         slices: impl Iterator<Item = (&'a Arc<PeerSlice>, bool)>,
-        fence: &Fence,
+        policy: &AddressPolicy,
         before: Option<&Self>,
     ) -> Self {
         let (mut kept, mut left_out_slices) = (Vec::new(), 0);
@@ -254,7 +254,7 @@ impl PeerService {
         let mut passed = Finder::new(before.map_or(&[], Self::slices));
         for (slice, judged_anew) in slices {
             let passes = passed.has(slice) && !judged_anew;
-            let slice = if passes { slice.clone() } else { slice.fenced(fence) };
+            let slice = if passes { slice.clone() } else { slice.allowed_by(policy) };
             match room.checked_sub(slice.endpoints.len()) {
                 Some(rest) => {
                     room = rest;

@@ -20,11 +20,11 @@ pub struct PeerSnapshot {
     pub refused: Option<Rejection>,
     /// The last alive record. Its absence means nothing.
     pub alive: Option<AliveRecord>,
-    /// The peer has spoken: a first full list was applied and its exporter had marked services and endpoints
+    /// The peer is synced: a first full list was applied and its exporter had marked services and endpoints
     /// as complete. Never goes back, so it means "`services` is complete as of some time"; before it is true
     /// `services` is empty from ignorance.
     pub synced: bool,
-    /// Services with what the fence lets through of their endpoints.
+    /// Services with those of their endpoints that the address policy accepts.
     pub services: OrdMap<ServiceName, Arc<PeerService>>,
     /// Endpoints in `services`.
     pub endpoints: usize,

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, export};
-use mesh_model::fence::{Fence, OwnRanges, PeerRanges, Ranges};
 use mesh_model::name::{ClusterId, ClusterName, NodeName, PortName, ServiceName, SliceName};
 use mesh_model::record::{ClusterRecord, Incarnation, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::{
@@ -111,7 +111,11 @@ pub(crate) fn empire_pin() -> PeerPin {
         nodes: nets(&["192.168.1.0/24"]),
     };
     let agreed = Ranges { pods: nets(&["10.2.0.0/16", "fd02::/64"]), nodes: nets(&["192.168.2.0/24"]) };
-    PeerPin { name: cluster("empire"), id: id(2), fence: Fence::new(PeerRanges::Agreed(agreed), own) }
+    PeerPin {
+        name: cluster("empire"),
+        id: id(2),
+        policy: AddressPolicy::new(PeerRanges::Agreed(agreed), own),
+    }
 }
 
 pub(crate) fn cluster_record(identity: &Identity) -> ClusterRecord {

@@ -69,7 +69,7 @@ fn namespace(meta: &Meta) -> &str {
 }
 
 fn bad_name(error: &mesh_model::name::NameError) -> Note {
-    Note::new(Reason::name, format!("{error}; correct its metadata"))
+    Note::new(Reason::Name, format!("{error}; correct its metadata"))
 }
 
 /// Collects refusals of the same kind into one note, so that a slice of a thousand bad endpoints is one line.

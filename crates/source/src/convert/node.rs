@@ -30,7 +30,7 @@ pub fn cidrs(object: &ServiceCidr) -> Vec<IpNet> {
 
 /// A Node: its internal addresses, then its external ones, and the ranges of its pods. Host names are left out.
 pub fn node(object: &Object) -> Converted<NodeEntry> {
-    let mut refused = Refusals::new(Reason::node, "address or range");
+    let mut refused = Refusals::new(Reason::Node, "address or range");
     let mut addresses = Vec::new();
     for kind in ["InternalIP", "ExternalIP"] {
         let written = object.status.iter().flat_map(|status| status.addresses.iter().flatten());

@@ -18,7 +18,7 @@ const AFFINITY_SECONDS: u32 = 10_800;
 pub fn service(object: &Object) -> Converted<Service> {
     let (annotated, problems) = parse_map(&object.metadata.annotations);
     let mut notes: Vec<Note> =
-        problems.iter().map(|problem| Note::new(Reason::annotation, problem.to_string())).collect();
+        problems.iter().map(|problem| Note::new(Reason::Annotation, problem.to_string())).collect();
     let Annotated::Global(scope) = annotated else { return Converted::leave(notes) };
 
     let default = ServiceSpec::default();
@@ -36,17 +36,17 @@ pub fn service(object: &Object) -> Converted<Service> {
         }
     };
     if ports.is_empty() {
-        notes.retain(|note| note.reason != Reason::unsupported);
+        notes.retain(|note| note.reason != Reason::Unsupported);
         let message = "it has SCTP ports only, which the mesh does not balance; remove the global annotation, or add a TCP \
                        or UDP port";
-        notes.push(Note::new(Reason::unsupported, message));
+        notes.push(Note::new(Reason::Unsupported, message));
         return Converted::leave(notes);
     }
     let node_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     if node_local {
         let message = "internalTrafficPolicy: Local keeps connections on the client's node, so clients of this cluster \
                        are left to kube-proxy; clients of other clusters may use its backends";
-        notes.push(Note::new(Reason::node_local, message));
+        notes.push(Note::new(Reason::NodeLocal, message));
     }
     let value = Service {
         scope,
@@ -72,12 +72,12 @@ fn not_balanced(spec: &ServiceSpec) -> Option<Note> {
     if spec.kind.as_deref() == Some("ExternalName") {
         let message = "an ExternalName Service is only a DNS alias, which the mesh can't balance; remove the global \
                        annotation, or give it type ClusterIP";
-        return Some(Note::new(Reason::external_name, message));
+        return Some(Note::new(Reason::ExternalName, message));
     }
     if written_ips(spec).any(|ip| ip == "None") {
         let message = "a headless Service (clusterIP: None) has no address that the mesh could balance; remove the \
                        global annotation, or give it a ClusterIP";
-        return Some(Note::new(Reason::headless, message));
+        return Some(Note::new(Reason::Headless, message));
     }
     None
 }
@@ -94,7 +94,7 @@ fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, Note> {
     }
     if ips.is_empty() {
         let message = "it has no ClusterIP, so no client can dial it; write spec.clusterIPs";
-        return Err(Note::new(Reason::no_cluster_ip, message));
+        return Err(Note::new(Reason::NoClusterIp, message));
     }
     Ok(ips)
 }
@@ -102,7 +102,7 @@ fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, Note> {
 fn bad_ip(text: &str, why: &str) -> Note {
     let message =
         format!("ClusterIP {} {why}; write one address per family into spec.clusterIPs", shown(text));
-    Note::new(Reason::service, message)
+    Note::new(Reason::Service, message)
 }
 
 fn usable_cluster_ip(ip: IpAddr) -> Result<(), &'static str> {
@@ -132,7 +132,7 @@ fn ports(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Result<Vec<ServicePort>, 
         let Some(protocol) = protocol(port.protocol.as_deref()).map_err(|why| bad_port(port, why))? else {
             let message =
                 format!("port {number} is SCTP, which the mesh does not balance; its other ports are");
-            notes.push(Note::new(Reason::unsupported, message));
+            notes.push(Note::new(Reason::Unsupported, message));
             continue;
         };
         if !names.insert(name.clone()) || !numbers.insert((number, protocol)) {
@@ -141,7 +141,7 @@ fn ports(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Result<Vec<ServicePort>, 
         ports.push(ServicePort { name, protocol, port: number });
     }
     if written.is_empty() {
-        return Err(Note::new(Reason::service, "it has no port; write spec.ports"));
+        return Err(Note::new(Reason::Service, "it has no port; write spec.ports"));
     }
     Ok(ports)
 }
@@ -155,7 +155,7 @@ fn port_name(port: &Port, required: bool) -> Result<Option<PortName>, Note> {
 }
 
 fn bad_port(port: &Port, why: &str) -> Note {
-    Note::new(Reason::service, format!("port {} is refused: {why}; correct spec.ports", port.port))
+    Note::new(Reason::Service, format!("port {} is refused: {why}; correct spec.ports", port.port))
 }
 
 /// TCP where nothing is said; `None` for SCTP.
@@ -176,13 +176,13 @@ fn session_affinity(spec: &ServiceSpec, notes: &mut Vec<Note>) -> Option<u32> {
             let seconds = config.and_then(|config| config.timeout_seconds);
             let message = "sessionAffinity: ClientIP is not honoured by the mesh yet: each connection chooses a backend anew; \
                            remove the global annotation if clients need the same one again";
-            notes.push(Note::new(Reason::session_affinity, message));
+            notes.push(Note::new(Reason::SessionAffinity, message));
             Some(seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS))
         }
         Some(other) => {
             let message =
                 format!("sessionAffinity {} is neither ClientIP nor None; None is used", shown(other));
-            notes.push(Note::new(Reason::service, message));
+            notes.push(Note::new(Reason::Service, message));
             None
         }
     }

@@ -39,7 +39,7 @@ fn an_unknown_annotation_value_means_the_default_and_is_told() {
     let mut object = object(with_ports(json!([{"port": 80}])));
     object.metadata.annotations.insert("clustermesh.io/affinity".into(), "near".into());
     let converted = service(&object);
-    assert_eq!(converted.notes[0].reason, Reason::annotation);
+    assert_eq!(converted.notes[0].reason, Reason::Annotation);
     let Verdict::Use(service) = converted.verdict else { panic!("{converted:?}") };
     assert_eq!(service.scope.affinity, Affinity::None);
 }
@@ -68,17 +68,17 @@ fn the_creation_time_is_rfc_3339() {
 fn headless_and_external_name_services_are_left_and_told() {
     assert_eq!(
         refused(json!({"clusterIP": "None", "ports": [{"port": 80}]})),
-        (Verdict::Leave, Reason::headless)
+        (Verdict::Leave, Reason::Headless)
     );
-    assert_eq!(refused(json!({"clusterIPs": ["None"]})), (Verdict::Leave, Reason::headless));
+    assert_eq!(refused(json!({"clusterIPs": ["None"]})), (Verdict::Leave, Reason::Headless));
     let external = json!({"type": "ExternalName", "externalName": "example.com"});
-    assert_eq!(refused(external), (Verdict::Leave, Reason::external_name));
+    assert_eq!(refused(external), (Verdict::Leave, Reason::ExternalName));
 }
 
 #[test]
 fn a_service_without_a_cluster_ip_is_rejected() {
     for spec in [json!({"ports": [{"port": 80}]}), json!({"clusterIP": "", "ports": [{"port": 80}]})] {
-        assert_eq!(refused(spec), (Verdict::Keep, Reason::no_cluster_ip));
+        assert_eq!(refused(spec), (Verdict::Keep, Reason::NoClusterIp));
     }
 }
 
@@ -100,7 +100,7 @@ fn bad_cluster_ips_are_rejected() {
     ];
     for ips in bad {
         let spec = json!({"clusterIPs": ips, "ports": [{"port": 80}]});
-        assert_eq!(refused(spec.clone()), (Verdict::Keep, Reason::service), "{spec}");
+        assert_eq!(refused(spec.clone()), (Verdict::Keep, Reason::Service), "{spec}");
         assert!(service(&object(spec)).notes[0].message.len() < 400);
     }
 }
@@ -119,7 +119,7 @@ fn bad_ports_are_rejected() {
         json!([{"port": 80, "name": "a"}, {"port": 80, "name": "b"}]),
     ];
     for ports in bad {
-        assert_eq!(refused(with_ports(ports.clone())), (Verdict::Keep, Reason::service), "{ports}");
+        assert_eq!(refused(with_ports(ports.clone())), (Verdict::Keep, Reason::Service), "{ports}");
     }
 }
 
@@ -129,21 +129,21 @@ fn sctp_ports_are_ignored_and_told() {
     let converted = service(&object(with_ports(ports)));
     let Verdict::Use(service) = converted.verdict else { panic!("{converted:?}") };
     assert_eq!(service.ports.len(), 1);
-    assert_eq!(converted.notes[0].reason, Reason::unsupported);
+    assert_eq!(converted.notes[0].reason, Reason::Unsupported);
 }
 
 #[test]
 fn a_service_with_nothing_but_sctp_is_left_and_told() {
     let ports =
         json!([{"port": 80, "name": "a", "protocol": "SCTP"}, {"port": 81, "name": "b", "protocol": "SCTP"}]);
-    assert_eq!(refused(with_ports(ports)), (Verdict::Leave, Reason::unsupported));
+    assert_eq!(refused(with_ports(ports)), (Verdict::Leave, Reason::Unsupported));
 }
 
 #[test]
 fn session_affinity_has_kubernetes_default_and_is_told_not_to_be_honoured() {
     let seconds = |spec: Value| {
         let Converted { verdict, notes } = service(&object(spec));
-        assert_eq!(notes.iter().map(|note| note.reason).collect::<Vec<_>>(), [Reason::session_affinity]);
+        assert_eq!(notes.iter().map(|note| note.reason).collect::<Vec<_>>(), [Reason::SessionAffinity]);
         let Verdict::Use(service) = verdict else { panic!("{verdict:?}") };
         service.session_affinity_seconds
     };

@@ -92,11 +92,11 @@ pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
         "FQDN" => {
             let message =
                 "addressType FQDN names hosts, which the mesh does not balance; write IPv4 or IPv6 addresses";
-            return Converted::leave(vec![Note::new(Reason::unsupported, message)]);
+            return Converted::leave(vec![Note::new(Reason::Unsupported, message)]);
         }
         other => {
             let message = format!("addressType {} is none of IPv4, IPv6 and FQDN", shown(other));
-            return Converted::keep(vec![Note::new(Reason::slice, message)]);
+            return Converted::keep(vec![Note::new(Reason::Slice, message)]);
         }
     };
     let service = match service(object, label) {
@@ -118,16 +118,16 @@ fn service(object: &EndpointSlice, label: &str) -> Result<ServiceName, Note> {
             "it has {endpoints} endpoints and {ports} ports; Kubernetes allows {MAX_ENDPOINTS} and {MAX_PORTS}: spread \
              them over several slices"
         );
-        return Err(Note::new(Reason::slice, message));
+        return Err(Note::new(Reason::Slice, message));
     }
     ServiceName::new(namespace(&object.metadata), label).map_err(|error| {
-        Note::new(Reason::name, format!("label {SERVICE_LABEL}: {error}; write the Service's name"))
+        Note::new(Reason::Name, format!("label {SERVICE_LABEL}: {error}; write the Service's name"))
     })
 }
 
 fn ports(written: &[EndpointPort], notes: &mut Vec<Note>) -> Vec<SlicePort> {
-    let mut refused = Refusals::new(Reason::slice, "port");
-    let mut unsupported = Refusals::new(Reason::unsupported, "port");
+    let mut refused = Refusals::new(Reason::Slice, "port");
+    let mut unsupported = Refusals::new(Reason::Unsupported, "port");
     let (mut ports, mut names): (Vec<SlicePort>, BTreeSet<Option<PortName>>) = Default::default();
     for port in written {
         match slice_port(port) {
@@ -156,7 +156,7 @@ fn slice_port(port: &EndpointPort) -> Result<Option<SlicePort>, String> {
 }
 
 fn endpoints(written: &[wire::Endpoint], v4: bool, notes: &mut Vec<Note>) -> (Vec<Endpoint>, Vec<Hints>) {
-    let mut refused = Refusals::new(Reason::slice, "endpoint");
+    let mut refused = Refusals::new(Reason::Slice, "endpoint");
     let (mut endpoints, mut hints) = (Vec::with_capacity(written.len()), Vec::new());
     for object in written {
         match endpoint(object, v4) {

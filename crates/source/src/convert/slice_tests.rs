@@ -94,16 +94,16 @@ fn ports_without_a_number_are_ignored_and_told() {
 #[test]
 fn sctp_and_fqdn_are_ignored_and_told() {
     let (slice, notes) = used(json!({"ports": [{"port": 80, "protocol": "SCTP"}]}));
-    assert_eq!((slice.slice.ports.len(), notes[0].reason), (0, Reason::unsupported));
+    assert_eq!((slice.slice.ports.len(), notes[0].reason), (0, Reason::Unsupported));
     let converted = convert(json!({"addressType": "FQDN"}));
-    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Leave, Reason::unsupported));
+    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Leave, Reason::Unsupported));
     let converted = convert(json!({"addressType": "ipv4"}));
-    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Keep, Reason::slice));
+    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Keep, Reason::Slice));
 }
 
 #[test]
 fn more_endpoints_than_kubernetes_allows_are_rejected() {
     let endpoints = vec![json!({"addresses": ["10.1.0.1"]}); 1001];
     let converted = convert(json!({"endpoints": endpoints}));
-    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Keep, Reason::slice));
+    assert_eq!((converted.verdict, converted.notes[0].reason), (Verdict::Keep, Reason::Slice));
 }

@@ -39,7 +39,7 @@ pub(crate) enum ApiError {
         message: String,
         /// For how long the server wants to be left alone.
         retry_after: Option<Duration>,
-        /// The server's history ends before the position that was asked for.
+        /// The server's history ends before the resource version that was asked for.
         ahead: bool,
     },
     #[error("the Kubernetes API has ended a streamed list before it was complete")]
@@ -67,7 +67,7 @@ impl ApiError {
         }
     }
 
-    /// Whether the position that was asked for lies behind the end of the server's history.
+    /// Whether the server's history ends before the resource version that was asked for.
     pub(crate) fn is_ahead(&self) -> bool {
         matches!(self, Self::Refused { ahead: true, .. })
     }

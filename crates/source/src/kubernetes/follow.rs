@@ -1,9 +1,9 @@
 //! Follows one kind of objects at the API server: a full list, then what changes, and again after whatever broke it.
 //!
-//! Owns the position in the server's history. A streamed list is tried first; a server that refuses it is asked for an
-//! ordinary one. Only a position that the server does not have, any more (410) or yet, leads to a new full list: every
-//! other refusal leaves it as it is, for a server with too much to do must not be asked for everything. Asks twice
-//! without a pause only where the first answer was what it should be. Never ends by itself.
+//! Owns the resource version from which its watch goes on. A streamed list is tried first; a server that refuses it is
+//! asked for an ordinary one. Only a resource version that the server does not have, any more (410) or yet, leads to a new
+//! full list: every other refusal leaves it as it is, for a server with too much to do must not be asked for everything.
+//! Asks twice without a pause only where the first answer was what it should be. Never ends by itself.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 use super::access::Access;
 use super::api::{self, ApiError, Lines};
 use super::reading::{self, Key, Reading};
+use super::resource::Resource;
 use super::watch::{Event, Freshness, Query, parse_event, parse_page};
-use crate::metrics::Resource;
 
 /// A watch that is asked anew because nothing came over it has this part of that time for its answer.
 const ANSWER_SHARE: u32 = 5;
@@ -31,23 +31,23 @@ const PAGED_ONCE: Duration = Duration::from_secs(60);
 const ABSENT: Duration = Duration::from_secs(600);
 /// A watch that has lived so long was none that fails at once.
 const STABLE: Duration = Duration::from_secs(5);
-/// So many servers in a row must say that their history ends before a position until it is given up: one alone may
-/// have fallen behind the others.
+/// A resource version is given up after so many answers in a row that the history ends before it: one server alone may have
+/// fallen behind the others.
 const BEHIND: u32 = 3;
 
 /// What a follower tells, in order.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// A full list begins; one that had begun is void.
-    Begin,
-    /// An object is there, in a list or after it.
-    There(Box<Reading>),
-    Gone(Key),
-    /// An object is there that does not even tell its name.
+    /// A full list begins; an unfinished one before it is void.
+    Init,
+    /// An object exists, as of a list, or was created or changed after it.
+    Apply(Box<Reading>),
+    Delete(Key),
+    /// An object exists of which not even the name can be read.
     Nameless,
     /// The list is whole.
-    End,
-    /// The server has spoken.
+    InitDone,
+    /// The server has answered; nothing has changed.
     Alive,
     /// The connection is lost. What is known stays.
     Fault(String),
@@ -58,16 +58,16 @@ pub(crate) struct Follower {
     resource: Resource,
     access: Access,
     out: mpsc::Sender<(Resource, Change)>,
-    /// From where to go on; none: a full list is needed.
-    position: Option<String>,
-    /// The position may be one that the server has not reached: it then says nothing at all.
+    /// Where the next watch goes on; none: a full list is needed.
+    resource_version: Option<String>,
+    /// The server may not have reached the resource version; it then sends nothing at all.
     doubted: bool,
     /// How new the next list must be.
     freshness: Freshness,
     /// Lists must be the latest.
     latest: bool,
     paged_until: Option<Instant>,
-    /// Answers in a row that the history ends before the position.
+    /// Answers in a row that the history ends before the resource version.
     behind: u32,
     backoff: Backoff,
     /// Since when changes can come.
@@ -76,9 +76,9 @@ pub(crate) struct Follower {
     quiet: Duration,
 }
 
-/// Why there is no more to do: nobody listens.
+/// Nobody receives the changes any more, so there is nothing left to do.
 #[derive(Debug)]
-struct Unheard;
+struct ReceiverDropped;
 
 /// Why an attempt ended.
 enum Ended {
@@ -90,7 +90,7 @@ enum Ended {
     /// new connection, the server answers or doesn't.
     Quiet,
     Failed(ApiError),
-    Unheard,
+    ReceiverDropped,
 }
 
 impl From<ApiError> for Ended {
@@ -99,9 +99,9 @@ impl From<ApiError> for Ended {
     }
 }
 
-impl From<Unheard> for Ended {
-    fn from(_: Unheard) -> Self {
-        Self::Unheard
+impl From<ReceiverDropped> for Ended {
+    fn from(_: ReceiverDropped) -> Self {
+        Self::ReceiverDropped
     }
 }
 
@@ -116,7 +116,7 @@ impl Follower {
             resource,
             access,
             out,
-            position: None,
+            resource_version: None,
             doubted: false,
             freshness: Freshness::Cached,
             latest: false,
@@ -134,7 +134,7 @@ impl Follower {
         Self { latest, freshness, ..self }
     }
 
-    /// Runs until nobody listens.
+    /// Runs until the receiver of the changes is dropped.
     pub(crate) async fn run(mut self) {
         let mut client = None;
         loop {
@@ -144,7 +144,7 @@ impl Follower {
                 self.backoff.reset();
             }
             match ended {
-                Ended::Unheard => return,
+                Ended::ReceiverDropped => return,
                 Ended::Listed => {}
                 Ended::Closed if stable => {}
                 Ended::Closed => sleep(self.backoff.next_delay()).await,
@@ -167,14 +167,14 @@ impl Follower {
             None => client.insert(self.access.client().await.map_err(ApiError::from)?),
         };
         if self.doubted {
-            self.check_position(client).await?;
+            self.check_resource_version(client).await?;
         }
-        if let Some(position) = self.position.clone() {
-            return self.watch(client, &Query::Watch { position }).await;
+        if let Some(resource_version) = self.resource_version.clone() {
+            return self.watch(client, &Query::Watch { resource_version }).await;
         }
         if self.paged_until.is_none_or(|until| Instant::now() >= until) {
             match self.watch(client, &Query::StreamedList).await {
-                Err(Ended::Failed(error)) if self.position.is_none() && refuses_streaming(&error) => {
+                Err(Ended::Failed(error)) if self.resource_version.is_none() && refuses_streaming(&error) => {
                     let reason = error.to_string();
                     tracing::debug!(resource = %self.resource, reason, "lists are not streamed; asking for pages");
                     let stalled = matches!(error, ApiError::Silent(_));
@@ -185,7 +185,7 @@ impl Follower {
         }
         match self.list(client).await {
             Err(Ended::Failed(error)) if error.code() == Some(404) && self.resource.may_be_absent() => {
-                self.tell(Change::End).await?;
+                self.tell(Change::InitDone).await?;
                 sleep(ABSENT).await;
                 Ok(Ended::Listed)
             }
@@ -194,10 +194,10 @@ impl Follower {
     }
 
     /// Says what is wrong and waits. `stable`: a watch was well before.
-    async fn fail(&mut self, error: &ApiError, stable: bool) -> Result<(), Unheard> {
+    async fn fail(&mut self, error: &ApiError, stable: bool) -> Result<(), ReceiverDropped> {
         let reason = chain(error);
         if error.code() == Some(410) {
-            tracing::info!(resource = %self.resource, reason, "the position is forgotten; listing everything anew");
+            tracing::info!(resource = %self.resource, reason, "the resource version is too old; listing everything anew");
             self.forget(stable);
         } else {
             self.behind = if error.is_ahead() { self.behind + 1 } else { 0 };
@@ -208,7 +208,9 @@ impl Follower {
             match error {
                 ApiError::Unfinished => self.paged_until = Some(Instant::now() + PAGED_ONCE),
                 // Caches know no pages.
-                ApiError::TooLarge(_) if self.position.is_none() => self.freshness = Freshness::Latest,
+                ApiError::TooLarge(_) if self.resource_version.is_none() => {
+                    self.freshness = Freshness::Latest
+                }
                 _ => {}
             }
             self.tell(Change::Fault(reason)).await?;
@@ -218,46 +220,46 @@ impl Follower {
         Ok(())
     }
 
-    /// The next list must not be from before the position, if that was any good.
+    /// The next list must not be from before the resource version, if that was any good.
     fn forget(&mut self, good: bool) {
-        self.freshness = match self.position.take() {
-            Some(position) if good && !self.latest => Freshness::NotOlderThan(position),
+        self.freshness = match self.resource_version.take() {
+            Some(resource_version) if good && !self.latest => Freshness::NotOlderThan(resource_version),
             _ => Freshness::Latest,
         };
         (self.behind, self.doubted) = (0, false);
     }
 
-    async fn tell(&self, change: Change) -> Result<(), Unheard> {
-        self.out.send((self.resource, change)).await.map_err(|_| Unheard)
+    async fn tell(&self, change: Change) -> Result<(), ReceiverDropped> {
+        self.out.send((self.resource, change)).await.map_err(|_| ReceiverDropped)
     }
 
     /// Everything, all at once or page by page.
     async fn list(&mut self, client: &Client) -> Result<Ended, Ended> {
-        self.tell(Change::Begin).await?;
+        self.tell(Change::Init).await?;
         let mut query = Query::List(self.freshness.clone());
         loop {
             let body = api::whole(api::get(client, &query.path(self.resource)).await?).await?;
             let page = parse_page(&body)?;
             for item in page.items {
-                self.there(item.get()).await?;
+                self.apply(item.get()).await?;
             }
             match page.next {
                 Some(token) => query = Query::NextPage(token),
                 None => {
-                    self.position = Some(page.position);
-                    self.tell(Change::End).await?;
+                    self.resource_version = Some(page.resource_version);
+                    self.tell(Change::InitDone).await?;
                     return Ok(Ended::Listed);
                 }
             }
         }
     }
 
-    /// What happens from a position on; or everything, streamed, and then that.
+    /// What happens from a resource version on; or everything, streamed, and then that.
     async fn watch(&mut self, client: &Client, query: &Query) -> Result<Ended, Ended> {
         let mut listing = query.is_streamed_list();
         let mut lines = Lines::new(self.begin_watch(client, query).await?);
         self.watching = (!listing).then(Instant::now);
-        self.tell(if listing { Change::Begin } else { Change::Alive }).await?;
+        self.tell(if listing { Change::Init } else { Change::Alive }).await?;
         loop {
             let line = match lines.next(if listing { LISTING } else { self.quiet }).await {
                 Err(ApiError::Silent(_)) if !listing => return Ok(Ended::Quiet),
@@ -266,40 +268,45 @@ impl Follower {
             let Some(line) = line else {
                 return if listing { Err(ApiError::Unfinished.into()) } else { Ok(Ended::Closed) };
             };
-            let position = match parse_event(&line)? {
+            let resource_version = match parse_event(&line)? {
                 Event::Error(error) => return Err(error.into()),
-                Event::There(json) => self.there(json).await?,
-                Event::Gone(json) => self.gone(json).await?,
-                Event::Bookmark { position, ends_list } => {
+                Event::Apply(json) => self.apply(json).await?,
+                Event::Delete(json) => self.delete(json).await?,
+                Event::Bookmark { resource_version, ends_list } => {
                     if listing && ends_list {
                         listing = false;
                         self.watching = Some(Instant::now());
-                        self.tell(Change::End).await?;
+                        self.tell(Change::InitDone).await?;
                     } else {
                         self.tell(Change::Alive).await?;
                     }
-                    Some(position)
+                    Some(resource_version)
                 }
             };
             // In the middle of a list there is none.
-            if let (false, Some(position)) = (listing, position) {
-                self.position = Some(position);
+            if let (false, Some(resource_version)) = (listing, resource_version) {
+                self.resource_version = Some(resource_version);
                 self.behind = 0;
             }
         }
     }
 
-    /// Asks whether the server's history goes as far as the position at all. An API server that goes on after its storage
-    /// was set back takes a watch from there and says nothing over it.
-    async fn check_position(&mut self, client: &Client) -> Result<(), ApiError> {
+    /// Asks whether the server's history goes as far as the resource version at all. An API server whose storage was set
+    /// back accepts a watch from there and sends nothing over it.
+    async fn check_resource_version(&mut self, client: &Client) -> Result<(), ApiError> {
         match self.newest(client).await {
-            Ok(newest) if self.position.as_ref().is_some_and(|position| is_before(&newest, position)) => {
-                let position = self.position.as_deref();
-                tracing::info!(resource = %self.resource, position, newest, "the history was set back; listing anew");
+            Ok(newest) if self.resource_version.as_ref().is_some_and(|known| is_before(&newest, known)) => {
+                let resource_version = self.resource_version.as_deref();
+                tracing::info!(
+                    resource = %self.resource,
+                    resource_version,
+                    newest,
+                    "the history was set back; listing anew"
+                );
                 self.forget(false);
             }
             Err(error) if error.code().is_none() => return Err(error),
-            // A refusal says nothing about the position.
+            // A refusal says nothing about the resource version.
             _ => self.doubted = false,
         }
         Ok(())
@@ -309,7 +316,7 @@ impl Follower {
         let answer = self.quiet / ANSWER_SHARE;
         let asked = async {
             let body = api::whole(api::get(client, &Query::Newest.path(self.resource)).await?).await?;
-            Ok(parse_page(&body)?.position)
+            Ok(parse_page(&body)?.resource_version)
         };
         tokio::time::timeout(answer, asked).await.unwrap_or(Err(ApiError::Silent(answer)))
     }
@@ -324,27 +331,27 @@ impl Follower {
         asked.unwrap_or(Err(ApiError::Silent(answer)))
     }
 
-    async fn there(&self, json: &str) -> Result<Option<String>, Unheard> {
+    async fn apply(&self, json: &str) -> Result<Option<String>, ReceiverDropped> {
         let Some(mut reading) = reading::read(self.resource, json) else {
             self.tell(Change::Nameless).await?;
             return Ok(None);
         };
-        let position = reading.position.take();
-        self.tell(Change::There(Box::new(reading))).await?;
-        Ok(position)
+        let resource_version = reading.resource_version.take();
+        self.tell(Change::Apply(Box::new(reading))).await?;
+        Ok(resource_version)
     }
 
-    async fn gone(&self, json: &str) -> Result<Option<String>, Unheard> {
-        let Some((key, position)) = reading::name(self.resource, json) else { return Ok(None) };
-        self.tell(Change::Gone(key)).await?;
-        Ok(position)
+    async fn delete(&self, json: &str) -> Result<Option<String>, ReceiverDropped> {
+        let Some((key, resource_version)) = reading::name(self.resource, json) else { return Ok(None) };
+        self.tell(Change::Delete(key)).await?;
+        Ok(resource_version)
     }
 }
 
-/// Positions are opaque, but for their order (KEP-5504).
-fn is_before(position: &str, other: &str) -> bool {
+/// Resource versions are opaque, but for their order (KEP-5504).
+fn is_before(resource_version: &str, other: &str) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
-    number(position).zip(number(other)).is_some_and(|(position, other)| position < other)
+    number(resource_version).zip(number(other)).is_some_and(|(one, other)| one < other)
 }
 
 /// Whether an answer means that lists are not streamed here, and not that we aren't let in or must wait.

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::OrdMap;
 use ipnet::IpNet;
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{NodeName, ServiceName};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::{Knowledge, Table};
 
 use super::follow::Change;
-use super::reading::{Content, Key, Reading};
+use super::reading::{Effect, Key, Reading};
+use super::resource::Resource;
 use crate::convert::Note;
 use crate::memory::Known;
-use crate::metrics::Resource;
 use crate::objects::{Listed, ObjectKey, Objects};
 use crate::status::{Problem, Reason, Status};
 
@@ -70,25 +70,25 @@ pub(crate) struct Mirror {
 
 fn listed(resource: Resource) -> Option<Listed> {
     match resource {
-        Resource::services => Some(Listed::Services),
-        Resource::endpointslices => Some(Listed::Slices),
-        Resource::nodes => Some(Listed::Nodes),
-        Resource::servicecidrs => None,
+        Resource::Services => Some(Listed::Services),
+        Resource::EndpointSlices => Some(Listed::Slices),
+        Resource::Nodes => Some(Listed::Nodes),
+        Resource::ServiceCidrs => None,
     }
 }
 
 fn of_kind(key: &ObjectKey) -> Resource {
     match key {
-        ObjectKey::Service(_) => Resource::services,
-        ObjectKey::Slice(_) => Resource::endpointslices,
-        ObjectKey::Node(_) => Resource::nodes,
+        ObjectKey::Service(_) => Resource::Services,
+        ObjectKey::Slice(_) => Resource::EndpointSlices,
+        ObjectKey::Node(_) => Resource::Nodes,
     }
 }
 
 fn kind_of(key: &Key) -> Resource {
     match key {
         Key::Object(key) => of_kind(key),
-        Key::Cidr(_) => Resource::servicecidrs,
+        Key::Cidr(_) => Resource::ServiceCidrs,
     }
 }
 
@@ -124,19 +124,19 @@ impl Mirror {
 
     /// Takes note of what a follower says.
     pub(crate) fn take(&mut self, resource: Resource, change: Change) {
-        self.ranges_moved |= matches!(resource, Resource::nodes | Resource::servicecidrs);
+        self.ranges_moved |= matches!(resource, Resource::Nodes | Resource::ServiceCidrs);
         match change {
-            Change::Begin => {
+            Change::Init => {
                 self.followed.remove(&resource);
                 return self.begin(resource);
             }
-            Change::There(reading) => self.there(resource, *reading),
+            Change::Apply(reading) => self.apply(resource, *reading),
             Change::Nameless if self.listing.contains_key(&resource) => {
                 self.listing_nameless.insert(resource);
             }
             Change::Nameless => drop(self.nameless.insert(resource)),
-            Change::Gone(key) => self.gone(resource, &key),
-            Change::End => {
+            Change::Delete(key) => self.delete(resource, &key),
+            Change::InitDone => {
                 self.followed.insert(resource);
                 self.end(resource);
             }
@@ -186,7 +186,7 @@ impl Mirror {
                 "the list of {resource} holds objects without a usable name; no {resource} are deleted until they \
                  are gone or corrected"
             );
-            problem(String::new(), Reason::name, message)
+            problem(String::new(), Reason::Name, message)
         });
         let noted = self.shown().flat_map(|(key, noted)| {
             noted.notes.iter().map(move |note| problem(key.to_string(), note.reason, note.message.clone()))
@@ -194,7 +194,7 @@ impl Mirror {
         let beyond = self
             .objects
             .beyond()
-            .map(|(name, beyond)| problem(format!("Service {name}"), Reason::over_limit, beyond.to_string()));
+            .map(|(name, beyond)| problem(format!("Service {name}"), Reason::OverLimit, beyond.to_string()));
         let mut problems: Vec<_> =
             self.fault().into_iter().chain(nameless).chain(noted).chain(beyond).collect();
         problems.sort();
@@ -215,7 +215,7 @@ impl Mirror {
         }
         for (name, beyond) in self.objects.beyond() {
             let Some(uid) = self.uids.get(name).cloned() else { continue };
-            let (service, reason, message) = (name.clone(), Reason::over_limit, beyond.to_string());
+            let (service, reason, message) = (name.clone(), Reason::OverLimit, beyond.to_string());
             reports.push(Report { service, uid, reason, message });
         }
         reports.sort();
@@ -250,22 +250,22 @@ impl Mirror {
         self.kept.retain(|key| kind_of(key) != resource);
     }
 
-    fn there(&mut self, resource: Resource, reading: Reading) {
-        let Reading { key, content, notes, owner, uid, .. } = reading;
-        if let (Key::Object(ObjectKey::Service(name)), Content::Object(_), Some(uid)) = (&key, &content, &uid)
+    fn apply(&mut self, resource: Resource, reading: Reading) {
+        let Reading { key, effect, notes, owner, uid, .. } = reading;
+        if let (Key::Object(ObjectKey::Service(name)), Effect::Object(_), Some(uid)) = (&key, &effect, &uid)
             && self.uids.get(name) != Some(uid)
         {
             self.uids.insert(name.clone(), uid.clone());
         }
-        if matches!(content, Content::Keep) {
+        if matches!(effect, Effect::Keep) {
             self.kept.insert(key.clone());
         } else {
             self.kept.remove(&key);
         }
-        match (&key, content) {
-            (_, Content::Object(object)) => self.objects.put(object),
-            (Key::Cidr(name), Content::Cidr(ranges)) => drop(self.cidrs.put(name.clone(), ranges)),
-            (Key::Object(key), Content::Leave) => self.objects.delete(key),
+        match (&key, effect) {
+            (_, Effect::Object(object)) => self.objects.put(object),
+            (Key::Cidr(name), Effect::Cidr(ranges)) => drop(self.cidrs.put(name.clone(), ranges)),
+            (Key::Object(key), Effect::Leave) => self.objects.delete(key),
             (Key::Object(key), _) => self.objects.keep(key),
             (Key::Cidr(name), _) => self.cidrs.keep(name),
         }
@@ -278,7 +278,7 @@ impl Mirror {
         }
     }
 
-    fn gone(&mut self, resource: Resource, key: &Key) {
+    fn delete(&mut self, resource: Resource, key: &Key) {
         self.kept.remove(key);
         match key {
             Key::Object(key) => {
@@ -332,7 +332,7 @@ impl Mirror {
         let others = if others == 0 { String::new() } else { format!(" and {others} more kinds") };
         let stays = if self.is_complete() { "what is known stays" } else { "nothing is known yet" };
         let message = format!("{resource}{others} can't be followed ({reason}); {stays}");
-        Some(problem(String::new(), Reason::api_unavailable, message))
+        Some(problem(String::new(), Reason::ApiUnavailable, message))
     }
 }
 
@@ -346,18 +346,18 @@ mod tests {
 
     #[test]
     fn what_does_not_tell_its_name_counts_until_a_list_without_it_has_ended() {
-        let mut mirror = Mirror::new([Resource::services], None);
+        let mut mirror = Mirror::new([Resource::Services], None);
         let mut takes = |changes: Vec<Change>| {
-            changes.into_iter().for_each(|change| mirror.take(Resource::services, change));
+            changes.into_iter().for_each(|change| mirror.take(Resource::Services, change));
             mirror.refresh();
             let Status { knowledge, problems } = mirror.status();
             (knowledge, problems.len(), mirror.snapshot().unread.anything)
         };
         let partial = (Knowledge::Partial, 1, true);
-        assert_eq!(takes(vec![Change::Begin, Change::Nameless, Change::End]), partial);
-        assert_eq!(takes(vec![Change::Begin]), partial, "the next list may hold it too");
-        assert_eq!(takes(vec![Change::Nameless, Change::Begin]), partial, "a list that was void");
-        assert_eq!(takes(vec![Change::End]), (Knowledge::Complete, 0, false));
+        assert_eq!(takes(vec![Change::Init, Change::Nameless, Change::InitDone]), partial);
+        assert_eq!(takes(vec![Change::Init]), partial, "the next list may hold it too");
+        assert_eq!(takes(vec![Change::Nameless, Change::Init]), partial, "a list that was void");
+        assert_eq!(takes(vec![Change::InitDone]), (Knowledge::Complete, 0, false));
         assert_eq!(takes(vec![Change::Nameless]), (Knowledge::Partial, 1, false));
     }
 }

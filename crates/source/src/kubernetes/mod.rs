@@ -9,13 +9,14 @@ mod events;
 mod follow;
 mod mirror;
 mod reading;
+mod resource;
 mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
-use mesh_model::fence::OwnRanges;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::NodeName;
 use mesh_model::snapshot::ClusterSnapshot;
 use tokio::sync::{mpsc, watch as channel};
@@ -23,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::memory::Known;
-use crate::metrics::{Kind, KindLabels, Resource, ResourceLabels, SourceMetrics};
+use crate::metrics::{Kind, SourceMetrics};
 use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
 use mirror::Mirror;
@@ -31,6 +32,7 @@ use mirror::Mirror;
 pub use access::{Access, AccessError};
 pub use events::{EventWriter, Events, Notice, Subject, TOLD_AGAIN, upper_camel};
 pub use mirror::{Report, Uids};
+pub use resource::Resource;
 
 /// Changes on their way to their owner.
 const QUEUE: usize = 256;
@@ -80,8 +82,8 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     pub fn new(access: Access, options: Options, metrics: SourceMetrics) -> Self {
-        let mut resources = vec![Resource::services, Resource::endpointslices, Resource::nodes];
-        resources.extend(options.service_cidrs.then_some(Resource::servicecidrs));
+        let mut resources = vec![Resource::Services, Resource::EndpointSlices, Resource::Nodes];
+        resources.extend(options.service_cidrs.then_some(Resource::ServiceCidrs));
         Self {
             access,
             quiet: options.quiet.unwrap_or(QUIET).min(QUIET),
@@ -208,12 +210,11 @@ impl Kubernetes {
     }
 
     fn take(&mut self, resource: Resource, change: Change) {
-        let labels = ResourceLabels { resource };
         match &change {
-            Change::Begin => drop(self.metrics.lists.get_or_create(&labels).inc()),
-            Change::There(_) | Change::Gone(_) => drop(self.metrics.changes.get_or_create(&labels).inc()),
+            Change::Init => drop(self.metrics.lists(resource).inc()),
+            Change::Apply(_) | Change::Delete(_) => drop(self.metrics.changes(resource).inc()),
             Change::Fault(_) => drop(self.metrics.failures.inc()),
-            Change::Nameless | Change::End | Change::Alive => {}
+            Change::Nameless | Change::InitDone | Change::Alive => {}
         }
         self.mirror.take(resource, change);
     }
@@ -271,8 +272,8 @@ impl Kubernetes {
 
     fn measure(&self) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for (kind, count) in [Kind::service, Kind::slice, Kind::node].into_iter().zip(self.mirror.counts()) {
-            self.metrics.objects.get_or_create(&KindLabels { kind }).set(gauge(count));
+        for (kind, count) in [Kind::Service, Kind::Slice, Kind::Node].into_iter().zip(self.mirror.counts()) {
+            self.metrics.objects(kind).set(gauge(count));
         }
         self.metrics.kept.set(gauge(self.mirror.kept()));
         self.metrics.notified.set((self.mirror.is_complete() && !self.mirror.has_faults()).into());
@@ -297,12 +298,12 @@ fn replace<T: PartialEq>(sender: &channel::Sender<T>, value: T) {
 fn tell(turn: &Turn) {
     for Problem { object, reason, message, .. } in &turn.appeared {
         if reason.is_fault() {
-            tracing::warn!(object, ?reason, error = message, "problem with the source");
+            tracing::warn!(object, %reason, error = message, "problem with the source");
         } else {
-            tracing::info!(object, ?reason, message, "remark on an object");
+            tracing::info!(object, %reason, message, "remark on an object");
         }
     }
     for Problem { object, reason, .. } in &turn.gone {
-        tracing::info!(object, ?reason, "problem with the source is gone");
+        tracing::info!(object, %reason, "problem with the source is gone");
     }
 }

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::resource::Resource;
 use crate::convert::{self, Converted, Note, SliceKey, Verdict};
-use crate::metrics::Resource;
 use crate::objects::{Object, ObjectKey};
 use crate::status::Reason;
 use crate::wire::{EndpointSlice, Meta, Node, Service, ServiceCidr};
@@ -20,15 +20,14 @@ use crate::wire::{EndpointSlice, Meta, Node, Service, ServiceCidr};
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) key: Key,
-    pub(crate) content: Content,
+    pub(crate) effect: Effect,
     /// What is wrong with it.
     pub(crate) notes: Vec<Note>,
     /// The Service that a slice belongs to.
     pub(crate) owner: Option<ServiceName>,
     /// Of this very object, not of one of the same name before or after it.
     pub(crate) uid: Option<String>,
-    /// The object's version, which is a position in the server's history.
-    pub(crate) position: Option<String>,
+    pub(crate) resource_version: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +38,7 @@ pub(crate) enum Key {
 }
 
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum Effect {
     Object(Object),
     Cidr(Vec<IpNet>),
     /// Nothing for the mesh.
@@ -51,18 +50,18 @@ pub(crate) enum Content {
 /// An object of a kind; nothing where not even its name is usable.
 pub(crate) fn read(resource: Resource, json: &str) -> Option<Reading> {
     match resource {
-        Resource::services => object(json, service),
-        Resource::endpointslices => object(json, slice),
-        Resource::nodes => object(json, node),
-        Resource::servicecidrs => object(json, |object: &ServiceCidr| {
+        Resource::Services => object(json, service),
+        Resource::EndpointSlices => object(json, slice),
+        Resource::Nodes => object(json, node),
+        Resource::ServiceCidrs => object(json, |object: &ServiceCidr| {
             let key = key(resource, &object.metadata)?;
-            Some(reading(key, Content::Cidr(convert::cidrs(object)), Vec::new()))
+            Some(reading(key, Effect::Cidr(convert::cidrs(object)), Vec::new()))
         }),
     }
     .or_else(|| unreadable(resource, json))
 }
 
-/// The name and position of an object of a kind.
+/// The name and resource version of an object of a kind.
 pub(crate) fn name(resource: Resource, json: &str) -> Option<(Key, Option<String>)> {
     let object: OnlyName = serde_json::from_str(json).ok()?;
     Some((key_of(resource, &object)?, object.metadata.resource_version))
@@ -104,7 +103,7 @@ fn object<T: DeserializeOwned + HasMeta>(
     let object: T = serde_json::from_str(json).ok()?;
     let reading = read(&object)?;
     let meta = object.meta();
-    Some(Reading { uid: meta.uid.clone(), position: meta.resource_version.clone(), ..reading })
+    Some(Reading { uid: meta.uid.clone(), resource_version: meta.resource_version.clone(), ..reading })
 }
 
 trait HasMeta {
@@ -124,21 +123,21 @@ has_meta!(Service, EndpointSlice, Node, ServiceCidr);
 fn unreadable(resource: Resource, json: &str) -> Option<Reading> {
     let object: OnlyName = serde_json::from_str(json).ok()?;
     let message = "its fields are not of the types that this version knows; its last good state stays";
-    let notes = vec![Note::new(Reason::malformed, message)];
-    let reading = reading(key_of(resource, &object)?, Content::Keep, notes);
-    Some(Reading { owner: object.owner(), position: object.metadata.resource_version, ..reading })
+    let notes = vec![Note::new(Reason::Malformed, message)];
+    let reading = reading(key_of(resource, &object)?, Effect::Keep, notes);
+    Some(Reading { owner: object.owner(), resource_version: object.metadata.resource_version, ..reading })
 }
 
-fn reading(key: Key, content: Content, notes: Vec<Note>) -> Reading {
-    Reading { key, content, notes, owner: None, uid: None, position: None }
+fn reading(key: Key, effect: Effect, notes: Vec<Note>) -> Reading {
+    Reading { key, effect, notes, owner: None, uid: None, resource_version: None }
 }
 
 fn key(resource: Resource, meta: &Meta) -> Option<Key> {
     let key = match resource {
-        Resource::services => convert::service_name(meta).ok()?.into(),
-        Resource::endpointslices => SliceKey::of(meta).ok()?.into(),
-        Resource::nodes => convert::node_name(meta).ok()?.into(),
-        Resource::servicecidrs => return meta.name.clone().map(Key::Cidr),
+        Resource::Services => convert::service_name(meta).ok()?.into(),
+        Resource::EndpointSlices => SliceKey::of(meta).ok()?.into(),
+        Resource::Nodes => convert::node_name(meta).ok()?.into(),
+        Resource::ServiceCidrs => return meta.name.clone().map(Key::Cidr),
     };
     Some(Key::Object(key))
 }
@@ -167,12 +166,12 @@ fn converted<K: Clone, V>(key: K, converted: Converted<V>, object: impl FnOnce(K
 where
     ObjectKey: From<K>,
 {
-    let content = match converted.verdict {
-        Verdict::Use(value) => Content::Object(object(key.clone(), value)),
-        Verdict::Leave => Content::Leave,
-        Verdict::Keep => Content::Keep,
+    let effect = match converted.verdict {
+        Verdict::Use(value) => Effect::Object(object(key.clone(), value)),
+        Verdict::Leave => Effect::Leave,
+        Verdict::Keep => Effect::Keep,
     };
-    reading(Key::Object(key.into()), content, converted.notes)
+    reading(Key::Object(key.into()), effect, converted.notes)
 }
 
 #[cfg(test)]
@@ -182,10 +181,10 @@ mod tests {
     #[test]
     fn an_object_with_wrong_types_is_kept_by_its_name() {
         let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "spec": {"ports": "eighty"}}"#;
-        let reading = read(Resource::services, json).unwrap();
+        let reading = read(Resource::Services, json).unwrap();
         assert_eq!(reading.key, Key::Object(ObjectKey::Service("ns/a".parse().unwrap())));
-        assert!(matches!(reading.content, Content::Keep), "{reading:?}");
-        assert_eq!(reading.notes[0].reason, Reason::malformed);
+        assert!(matches!(reading.effect, Effect::Keep), "{reading:?}");
+        assert_eq!(reading.notes[0].reason, Reason::Malformed);
     }
 
     #[test]
@@ -193,21 +192,21 @@ mod tests {
         let labels = r#"{"kubernetes.io/service-name": "s", "a": 1}"#;
         let json =
             format!(r#"{{"metadata": {{"name": "a", "namespace": "ns", "labels": {labels}}}, "ports": 3}}"#);
-        let reading = read(Resource::endpointslices, &json).unwrap();
+        let reading = read(Resource::EndpointSlices, &json).unwrap();
         assert_eq!(reading.owner, Some("ns/s".parse().unwrap()));
     }
 
     #[test]
     fn an_object_without_a_usable_name_is_nothing() {
         for json in ["{}", "[]", r#"{"metadata": {"name": "A B"}}"#, "nonsense"] {
-            assert!(read(Resource::endpointslices, json).is_none(), "{json}");
+            assert!(read(Resource::EndpointSlices, json).is_none(), "{json}");
         }
     }
 
     #[test]
     fn a_slice_of_no_service_is_left_without_a_word() {
         let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "addressType": "FQDN"}"#;
-        let reading = read(Resource::endpointslices, json).unwrap();
-        assert!(matches!(reading.content, Content::Leave) && reading.notes.is_empty(), "{reading:?}");
+        let reading = read(Resource::EndpointSlices, json).unwrap();
+        assert!(matches!(reading.effect, Effect::Leave) && reading.notes.is_empty(), "{reading:?}");
     }
 }

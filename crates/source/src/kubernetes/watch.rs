@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::{ApiError, Status};
-use crate::metrics::Resource;
+use super::resource::Resource;
 
 /// Objects per page of a list; client-go's size.
 const PAGE: usize = 500;
@@ -14,7 +14,7 @@ const PAGE: usize = 500;
 pub(crate) enum Freshness {
     /// What the server's cache holds, whatever it is. Costs the server's storage nothing.
     Cached,
-    /// What the cache holds once it has reached this position.
+    /// What the cache holds once it has reached this resource version.
     NotOlderThan(String),
     /// As of now. Servers before 1.31 read it from their storage.
     Latest,
@@ -27,8 +27,8 @@ pub(crate) enum Query {
     List(Freshness),
     /// The page after the one that gave this token.
     NextPage(String),
-    /// What happens after a position.
-    Watch { position: String },
+    /// What happens after a resource version.
+    Watch { resource_version: String },
     /// All objects one by one, then what happens after (KEP-3157). The latest, and yet from the cache.
     StreamedList,
     /// How far the server's history goes: a list of at most one object, as of now. Caches may be behind.
@@ -43,14 +43,14 @@ impl Query {
     /// Path and query of a request.
     pub(crate) fn path(&self, resource: Resource) -> String {
         let path = match resource {
-            Resource::services => "/api/v1/services",
-            Resource::endpointslices => "/apis/discovery.k8s.io/v1/endpointslices",
-            Resource::nodes => "/api/v1/nodes",
-            Resource::servicecidrs => "/apis/networking.k8s.io/v1/servicecidrs",
+            Resource::Services => "/api/v1/services",
+            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
+            Resource::Nodes => "/api/v1/nodes",
+            Resource::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
         };
         // Nobody balances a headless Service, and some have thousands of endpoints.
         let selector = match resource {
-            Resource::endpointslices => "&labelSelector=%21service.kubernetes.io%2Fheadless",
+            Resource::EndpointSlices => "&labelSelector=%21service.kubernetes.io%2Fheadless",
             _ => "",
         };
         let query = match self {
@@ -59,12 +59,12 @@ impl Query {
                 format!("limit={PAGE}&resourceVersion=0&resourceVersionMatch=NotOlderThan")
             }
             // With a limit servers read it from their storage.
-            Self::List(Freshness::NotOlderThan(position)) => not_older_than(position),
+            Self::List(Freshness::NotOlderThan(resource_version)) => not_older_than(resource_version),
             Self::List(Freshness::Latest) => format!("limit={PAGE}"),
             Self::NextPage(token) => format!("limit={PAGE}&continue={}", encoded(token)),
             Self::Newest => "limit=1".into(),
-            Self::Watch { position } => {
-                format!("watch=1&allowWatchBookmarks=true&resourceVersion={}", encoded(position))
+            Self::Watch { resource_version } => {
+                format!("watch=1&allowWatchBookmarks=true&resourceVersion={}", encoded(resource_version))
             }
             Self::StreamedList => "watch=1&allowWatchBookmarks=true&sendInitialEvents=true\
                                    &resourceVersionMatch=NotOlderThan"
@@ -74,8 +74,8 @@ impl Query {
     }
 }
 
-fn not_older_than(position: &str) -> String {
-    format!("resourceVersion={}&resourceVersionMatch=NotOlderThan", encoded(position))
+fn not_older_than(resource_version: &str) -> String {
+    format!("resourceVersion={}&resourceVersionMatch=NotOlderThan", encoded(resource_version))
 }
 
 /// Tokens of the server's, for a query.
@@ -90,7 +90,7 @@ fn encoded(text: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct ListPage<'a> {
     /// Where a watch goes on.
-    pub(crate) position: String,
+    pub(crate) resource_version: String,
     /// Token for the next page.
     pub(crate) next: Option<String>,
     pub(crate) items: Vec<&'a RawValue>,
@@ -116,19 +116,19 @@ pub(crate) fn parse_page(body: &[u8]) -> Result<ListPage<'_>, ApiError> {
     let list: WireList<'_> = serde_json::from_slice(body).map_err(ApiError::Malformed)?;
     let ListMeta { resource_version, next } = list.metadata;
     let next = next.filter(|token| !token.is_empty());
-    Ok(ListPage { position: resource_version, next, items: list.items.unwrap_or_default() })
+    Ok(ListPage { resource_version, next, items: list.items.unwrap_or_default() })
 }
 
 /// What a watch says.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
     /// An object is new or has changed.
-    There(&'a str),
-    /// An object is gone; this is how it was.
-    Gone(&'a str),
+    Apply(&'a str),
+    /// An object was deleted; this is how it was.
+    Delete(&'a str),
     /// Nothing else happened up to here.
     Bookmark {
-        position: String,
+        resource_version: String,
         /// All objects of a streamed list have been said.
         ends_list: bool,
     },
@@ -166,13 +166,13 @@ pub(crate) fn parse_event(line: &[u8]) -> Result<Event<'_>, ApiError> {
     let event: WireEvent<'_> = serde_json::from_slice(line).map_err(ApiError::Malformed)?;
     let json = event.object.get();
     match event.kind {
-        "ADDED" | "MODIFIED" => Ok(Event::There(json)),
-        "DELETED" => Ok(Event::Gone(json)),
+        "ADDED" | "MODIFIED" => Ok(Event::Apply(json)),
+        "DELETED" => Ok(Event::Delete(json)),
         "BOOKMARK" => {
             let Bookmark { metadata } = serde_json::from_str(json).map_err(ApiError::Malformed)?;
             let ends = metadata.annotations.and_then(|it| it.initial_events);
             Ok(Event::Bookmark {
-                position: metadata.resource_version,
+                resource_version: metadata.resource_version,
                 ends_list: ends.as_deref() == Some("true"),
             })
         }
@@ -190,12 +190,12 @@ mod tests {
     #[test]
     fn tokens_are_encoded() {
         let query = Query::NextPage("a+b/c=".into());
-        assert_eq!(query.path(Resource::nodes), "/api/v1/nodes?limit=500&continue=a%2Bb%2Fc%3D");
+        assert_eq!(query.path(Resource::Nodes), "/api/v1/nodes?limit=500&continue=a%2Bb%2Fc%3D");
     }
 
     #[test]
     fn only_the_latest_list_is_asked_from_the_storage() {
-        let query = |freshness| Query::List(freshness).path(Resource::nodes);
+        let query = |freshness| Query::List(freshness).path(Resource::Nodes);
         let cached = "/api/v1/nodes?limit=500&resourceVersion=0&resourceVersionMatch=NotOlderThan";
         assert_eq!(query(Freshness::Cached), cached);
         let newer = "/api/v1/nodes?resourceVersion=7&resourceVersionMatch=NotOlderThan";
@@ -206,10 +206,12 @@ mod tests {
     #[test]
     fn events_are_told_apart() {
         let event = |line: &'static str| parse_event(line.as_bytes()).unwrap();
-        assert!(matches!(event(r#"{"type":"ADDED","object":{"a":1}}"#), Event::There(r#"{"a":1}"#)));
-        assert!(matches!(event(r#"{"type":"DELETED","object":{}}"#), Event::Gone("{}")));
+        assert!(matches!(event(r#"{"type":"ADDED","object":{"a":1}}"#), Event::Apply(r#"{"a":1}"#)));
+        assert!(matches!(event(r#"{"type":"DELETED","object":{}}"#), Event::Delete("{}")));
         let plain = event(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7"}}}"#);
-        assert!(matches!(plain, Event::Bookmark { ref position, ends_list: false } if position == "7"));
+        assert!(
+            matches!(plain, Event::Bookmark { ref resource_version, ends_list: false } if resource_version == "7")
+        );
         let end = event(
             r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7","annotations":{"k8s.io/initial-events-end":"true"}}}}"#,
         );
@@ -223,7 +225,10 @@ mod tests {
     fn a_page_says_whether_another_follows() {
         let page = parse_page(br#"{"metadata":{"resourceVersion":"9","continue":"t"},"items":[{},{"a":1}]}"#)
             .unwrap();
-        assert_eq!((page.position.as_str(), page.next.as_deref(), page.items.len()), ("9", Some("t"), 2));
+        assert_eq!(
+            (page.resource_version.as_str(), page.next.as_deref(), page.items.len()),
+            ("9", Some("t"), 2)
+        );
         let last = parse_page(br#"{"metadata":{"resourceVersion":"9","continue":""},"items":null}"#).unwrap();
         assert_eq!((last.next, last.items.len()), (None, 0));
     }

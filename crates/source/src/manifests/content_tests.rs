@@ -41,7 +41,7 @@ fn slices_of_services_that_are_not_global_raise_no_problem() {
     let global =
         PLAIN.replacen("namespace: ran", "namespace: ran, annotations: {clustermesh.io/global: \"true\"}", 1);
     bench.change("plain.yaml", &global.replacen("36412, protocol: SCTP", "36412", 1));
-    assert_eq!(bench.reasons(), [Reason::unsupported], "of the slice whose Service is global now");
+    assert_eq!(bench.reasons(), [Reason::Unsupported], "of the slice whose Service is global now");
     assert_eq!(bench.problems()[0].object, "EndpointSlice ran/s1ap-1");
 }
 
@@ -49,7 +49,7 @@ fn slices_of_services_that_are_not_global_raise_no_problem() {
 fn a_slice_that_does_not_tell_its_name_is_told_whatever_its_service() {
     let nameless = PLAIN.replacen("name: db-1", "name: [db]", 1);
     let bench = Bench::with(&[("a.yaml", &app_a()), ("plain.yaml", &nameless)]);
-    assert_eq!(bench.reasons(), [Reason::malformed]);
+    assert_eq!(bench.reasons(), [Reason::Malformed]);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_service_that_becomes_sctp_only_goes() {
     let mut bench = Bench::with(&[("a.yaml", &app_a()), ("b.yaml", &app_b())]);
     bench.change("a.yaml", &app_a().replace("port: 80}", "port: 80, protocol: SCTP}"));
     assert_eq!(bench.services(), ["default/b"]);
-    assert_eq!(bench.reasons(), [Reason::unsupported]);
+    assert_eq!(bench.reasons(), [Reason::Unsupported]);
     bench.change("a.yaml", &app_a());
     assert_eq!(bench.services(), ["default/a", "default/b"]);
     assert_eq!(bench.problems(), []);
@@ -72,7 +72,7 @@ fn endpoints(name: &str) -> String {
 #[test]
 fn endpoints_that_are_not_read_are_told_where_a_global_service_has_nothing_else() {
     let mut bench = Bench::with(&[("a.yaml", &(service("a", A.1) + &endpoints("a")))]);
-    assert_eq!(bench.reasons(), [Reason::unsupported]);
+    assert_eq!(bench.reasons(), [Reason::Unsupported]);
     let problem = bench.problems()[0].clone();
     assert_eq!((problem.object.as_str(), problem.place.as_str()), ("Endpoints default/a", "document 2"));
     assert!(
@@ -94,7 +94,7 @@ fn cluster_ips_outside_of_the_service_range_keep_what_the_service_was() {
     let before = bench.service("default/a").clone();
     for outside in ["10.1.0.1", "10.95.255.255", "8.8.8.8", "fd00::1"] {
         bench.change("a.yaml", &app_a().replace(A.1, outside));
-        assert_eq!(bench.reasons(), [Reason::service]);
+        assert_eq!(bench.reasons(), [Reason::Service]);
         let message = &bench.problems()[0].message;
         assert_eq!(
             *message,

@@ -31,7 +31,7 @@ pub(crate) struct Document {
     pub(crate) place: String,
     /// `Kind namespace/name` as far as it is known.
     pub(crate) object: String,
-    pub(crate) content: Content,
+    pub(crate) effect: Effect,
     pub(crate) notes: Vec<Note>,
     /// Of which Service a slice is.
     pub(crate) owner: Owner,
@@ -50,7 +50,7 @@ pub(crate) enum Owner {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Content {
+pub(crate) enum Effect {
     Object(Object),
     /// Nothing for us: another kind, an empty list. That it stands there is knowledge all the same.
     Nothing,
@@ -83,7 +83,7 @@ pub(crate) fn documents(text: &str, json: bool) -> Vec<Document> {
 /// other address must not be taken.
 pub(crate) fn confine(mut documents: Vec<Document>, ranges: &[IpNet]) -> Vec<Document> {
     for document in &mut documents {
-        let Content::Object(Object::Service(name, service)) = &document.content else { continue };
+        let Effect::Object(Object::Service(name, service)) = &document.effect else { continue };
         let within = |ip: &IpAddr| ranges.is_empty() || ranges.iter().any(|range| range.contains(ip));
         let Some(outside) = service.cluster_ips.iter().find(|ip| !within(ip)) else { continue };
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
@@ -91,14 +91,14 @@ pub(crate) fn confine(mut documents: Vec<Document>, ranges: &[IpNet]) -> Vec<Doc
             "ClusterIP {outside} is outside of --service-cidr {}; correct the Service, or the flag",
             ranges.join(",")
         );
-        document.notes.push(Note::new(Reason::service, message));
-        document.content = Content::Keep(name.clone().into());
+        document.notes.push(Note::new(Reason::Service, message));
+        document.effect = Effect::Keep(name.clone().into());
     }
     documents
 }
 
 fn unidentified(place: String, object: String, note: Note) -> Document {
-    Document { place, object, content: Content::Unidentified, notes: vec![note], owner: Owner::Itself }
+    Document { place, object, effect: Effect::Unidentified, notes: vec![note], owner: Owner::Itself }
 }
 
 fn json_values(text: &str) -> Vec<Result<Value, Note>> {
@@ -109,7 +109,7 @@ fn json_values(text: &str) -> Vec<Result<Value, Note>> {
 fn syntax(language: &str, error: &str) -> Note {
     let first = error.lines().next().unwrap_or_default();
     let short: String = first.chars().take(300).collect();
-    Note::new(Reason::syntax, format!("it is not {language}: {short}; correct it"))
+    Note::new(Reason::Syntax, format!("it is not {language}: {short}; correct it"))
 }
 
 fn yaml_values(text: &str) -> Vec<Result<Value, Note>> {
@@ -201,7 +201,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> Note {
             convert::shown(key),
             location.line()
         );
-        return Note::new(Reason::syntax, message);
+        return Note::new(Reason::Syntax, message);
     }
     syntax("YAML", &error.to_string())
 }
@@ -236,11 +236,11 @@ fn objects(value: Value, place: &str, documents: &mut Vec<Document>) {
 }
 
 fn malformed(message: impl Into<String>) -> Note {
-    Note::new(Reason::malformed, message)
+    Note::new(Reason::Malformed, message)
 }
 
 fn nothing(place: String, object: String) -> Document {
-    Document { place, object, content: Content::Nothing, notes: Vec::new(), owner: Owner::Itself }
+    Document { place, object, effect: Effect::Nothing, notes: Vec::new(), owner: Owner::Itself }
 }
 
 fn document(value: Value, version: &str, kind: &str, place: String) -> Document {
@@ -255,23 +255,22 @@ fn document(value: Value, version: &str, kind: &str, place: String) -> Document 
         }
         "Endpoints" => {
             let name = value.pointer("/metadata/name").and_then(Value::as_str);
-            let content =
-                convert::owner(namespace(&value), name).map_or(Content::Nothing, Content::Endpoints);
-            return Document { content, ..nothing(place, object) };
+            let effect = convert::owner(namespace(&value), name).map_or(Effect::Nothing, Effect::Endpoints);
+            return Document { effect, ..nothing(place, object) };
         }
         _ => return nothing(place, object),
     };
     if version != supported {
         let message = format!("apiVersion {version:?} of {kind} is not read; write {supported}");
-        return unidentified(place, object, Note::new(Reason::version, message));
+        return unidentified(place, object, Note::new(Reason::Version, message));
     }
     let owner = if kind == "EndpointSlice" { owner(&value) } else { Owner::Itself };
-    let (content, notes) = match kind {
+    let (effect, notes) = match kind {
         "Service" => read(value, |it: &Service| convert::service_name(&it.metadata), service),
         "EndpointSlice" => read(value, |it: &EndpointSlice| SliceKey::of(&it.metadata), slice),
         _ => read(value, |it: &Node| convert::node_name(&it.metadata), node),
     };
-    Document { place, object, content, notes, owner }
+    Document { place, object, effect, notes, owner }
 }
 
 fn namespace(value: &Value) -> Option<&str> {
@@ -302,8 +301,8 @@ fn object_name(value: &Value, kind: &str) -> String {
 fn read<T: DeserializeOwned + Default, K>(
     value: Value,
     key: impl Fn(&T) -> Result<K, Note>,
-    convert: impl FnOnce(K, T) -> (Content, Vec<Note>),
-) -> (Content, Vec<Note>)
+    convert: impl FnOnce(K, T) -> (Effect, Vec<Note>),
+) -> (Effect, Vec<Note>)
 where
     ObjectKey: From<K>,
 {
@@ -311,7 +310,7 @@ where
     match serde_json::from_value::<T>(value) {
         Ok(object) => match key(&object) {
             Ok(key) => convert(key, object),
-            Err(note) => (Content::Unidentified, vec![note]),
+            Err(note) => (Effect::Unidentified, vec![note]),
         },
         Err(error) => {
             let note = malformed(format!("{error}; correct that field (texts such as \"true\" need quotes)"));
@@ -321,33 +320,33 @@ where
             });
             let object = only_name.and_then(|value| serde_json::from_value::<T>(value).ok());
             let key = object.and_then(|object| key(&object).ok());
-            (key.map_or(Content::Unidentified, |key| Content::Keep(key.into())), vec![note])
+            (key.map_or(Effect::Unidentified, |key| Effect::Keep(key.into())), vec![note])
         }
     }
 }
 
-fn service(name: ServiceName, object: Service) -> (Content, Vec<Note>) {
-    content(convert::service(&object), name, |name, value| Object::Service(name, Arc::new(value)))
+fn service(name: ServiceName, object: Service) -> (Effect, Vec<Note>) {
+    effect(convert::service(&object), name, |name, value| Object::Service(name, Arc::new(value)))
 }
 
-fn slice(key: SliceKey, object: EndpointSlice) -> (Content, Vec<Note>) {
-    content(convert::slice(&object), key, |key, value| Object::Slice(key, Arc::new(value)))
+fn slice(key: SliceKey, object: EndpointSlice) -> (Effect, Vec<Note>) {
+    effect(convert::slice(&object), key, |key, value| Object::Slice(key, Arc::new(value)))
 }
 
-fn node(name: NodeName, object: Node) -> (Content, Vec<Note>) {
-    content(convert::node(&object), name, |name, value| Object::Node(name, Arc::new(value)))
+fn node(name: NodeName, object: Node) -> (Effect, Vec<Note>) {
+    effect(convert::node(&object), name, |name, value| Object::Node(name, Arc::new(value)))
 }
 
-fn content<K, V>(converted: Converted<V>, key: K, object: impl FnOnce(K, V) -> Object) -> (Content, Vec<Note>)
+fn effect<K, V>(converted: Converted<V>, key: K, object: impl FnOnce(K, V) -> Object) -> (Effect, Vec<Note>)
 where
     ObjectKey: From<K>,
 {
-    let content = match converted.verdict {
-        Verdict::Use(value) => Content::Object(object(key, value)),
-        Verdict::Leave => Content::Leave(key.into()),
-        Verdict::Keep => Content::Keep(key.into()),
+    let effect = match converted.verdict {
+        Verdict::Use(value) => Effect::Object(object(key, value)),
+        Verdict::Leave => Effect::Leave(key.into()),
+        Verdict::Keep => Effect::Keep(key.into()),
     };
-    (content, converted.notes)
+    (effect, converted.notes)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ fn yaml(text: &str) -> Vec<Document> {
 }
 
 fn is_object(document: &Document) -> bool {
-    matches!(document.content, Content::Object(_))
+    matches!(document.effect, Effect::Object(_))
 }
 
 /// The reason of the only note of the only document.
@@ -49,7 +49,7 @@ fn a_broken_document_does_not_hide_the_others() {
     let documents = yaml(&format!("{NODE}---\nspec: [\n---\n{SERVICE}"));
     assert_eq!(documents.len(), 3);
     assert!(is_object(&documents[0]) && is_object(&documents[2]));
-    assert_eq!(documents[1].content, Content::Unidentified);
+    assert_eq!(documents[1].effect, Effect::Unidentified);
     let message = &documents[1].notes[0].message;
     assert!(message.contains("it is not YAML") && message.contains("line 5"), "{message}");
 }
@@ -59,8 +59,8 @@ fn a_wrong_type_keeps_the_object_by_its_name() {
     let text = SERVICE.replace("port: 80", "port: eighty");
     let documents = yaml(&text);
     let key = ObjectKey::Service("default/a".parse().unwrap());
-    assert_eq!(documents[0].content, Content::Keep(key));
-    assert_eq!(documents[0].notes[0].reason, Reason::malformed);
+    assert_eq!(documents[0].effect, Effect::Keep(key));
+    assert_eq!(documents[0].notes[0].reason, Reason::Malformed);
 }
 
 #[test]
@@ -76,32 +76,32 @@ fn lists_are_flattened() {
     let documents = yaml(&format!("apiVersion: v1\nkind: List\n{items}"));
     assert_eq!(documents[1].place, "document 1, item 1");
     assert!(is_object(&documents[1]));
-    assert_eq!(documents[2].content, Content::Unidentified);
+    assert_eq!(documents[2].effect, Effect::Unidentified);
     let documents = yaml("apiVersion: v1\nkind: NodeList\nitems: [{metadata: {name: n1}}]\n");
     assert!(is_object(&documents[1]), "items of a typed list need no kind: {documents:?}");
 }
 
 #[test]
 fn an_empty_list_is_knowledge_but_one_without_items_is_not() {
-    assert_eq!(yaml("apiVersion: v1\nkind: List\nitems: []\n")[0].content, Content::Nothing);
-    assert_eq!(reason("apiVersion: v1\nkind: List\n"), Reason::malformed);
+    assert_eq!(yaml("apiVersion: v1\nkind: List\nitems: []\n")[0].effect, Effect::Nothing);
+    assert_eq!(reason("apiVersion: v1\nkind: List\n"), Reason::Malformed);
 }
 
 #[test]
 fn other_kinds_are_nothing_to_us() {
     let documents = yaml("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n");
-    assert_eq!((&documents[0].content, documents[0].notes.len()), (&Content::Nothing, 0));
+    assert_eq!((&documents[0].effect, documents[0].notes.len()), (&Effect::Nothing, 0));
 }
 
 #[test]
 fn what_is_no_object_is_refused() {
     for text in ["hello", "- 1\n- 2\n", "metadata: {name: a}\n", "kind: 3\n"] {
-        assert_eq!(reason(text), Reason::malformed, "{text}");
+        assert_eq!(reason(text), Reason::Malformed, "{text}");
     }
-    assert_eq!(reason("apiVersion: v1\nkind: Node\nmetadata: {}\n"), Reason::name);
-    assert_eq!(reason("apiVersion: v1\nkind: Node\nmetadata: {name: [x]}\n"), Reason::malformed);
+    assert_eq!(reason("apiVersion: v1\nkind: Node\nmetadata: {}\n"), Reason::Name);
+    assert_eq!(reason("apiVersion: v1\nkind: Node\nmetadata: {name: [x]}\n"), Reason::Malformed);
     let beta = "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: s}\n";
-    assert_eq!(reason(beta), Reason::version);
+    assert_eq!(reason(beta), Reason::Version);
 }
 
 #[test]
@@ -111,18 +111,18 @@ fn alias_bombs_and_deep_nesting_are_refused() {
         let aliases = vec![format!("*a{}", level - 1); 10].join(",");
         bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
     }
-    assert_eq!(reason(&bomb), Reason::syntax);
-    assert_eq!(reason(&format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000))), Reason::syntax);
+    assert_eq!(reason(&bomb), Reason::Syntax);
+    assert_eq!(reason(&format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000))), Reason::Syntax);
     let stairs: String = (0..2000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-    assert_eq!(reason(&stairs), Reason::syntax);
+    assert_eq!(reason(&stairs), Reason::Syntax);
     let json = documents(&format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), true);
-    assert_eq!(json[0].notes[0].reason, Reason::syntax);
+    assert_eq!(json[0].notes[0].reason, Reason::Syntax);
 }
 
 #[test]
 fn binary_junk_is_refused() {
-    assert_eq!(reason("\u{0}\u{1}\u{2}"), Reason::syntax);
-    assert_eq!(reason("a: 1\na: 2\n"), Reason::syntax);
+    assert_eq!(reason("\u{0}\u{1}\u{2}"), Reason::Syntax);
+    assert_eq!(reason("a: 1\na: 2\n"), Reason::Syntax);
 }
 
 #[test]
@@ -148,5 +148,5 @@ fn a_byte_order_mark_may_stand_at_the_start_of_any_document() {
 fn json_is_read_as_json() {
     let text = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}"#;
     assert!(is_object(&documents(text, true)[0]));
-    assert_eq!(documents("{", true)[0].notes[0].reason, Reason::syntax);
+    assert_eq!(documents("{", true)[0].notes[0].reason, Reason::Syntax);
 }

@@ -8,7 +8,7 @@ use mesh_model::name::ServiceName;
 use mesh_model::snapshot::{Protocol, Service};
 use mesh_model::table::Knowledge;
 
-use super::document::{Content, Document, Owner};
+use super::document::{Document, Effect, Owner};
 use crate::convert::{Note, SERVICE_LABEL};
 use crate::objects::{Listed, Object, ObjectKey, Objects};
 use crate::status::{Problem, Reason};
@@ -55,7 +55,7 @@ impl FileReading {
 
     /// Whether it is clear which objects the file holds; else those it held before stay.
     pub(crate) fn is_clear(&self) -> bool {
-        let unidentified = |document: &Document| document.content == Content::Unidentified;
+        let unidentified = |document: &Document| document.effect == Effect::Unidentified;
         !self.is_remembered && self.broken.is_none() && !self.documents.iter().any(unidentified)
     }
 }
@@ -101,23 +101,23 @@ impl<'a> Listing<'a> {
             for note in &document.notes {
                 self.problem_of(name, document, note);
             }
-            match &document.content {
-                Content::Object(object) if self.claim(object.key(), name, document) => {
+            match &document.effect {
+                Effect::Object(object) if self.claim(object.key(), name, document) => {
                     if self.put(object, name, document) {
                         taken.insert(object.key());
                     } else {
                         left.insert(object.key());
                     }
                 }
-                Content::Keep(key) if self.claim(key.clone(), name, document) => {
+                Effect::Keep(key) if self.claim(key.clone(), name, document) => {
                     self.keep(key);
                     self.kept += 1;
                     taken.insert(key.clone());
                 }
-                Content::Endpoints(service) => {
+                Effect::Endpoints(service) => {
                     self.endpoints.insert(service.clone(), (name.into(), document.place.clone()));
                 }
-                Content::Leave(key) if self.claim(key.clone(), name, document) => {
+                Effect::Leave(key) if self.claim(key.clone(), name, document) => {
                     left.insert(key.clone());
                 }
                 _ => {}
@@ -169,7 +169,7 @@ impl<'a> Listing<'a> {
             let owner = self.owners.get(&ObjectKey::Service(name.clone())).cloned();
             let (file, place) = owner.unwrap_or_default();
             let (object, message) = (format!("Service {name}"), beyond.to_string());
-            Problem { file, place, object, reason: Reason::over_limit, message }
+            Problem { file, place, object, reason: Reason::OverLimit, message }
         });
         self.problems.extend(beyond);
         let objects = self.objects;
@@ -187,20 +187,20 @@ impl<'a> Listing<'a> {
                  label {label}"
             );
             let object = format!("Endpoints {name}");
-            return Problem { file, place, object, reason: Reason::unsupported, message };
+            return Problem { file, place, object, reason: Reason::Unsupported, message };
         }
         let owner = self.owners.get(&ObjectKey::Service(name.clone())).cloned();
         let (file, place) = owner.unwrap_or_default();
         let message =
             format!("it has no EndpointSlice, so only other clusters serve it; label its slices {label}");
-        Problem { file, place, object: format!("Service {name}"), reason: Reason::no_slices, message }
+        Problem { file, place, object: format!("Service {name}"), reason: Reason::NoSlices, message }
     }
 
     fn problem_of(&mut self, file: &str, document: &Document, note: &Note) {
         let problem = problem(file, &document.place, &document.object, note);
         match &document.owner {
             // It makes the whole file unclear.
-            _ if document.content == Content::Unidentified => self.problems.push(problem),
+            _ if document.effect == Effect::Unidentified => self.problems.push(problem),
             Owner::Itself => self.problems.push(problem),
             Owner::Service(service) => self.of_slices.push((service.clone(), problem)),
             Owner::Nobody => {}
@@ -216,7 +216,7 @@ impl<'a> Listing<'a> {
         if let Some((first, place)) = self.owners.get(&key) {
             let at = if place.is_empty() { first.clone() } else { format!("{first}, {place}") };
             let message = format!("{key} is already defined in {at}, which counts; remove one of them");
-            self.problem_of(file, document, &Note::new(Reason::duplicate, message));
+            self.problem_of(file, document, &Note::new(Reason::Duplicate, message));
             return false;
         }
         self.owners.insert(key, (file.into(), document.place.clone()));
@@ -232,7 +232,7 @@ impl<'a> Listing<'a> {
                 "{address} port {port}/{protocol} already belongs to Service {other}, which comes first; give one of \
                  them another ClusterIP"
             );
-            self.problem(file, &document.place, &document.object, &Note::new(Reason::address_taken, message));
+            self.problem(file, &document.place, &document.object, &Note::new(Reason::AddressTaken, message));
             return false;
         }
         self.objects.put(object.clone());

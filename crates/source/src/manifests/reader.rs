@@ -19,7 +19,7 @@ use super::folder::{Folder, HELD, Hints, Scan, Unknown};
 use super::listing::{FileReading, Listing};
 use crate::convert::Note;
 use crate::memory::{Known, Origins};
-use crate::metrics::{Kind, KindLabels, SourceMetrics};
+use crate::metrics::{Kind, SourceMetrics};
 use crate::objects::{Listed, Objects};
 use crate::status::{Problem, Reason, Status};
 
@@ -130,7 +130,7 @@ impl Reader {
     fn folder_problem(&self, message: String) -> Problem {
         let file = self.folder().display().to_string();
         let (place, object) = (String::new(), String::new());
-        Problem { file, place, object, reason: Reason::folder_unknown, message }
+        Problem { file, place, object, reason: Reason::FolderUnknown, message }
     }
 
     fn known(&mut self, mut scan: Scan) -> Pass {
@@ -182,7 +182,7 @@ impl Reader {
             Err(error) => {
                 self.folder.forget_reading(name);
                 let message = format!("it cannot be read: {error}; let this process read it");
-                Some(Err(Note::new(Reason::file_unreadable, message)))
+                Some(Err(Note::new(Reason::FileUnreadable, message)))
             }
         }
     }
@@ -201,7 +201,7 @@ impl Reader {
         self.files.len() < before
     }
 
-    /// Which file says what, if that is new and published. What a file of unknown content holds is not said.
+    /// Which file says what, if that is new and published. What a file of unknown content holds is not known.
     fn new_origins(&mut self) -> Option<Origins> {
         let clear = self.files.iter().filter(|(_, file)| file.ever_clear);
         let origins: Origins = clear
@@ -251,7 +251,7 @@ impl Reader {
         let turn = status.turn(&self.status, &self.metrics);
         turn.appeared.iter().for_each(tell);
         for Problem { file, object, reason, .. } in &turn.gone {
-            tracing::info!(file, object, ?reason, "problem with a manifest is gone");
+            tracing::info!(file, object, %reason, "problem with a manifest is gone");
         }
         self.status = status.clone();
         Some(status)
@@ -260,8 +260,8 @@ impl Reader {
     fn measure(&self, scan: &Scan) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.pending_files.set(gauge(scan.pending));
-        for (kind, count) in [Kind::service, Kind::slice, Kind::node].into_iter().zip(self.objects.counts()) {
-            self.metrics.objects.get_or_create(&KindLabels { kind }).set(gauge(count));
+        for (kind, count) in [Kind::Service, Kind::Slice, Kind::Node].into_iter().zip(self.objects.counts()) {
+            self.metrics.objects(kind).set(gauge(count));
         }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.metrics.last_success_seconds.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
@@ -271,9 +271,9 @@ impl Reader {
 fn tell(problem: &Problem) {
     let Problem { file, place, object, reason, message } = problem;
     if reason.is_fault() {
-        tracing::warn!(file, place, object, ?reason, error = message, "problem with a manifest");
+        tracing::warn!(file, place, object, %reason, error = message, "problem with a manifest");
     } else {
-        tracing::info!(file, place, object, ?reason, message, "remark on a manifest");
+        tracing::info!(file, place, object, %reason, message, "remark on a manifest");
     }
 }
 
@@ -283,7 +283,7 @@ fn held() -> Note {
          it into place",
         HELD.as_secs()
     );
-    Note::new(Reason::file_open, message)
+    Note::new(Reason::FileOpen, message)
 }
 
 /// The documents of a file, or why it says nothing as a whole; none if it is not the file that was seen.
@@ -301,14 +301,14 @@ fn read_file(path: &Path, seen: Option<Fingerprint>) -> io::Result<Option<Result
 fn parse(bytes: &[u8], json: bool) -> Result<Vec<Document>, Note> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         let message = format!("it is larger than {} MiB; spread it over several files", MAX_FILE_BYTES >> 20);
-        return Err(Note::new(Reason::file_too_large, message));
+        return Err(Note::new(Reason::FileTooLarge, message));
     }
     let text = std::str::from_utf8(bytes);
-    let text = text.map_err(|_| Note::new(Reason::syntax, "it is not UTF-8 text; write it as such"))?;
+    let text = text.map_err(|_| Note::new(Reason::Syntax, "it is not UTF-8 text; write it as such"))?;
     let documents = documents(text, json);
     if documents.is_empty() {
         let message = "it is empty; write its objects again, or remove it if they shall go";
-        return Err(Note::new(Reason::file_empty, message));
+        return Err(Note::new(Reason::FileEmpty, message));
     }
     Ok(documents)
 }

@@ -117,7 +117,7 @@ impl Bench {
     }
 
     fn rejections(&self, reason: Reason) -> u64 {
-        self.metrics.rejections.get_or_create(&crate::metrics::ReasonLabels { reason }).get()
+        self.metrics.rejections(reason).get()
     }
 }
 
@@ -178,7 +178,7 @@ fn broken_yaml_keeps_the_last_good_objects() {
     let mut bench = Bench::with(&[("a.yaml", &app_a()), ("b.yaml", &app_b())]);
     bench.change("a.yaml", "apiVersion: [v1\nkind: Service\n");
     assert_eq!(bench.services(), ["default/a", "default/b"]);
-    assert_eq!(bench.reasons(), [Reason::syntax]);
+    assert_eq!(bench.reasons(), [Reason::Syntax]);
     assert_eq!(bench.problems()[0].file, "a.yaml");
     assert_eq!(bench.reader.status().knowledge, Knowledge::Complete);
     bench.change("a.yaml", "apiVersion: v1\nkind: List\nitems: []\n");
@@ -211,7 +211,7 @@ fn a_bad_object_keeps_its_last_good_value() {
     bench.change("a.yaml", &text);
     assert_eq!(bench.services(), ["default/a", "default/b"]);
     assert_eq!(bench.service("default/a").ports[0].port, 80);
-    assert_eq!(bench.reasons(), [Reason::service]);
+    assert_eq!(bench.reasons(), [Reason::Service]);
 }
 
 #[test]
@@ -219,8 +219,8 @@ fn an_unknown_annotation_value_is_told_and_means_the_default() {
     let text = app_a().replace("global: \"true\"", "global: \"true\", clustermesh.io/affinity: near");
     let bench = Bench::with(&[("a.yaml", &text)]);
     assert_eq!(bench.services(), ["default/a"]);
-    assert_eq!(bench.reasons(), [Reason::annotation]);
-    assert_eq!(bench.rejections(Reason::annotation), 1);
+    assert_eq!(bench.reasons(), [Reason::Annotation]);
+    assert_eq!(bench.rejections(Reason::Annotation), 1);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_service_without_a_cluster_ip_is_rejected() {
     let bench = Bench::with(&[("a.yaml", &text)]);
     assert_eq!(bench.services(), ["default/b"]);
     let problem = &bench.problems()[0];
-    assert_eq!((problem.reason, problem.object.as_str()), (Reason::no_cluster_ip, "Service default/a"));
+    assert_eq!((problem.reason, problem.object.as_str()), (Reason::NoClusterIp, "Service default/a"));
     assert!(problem.message.contains("spec.clusterIPs"), "{problem}");
 }
 
@@ -238,14 +238,14 @@ fn a_service_that_becomes_headless_goes_and_is_told() {
     let mut bench = Bench::with(&[("a.yaml", &(app_a() + &app_b()))]);
     bench.change("a.yaml", &(app_a().replace("clusterIPs: [10.96.0.1]", "clusterIP: None") + &app_b()));
     assert_eq!(bench.services(), ["default/b"]);
-    assert_eq!(bench.reasons(), [Reason::headless]);
+    assert_eq!(bench.reasons(), [Reason::Headless]);
 }
 
 #[test]
 fn a_service_without_slices_counts_and_is_told() {
     let bench = Bench::with(&[("a.yaml", &service(A.0, A.1))]);
     assert_eq!(bench.services(), ["default/a"]);
-    assert_eq!(bench.reasons(), [Reason::no_slices]);
+    assert_eq!(bench.reasons(), [Reason::NoSlices]);
     assert_eq!(
         (bench.problems()[0].file.as_str(), bench.problems()[0].place.as_str()),
         ("a.yaml", "document 1")
@@ -266,7 +266,7 @@ fn of_duplicate_names_the_first_path_wins() {
     let second = app("a", "10.96.0.9", "10.1.0.9");
     let mut bench = Bench::with(&[("2.yaml", &second), ("1.yaml", &app_a())]);
     assert_eq!(bench.service("default/a").cluster_ips[0].to_string(), A.1);
-    assert_eq!(bench.reasons(), [Reason::duplicate, Reason::duplicate]);
+    assert_eq!(bench.reasons(), [Reason::Duplicate, Reason::Duplicate]);
     let problem = &bench.problems()[0];
     assert!(problem.file == "2.yaml" && problem.message.contains("1.yaml"), "{problem}");
     fs::remove_file(bench.path("1.yaml")).unwrap();
@@ -279,7 +279,7 @@ fn of_duplicate_names_the_first_path_wins() {
 fn of_two_services_with_one_address_the_first_wins() {
     let bench = Bench::with(&[("1.yaml", &app_a()), ("2.yaml", &app("b", A.1, B.2))]);
     assert_eq!(bench.services(), ["default/a"]);
-    assert_eq!(bench.reasons(), [Reason::address_taken]);
+    assert_eq!(bench.reasons(), [Reason::AddressTaken]);
     assert!(bench.problems()[0].message.contains("Service default/a"), "{}", bench.problems()[0]);
 }
 
@@ -306,7 +306,7 @@ fn an_emptied_file_keeps_its_last_good_objects() {
     for empty in ["", "# nothing\n", "---\n---\n"] {
         bench.change("a.yaml", empty);
         assert_eq!(bench.services(), ["default/a", "default/b"]);
-        assert_eq!(bench.reasons(), [Reason::file_empty]);
+        assert_eq!(bench.reasons(), [Reason::FileEmpty]);
     }
     bench.change("a.yaml", &app_a());
     assert_eq!(bench.problems(), []);
@@ -330,7 +330,7 @@ fn a_removed_or_emptied_folder_keeps_everything() {
     fs::remove_file(bench.path("b.yaml")).unwrap();
     bench.settle();
     assert_eq!(bench.services(), ["default/a", "default/b"]);
-    assert_eq!(bench.reasons(), [Reason::folder_unknown]);
+    assert_eq!(bench.reasons(), [Reason::FolderUnknown]);
     fs::remove_dir(bench.dir.path()).unwrap();
     bench.settle();
     assert_eq!(bench.services(), ["default/a", "default/b"]);
@@ -345,12 +345,12 @@ fn a_removed_or_emptied_folder_keeps_everything() {
 #[test]
 fn nothing_is_published_before_the_folder_says_something() {
     let mut bench = Bench::with(&[]);
-    assert_eq!((bench.snapshot.is_none(), bench.reasons()), (true, vec![Reason::folder_unknown]));
+    assert_eq!((bench.snapshot.is_none(), bench.reasons()), (true, vec![Reason::FolderUnknown]));
     assert_eq!(bench.problems()[0].file, bench.dir.path().display().to_string());
     bench.change("a.yaml", "");
     assert_eq!(
         (bench.snapshot.is_none(), bench.reasons()),
-        (true, vec![Reason::folder_unknown, Reason::file_empty])
+        (true, vec![Reason::FolderUnknown, Reason::FileEmpty])
     );
     bench.change("a.yaml", &app_a());
     assert_eq!(bench.services(), ["default/a"]);
@@ -385,7 +385,7 @@ fn a_file_over_8_mib_is_refused() {
     let mut bench = Bench::with(&[("a.yaml", &app_a()), ("b.yaml", &app_b())]);
     bench.change("a.yaml", &"# padding\n".repeat(900_000));
     assert_eq!(bench.services(), ["default/a", "default/b"]);
-    assert_eq!(bench.reasons(), [Reason::file_too_large]);
+    assert_eq!(bench.reasons(), [Reason::FileTooLarge]);
 }
 
 #[test]
@@ -394,20 +394,18 @@ fn a_file_that_is_not_text_is_refused() {
     fs::write(bench.path("a.yaml"), [0xff, 0xfe, 0x00, 0xd8]).unwrap();
     bench.settle();
     assert_eq!(bench.services(), ["default/a", "default/b"]);
-    assert_eq!(bench.reasons(), [Reason::syntax]);
+    assert_eq!(bench.reasons(), [Reason::Syntax]);
 }
 
 #[test]
 fn a_problem_is_counted_once_per_change_not_per_pass() {
     let mut bench = Bench::with(&[("a.yaml", &app_a()), ("b.yaml", "kind: [")]);
     bench.settle();
-    assert_eq!(bench.rejections(Reason::syntax), 1);
+    assert_eq!(bench.rejections(Reason::Syntax), 1);
     bench.change("b.yaml", &app_b());
     bench.change("b.yaml", "kind: [");
-    assert_eq!(bench.rejections(Reason::syntax), 2);
-    let gauge =
-        bench.metrics.problems.get_or_create(&crate::metrics::ReasonLabels { reason: Reason::syntax });
-    assert_eq!(gauge.get(), 1);
+    assert_eq!(bench.rejections(Reason::Syntax), 2);
+    assert_eq!(bench.metrics.problems(Reason::Syntax).get(), 1);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn a_file_that_stays_open_is_told_of_and_keeps_its_objects_until_it_is_closed() 
     bench.settle();
     bench.pass_after(HELD, &Hints::default());
     assert_eq!(bench.services(), ["default/a", "default/b"]);
-    assert_eq!(bench.reasons(), [Reason::file_open]);
+    assert_eq!(bench.reasons(), [Reason::FileOpen]);
     assert_eq!(bench.metrics.kept.get(), 4);
     finish(writer, &app_a());
     bench.settle();

@@ -45,7 +45,7 @@ pub struct Behaviour {
     pub retry_after: Option<u64>,
     /// Streamed lists end after their objects, without the bookmark that says that these are all.
     pub ends_lists_early: bool,
-    /// Every position is forgotten at once, and streams end with their list.
+    /// Every resource version is forgotten at once, and streams end with their list.
     pub forgets: bool,
     /// Connections are taken, and no request is ever answered: those count as unanswered.
     pub frozen: bool,
@@ -493,7 +493,7 @@ fn refusal(code: u16, message: &str) -> Answer {
     whole(code, status(code, message).to_string().into_bytes())
 }
 
-/// As kube-apiserver answers to a position that it has not reached.
+/// As kube-apiserver answers to a resource version that it has not reached.
 fn ahead() -> Answer {
     let mut status = status(504, "Too large resource version");
     status["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge"}]});

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_kv::Change;
+use mesh_model::address_policy::{AddressPolicy, OwnRanges};
 use mesh_model::desired::Frontend;
-use mesh_model::fence::{Fence, OwnRanges};
 use mesh_model::name::ClusterName;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerView};
@@ -282,8 +282,8 @@ impl Agent {
 impl Reader {
     fn new(file: Arc<PeerFile>) -> Self {
         let own = OwnRanges { pods: vec!["10.1.0.0/16".parse().unwrap()], ..OwnRanges::default() };
-        let fence = Fence::new(file.ranges.clone(), own);
-        let view = PeerView::new(PeerPin { name: file.name.clone(), id: file.id, fence });
+        let policy = AddressPolicy::new(file.ranges.clone(), own);
+        let view = PeerView::new(PeerPin { name: file.name.clone(), id: file.id, policy });
         Self { view, known: None, file }
     }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_kv::Change;
+use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, ServiceOps, diff, diff_service, export, export_service};
-use mesh_model::fence::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
 use mesh_model::record::{Kind, RecordKey, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::{

@@ -160,7 +160,7 @@ impl Kernel {
             let backend = backend.unwrap_or_else(|| panic!("backend {} is missing", slot.backend));
             assert_eq!(backend.cluster, group.cluster, "a backend of another cluster");
             let address = unmapped(backend.address);
-            assert!(super::is_inside_fence(backend.cluster, address), "{address} of #{}", backend.cluster);
+            assert!(super::is_allowed(backend.cluster, address), "{address} of #{}", backend.cluster);
             (backend, (backend.cluster, address, u16::from_be_bytes(backend.port)))
         })
     }

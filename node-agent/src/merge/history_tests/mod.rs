@@ -29,7 +29,7 @@ const PEERS: std::ops::Range<u8> = 2..5;
 const HISTORIES: u32 = 1000;
 
 /// Cluster `c` has its pods in 10.c.0.0/16, and nobody may say otherwise.
-fn is_inside_fence(cluster: u16, address: IpAddr) -> bool {
+fn is_allowed(cluster: u16, address: IpAddr) -> bool {
     let IpAddr::V4(address) = address else { return false };
     let [first, second, ..] = address.octets();
     (u16::from(first), u16::from(second)) == (10, cluster)

@@ -74,7 +74,7 @@ impl Events {
 fn notice(report: &Report) -> Notice {
     Notice {
         subject: Subject::Service { name: report.service.clone(), uid: Some(report.uid.clone()) },
-        reason: upper_camel(&format!("{:?}", report.reason)),
+        reason: upper_camel(report.reason.as_str()),
         key: report.message.clone(),
         action: "Export",
         warning: report.reason.is_fault(),

@@ -11,7 +11,7 @@ use super::allowance::Allowance;
 use super::notice::{Notice, Reporter};
 use crate::kubernetes::access::Access;
 use crate::kubernetes::api::{self, ApiError};
-use crate::metrics::{EventLabels, Outcome, SourceMetrics};
+use crate::metrics::{Outcome, SourceMetrics};
 
 const MAX_INSTANCE: usize = 128;
 
@@ -48,20 +48,20 @@ impl EventWriter {
         }
     }
 
-    /// Waits for its turn, then writes. After [`Outcome::failed`] it has left the API server alone for as long as that
+    /// Waits for its turn, then writes. After [`Outcome::Failed`] it has left the API server alone for as long as that
     /// needs, and the same notice may be tried again.
     pub async fn write(&mut self, notice: &Notice) -> Outcome {
         sleep(self.allowance.wait(Instant::now())).await;
         let (outcome, error) = match self.post(notice).await {
-            Ok(()) => (Outcome::written, None),
+            Ok(()) => (Outcome::Written, None),
             Err(error) => (outcome_of(error.code()), Some(error)),
         };
-        self.metrics.events.get_or_create(&EventLabels { outcome }).inc();
+        self.metrics.events(outcome).inc();
         tracing::debug!(subject = %notice.subject, reason = notice.reason, ?outcome, "an Event");
         match error {
-            Some(error) if matches!(outcome, Outcome::refused | Outcome::failed) => {
+            Some(error) if matches!(outcome, Outcome::Refused | Outcome::Failed) => {
                 self.complain(notice, outcome, &error);
-                if outcome == Outcome::failed {
+                if outcome == Outcome::Failed {
                     self.client = None;
                     sleep(self.backoff.delay_after(error.asked_pause())).await;
                 }
@@ -81,7 +81,7 @@ impl EventWriter {
         }
         let (subject, error) = (&notice.subject, chain(error));
         match outcome {
-            Outcome::refused => tracing::warn!(%subject, error, "an Event may not be written"),
+            Outcome::Refused => tracing::warn!(%subject, error, "an Event may not be written"),
             _ => tracing::warn!(%subject, error, "an Event could not be written; trying again"),
         }
     }
@@ -104,12 +104,12 @@ impl EventWriter {
 fn outcome_of(code: Option<u16>) -> Outcome {
     match code {
         // Another process has told it; or the object went together with its namespace.
-        Some(404 | 409) => Outcome::known,
+        Some(404 | 409) => Outcome::Known,
         // A token that ran out, a request that took too long, a server that is busy.
-        Some(401 | 408 | 429) | None => Outcome::failed,
+        Some(401 | 408 | 429) | None => Outcome::Failed,
         // Not allowed: an administrator's decision, or a namespace that is about to go. Or not understood.
-        Some(400..=499) => Outcome::refused,
-        Some(_) => Outcome::failed,
+        Some(400..=499) => Outcome::Refused,
+        Some(_) => Outcome::Failed,
     }
 }
 
@@ -120,17 +120,17 @@ mod tests {
     #[test]
     fn what_will_not_change_is_not_tried_again() {
         for (code, outcome) in [
-            (Some(409), Outcome::known),
-            (Some(404), Outcome::known),
-            (Some(403), Outcome::refused),
-            (Some(422), Outcome::refused),
-            (Some(401), Outcome::failed),
-            (Some(429), Outcome::failed),
-            (Some(503), Outcome::failed),
-            (None, Outcome::failed),
+            (Some(409), Outcome::Known),
+            (Some(404), Outcome::Known),
+            (Some(403), Outcome::Refused),
+            (Some(422), Outcome::Refused),
+            (Some(401), Outcome::Failed),
+            (Some(429), Outcome::Failed),
+            (Some(503), Outcome::Failed),
+            (None, Outcome::Failed),
         ] {
             assert_eq!(outcome_of(code), outcome, "{code:?}");
-            assert_eq!(outcome.is_final(), outcome != Outcome::failed);
+            assert_eq!(outcome.is_final(), outcome != Outcome::Failed);
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn knowledge(said: Knowledge, snapshot: &ClusterSnapshot) -> Knowledg
 }
 
 /// Remembers which snapshot etcd shows, so that the next one costs by what changed.
-pub(super) struct Content<'a> {
+pub(super) struct ExportState<'a> {
     identity: &'a Identity,
     /// None until everything was written once on this connection.
     shown: Option<Arc<ClusterSnapshot>>,
@@ -29,7 +29,7 @@ pub(super) struct Content<'a> {
     pruned: bool,
 }
 
-impl<'a> Content<'a> {
+impl<'a> ExportState<'a> {
     pub(super) fn new(identity: &'a Identity) -> Self {
         Self { identity, shown: None, pruned: false }
     }
@@ -195,8 +195,8 @@ fn keep_unread(snapshot: &ClusterSnapshot, all: &mut [ServiceOps]) {
 mod tests {
     use std::collections::BTreeMap;
 
+    use mesh_model::address_policy::OwnRanges;
     use mesh_model::annotation::{Affinity, Scope};
-    use mesh_model::fence::OwnRanges;
     use mesh_model::name::{ClusterId, ClusterName};
     use mesh_model::snapshot::{Condition, Endpoint, Service, Slice, Unread};
 
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn step_by_step_leads_to_what_a_full_export_gives() {
         let identity = identity();
-        let mut content = Content::new(&identity);
+        let mut state = ExportState::new(&identity);
         let mut actual = Entries::from([("clustermesh/v1/services/hoth/ns/leftover".into(), b"{}".to_vec())]);
         for next in [
             snapshot(&[("ns/a", &[("a-1", 1)]), ("ns/b", &[("b-1", 2)])], &["n1"]),
@@ -263,11 +263,11 @@ mod tests {
             snapshot(&[("ns/b", &[]), ("ns/c", &[("c-1", 5)])], &["n2"]),
             snapshot(&[], &[]),
         ] {
-            assert!(!content.shows(&next, Knowledge::Complete));
-            let ops = content.ops(&next, Knowledge::Complete, &actual, 7);
+            assert!(!state.shows(&next, Knowledge::Complete));
+            let ops = state.ops(&next, Knowledge::Complete, &actual, 7);
             apply(&mut actual, ops);
-            content.applied(Arc::clone(&next), Knowledge::Complete);
-            assert!(content.shows(&next, Knowledge::Complete));
+            state.applied(Arc::clone(&next), Knowledge::Complete);
+            assert!(state.shows(&next, Knowledge::Complete));
             assert_eq!(actual, export(&identity, &next, 7));
         }
     }
@@ -275,14 +275,14 @@ mod tests {
     #[test]
     fn only_the_changed_slice_is_written() {
         let identity = identity();
-        let mut content = Content::new(&identity);
+        let mut state = ExportState::new(&identity);
         let mut actual = Entries::new();
         let first = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 2)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
-        let ops = content.ops(&first, Knowledge::Complete, &actual, 1);
+        let ops = state.ops(&first, Knowledge::Complete, &actual, 1);
         apply(&mut actual, ops);
-        content.applied(first, Knowledge::Complete);
+        state.applied(first, Knowledge::Complete);
         let second = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 9)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
-        let ops = content.ops(&second, Knowledge::Complete, &actual, 2);
+        let ops = state.ops(&second, Knowledge::Complete, &actual, 2);
         let puts: Vec<&str> = ops.iter().flat_map(|ops| &ops.puts).map(|(key, _)| key.as_str()).collect();
         assert_eq!(puts, ["clustermesh/v1/endpoints/hoth/ns/a/a-2"]);
         assert!(ops.iter().all(|ops| ops.deletes.is_empty()));
@@ -291,17 +291,17 @@ mod tests {
     #[test]
     fn on_partial_knowledge_only_what_was_shown_is_deleted() {
         let identity = identity();
-        let mut content = Content::new(&identity);
+        let mut state = ExportState::new(&identity);
         let leftover = snapshot(&[("ns/a", &[("a-old", 7)]), ("ns/old", &[("old-1", 8)])], &["old"]);
         let mut actual = export(&identity, &leftover, 1);
         let first = snapshot(&[("ns/a", &[("a-1", 1), ("a-2", 2)]), ("ns/b", &[("b-1", 3)])], &["n1"]);
-        let ops = content.ops(&first, Knowledge::Partial, &actual, 2);
+        let ops = state.ops(&first, Knowledge::Partial, &actual, 2);
         apply(&mut actual, ops);
-        content.applied(first, Knowledge::Partial);
+        state.applied(first, Knowledge::Partial);
         let second = snapshot(&[("ns/a", &[("a-1", 1)])], &[]);
-        let ops = content.ops(&second, Knowledge::Partial, &actual, 3);
+        let ops = state.ops(&second, Knowledge::Partial, &actual, 3);
         apply(&mut actual, ops);
-        content.applied(Arc::clone(&second), Knowledge::Partial);
+        state.applied(Arc::clone(&second), Knowledge::Partial);
         let keys: Vec<&str> = actual.keys().map(|key| key.strip_prefix("clustermesh/v1/").unwrap()).collect();
         let expected = [
             "endpoints/hoth/ns/a/a-1",
@@ -313,11 +313,11 @@ mod tests {
         ];
         assert_eq!(keys, expected);
 
-        assert!(content.shows(&second, Knowledge::Partial) && !content.shows(&second, Knowledge::Complete));
-        let ops = content.ops(&second, Knowledge::Complete, &actual, 4);
+        assert!(state.shows(&second, Knowledge::Partial) && !state.shows(&second, Knowledge::Complete));
+        let ops = state.ops(&second, Knowledge::Complete, &actual, 4);
         apply(&mut actual, ops);
-        content.applied(Arc::clone(&second), Knowledge::Complete);
-        assert!(content.shows(&second, Knowledge::Complete));
+        state.applied(Arc::clone(&second), Knowledge::Complete);
+        assert!(state.shows(&second, Knowledge::Complete));
         let stamps = |entries: Entries| entries.into_keys().collect::<Vec<_>>();
         assert_eq!(stamps(actual), stamps(export(&identity, &second, 4)));
     }
@@ -329,14 +329,14 @@ mod tests {
     /// What a new process leaves of what an earlier one has published.
     fn after_restart(before: &ClusterSnapshot, now: ClusterSnapshot) -> Entries {
         let identity = identity();
-        let mut content = Content::new(&identity);
+        let mut state = ExportState::new(&identity);
         let mut actual = export(&identity, before, 1);
         let now = Arc::new(now);
-        let ops = content.ops(&now, Knowledge::Complete, &actual, 2);
+        let ops = state.ops(&now, Knowledge::Complete, &actual, 2);
         apply(&mut actual, ops);
-        content.applied(Arc::clone(&now), Knowledge::Complete);
+        state.applied(Arc::clone(&now), Knowledge::Complete);
         assert!(
-            content.ops(&now, Knowledge::Complete, &actual, 3).is_empty(),
+            state.ops(&now, Knowledge::Complete, &actual, 3).is_empty(),
             "the same again changes nothing"
         );
         actual
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn what_can_be_read_again_counts_at_once() {
         let identity = identity();
-        let mut content = Content::new(&identity);
+        let mut state = ExportState::new(&identity);
         let before = snapshot(&[("ns/a", &[("a-1", 1)])], &[]);
         let mut actual = export(&identity, &before, 1);
         let mut unread = ClusterSnapshot::default();
@@ -380,9 +380,9 @@ mod tests {
         for (next, stands) in
             [(Arc::new(unread), 2), (snapshot(&[("ns/a", &[])], &[]), 1), (snapshot(&[], &[]), 0)]
         {
-            let ops = content.ops(&next, Knowledge::Complete, &actual, 2);
+            let ops = state.ops(&next, Knowledge::Complete, &actual, 2);
             apply(&mut actual, ops);
-            content.applied(next, Knowledge::Complete);
+            state.applied(next, Knowledge::Complete);
             assert_eq!(actual.len(), stands, "{:?}", keys(&actual));
         }
     }

@@ -1,7 +1,7 @@
 //! Whether what stands in etcd is ours to change, and which cluster record shall stand there.
 
-use mesh_kv::publish::Standing;
-use mesh_kv::{Endpoint, Entry};
+use mesh_kv::publish::StoredRecords;
+use mesh_kv::{Entry, EtcdEndpoint};
 use mesh_model::export::Identity;
 use mesh_model::record::{self, ClusterRecord, Incarnation, Reason, Record};
 
@@ -12,14 +12,14 @@ use super::random;
 /// incarnation that stands already, or a new one.
 pub(super) fn cluster_record(
     identity: &Identity,
-    endpoint: &Endpoint,
-    standing: &Standing,
+    endpoint: &EtcdEndpoint,
+    stored: &StoredRecords,
 ) -> Result<ClusterRecord, ExportError> {
-    if !standing.others.is_empty() {
+    if !stored.others.is_empty() {
         let (endpoint, own) = (endpoint.to_string(), identity.name.clone());
-        return Err(ExportError::ForeignStore { endpoint, own, others: standing.others.clone() });
+        return Err(ExportError::ForeignStore { endpoint, own, others: stored.others.clone() });
     }
-    let incarnation = match &standing.cluster {
+    let incarnation = match &stored.cluster {
         Some(entry) => incarnation_of(identity, endpoint, entry)?,
         None => None,
     };
@@ -34,7 +34,7 @@ pub(super) fn cluster_record(
 /// The incarnation that stands; none where the record is garbage, which is replaced.
 fn incarnation_of(
     identity: &Identity,
-    endpoint: &Endpoint,
+    endpoint: &EtcdEndpoint,
     entry: &Entry,
 ) -> Result<Option<Incarnation>, ExportError> {
     let own = identity.name.clone();
@@ -63,7 +63,7 @@ fn new_incarnation() -> Incarnation {
 
 #[cfg(test)]
 mod tests {
-    use mesh_model::fence::OwnRanges;
+    use mesh_model::address_policy::OwnRanges;
     use mesh_model::name::{ClusterId, ClusterName};
 
     use super::*;
@@ -76,7 +76,7 @@ mod tests {
         }
     }
 
-    fn standing(value: &str) -> Standing {
+    fn stored(value: &str) -> StoredRecords {
         let entry = Entry {
             key: "clustermesh/v1/clusters/hoth".into(),
             value: value.into(),
@@ -84,37 +84,34 @@ mod tests {
             create_revision: 1,
             lease: 0,
         };
-        Standing { cluster: Some(entry), ..Standing::default() }
+        StoredRecords { cluster: Some(entry), ..StoredRecords::default() }
     }
 
-    fn judge(standing: &Standing) -> Result<ClusterRecord, String> {
+    fn judge(stored: &StoredRecords) -> Result<ClusterRecord, String> {
         let endpoint = "http://127.0.0.1:1".parse().unwrap();
-        cluster_record(&identity(), &endpoint, standing).map_err(|error| error.to_string())
+        cluster_record(&identity(), &endpoint, stored).map_err(|error| error.to_string())
     }
 
     #[test]
     fn an_empty_store_gets_a_new_incarnation_and_a_known_one_keeps_its_own() {
-        let first = judge(&Standing::default()).unwrap();
-        assert_ne!(first.incarnation, judge(&Standing::default()).unwrap().incarnation);
-        let known = judge(&standing(r#"{"id":2,"incarnation":"one"}"#)).unwrap();
+        let first = judge(&StoredRecords::default()).unwrap();
+        assert_ne!(first.incarnation, judge(&StoredRecords::default()).unwrap().incarnation);
+        let known = judge(&stored(r#"{"id":2,"incarnation":"one"}"#)).unwrap();
         assert_eq!(known.incarnation.as_str(), "one");
         assert_eq!(known.ranges.pods.len(), 1);
     }
 
     #[test]
     fn a_store_of_another_cluster_is_refused_with_the_remedy() {
-        let others = Standing { others: vec!["endor".into()], ..Standing::default() };
+        let others = StoredRecords { others: vec!["endor".into()], ..StoredRecords::default() };
         let command = |name| format!("forget --cluster-name {name} --etcd-endpoint http://127.0.0.1:1");
         let (of_endor, of_hoth) = (command("endor"), command("hoth"));
-        for (standing, parts) in [
+        for (stored, parts) in [
             (others, ["records of endor", "--etcd-endpoint", &of_endor]),
-            (
-                standing(r#"{"id":3,"incarnation":"one"}"#),
-                ["has the id 3, not 2", "--cluster-id 3", &of_hoth],
-            ),
-            (standing(r#"{"schema":9}"#), ["another version", "newer", "clustermesh-apiserver"]),
+            (stored(r#"{"id":3,"incarnation":"one"}"#), ["has the id 3, not 2", "--cluster-id 3", &of_hoth]),
+            (stored(r#"{"schema":9}"#), ["another version", "newer", "clustermesh-apiserver"]),
         ] {
-            let error = judge(&standing).unwrap_err();
+            let error = judge(&stored).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         }
     }
@@ -122,7 +119,7 @@ mod tests {
     #[test]
     fn a_garbage_record_is_replaced() {
         for value in ["", "not JSON", r#"{"id":2}"#, r#"{"id":0,"incarnation":"one"}"#] {
-            assert_ne!(judge(&standing(value)).unwrap().incarnation.as_str(), "one", "{value}");
+            assert_ne!(judge(&stored(value)).unwrap().incarnation.as_str(), "one", "{value}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The address of an etcd, or of whatever speaks its protocol.
+//! Etcd endpoints: the addresses of an etcd, or of whatever speaks its protocol.
 //!
 //! Parses and displays; never resolves or dials.
 
@@ -9,22 +9,22 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The port of an endpoint that names none.
+/// The port of an etcd endpoint that names none.
 const DEFAULT_PORT: u16 = 2379;
 
 /// `http://HOST:PORT` or `https://HOST:PORT`; the port defaults to 2379.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Endpoint {
+pub struct EtcdEndpoint {
     secure: bool,
     /// A DNS name, or an IP address without brackets.
     host: Arc<str>,
     port: u16,
 }
 
-/// Why a text is no endpoint.
+/// Why a text is no etcd endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
+pub enum EtcdEndpointError {
     #[error("endpoint {text:?} does not begin with http:// or https://: write https://HOST:PORT")]
     Scheme { text: String },
     #[error("endpoint {text:?} has a path, query or user: write https://HOST:PORT and nothing behind it")]
@@ -35,8 +35,8 @@ pub enum EndpointError {
     Port { text: String },
 }
 
-impl Endpoint {
-    /// Whether TLS is spoken there.
+impl EtcdEndpoint {
+    /// Whether it is reached over TLS.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
@@ -82,54 +82,54 @@ fn split_authority(authority: &str) -> Option<(&str, Option<&str>)> {
     is_host_name(host).then_some((host, port))
 }
 
-impl FromStr for Endpoint {
-    type Err = EndpointError;
+impl FromStr for EtcdEndpoint {
+    type Err = EtcdEndpointError;
 
-    fn from_str(text: &str) -> Result<Self, EndpointError> {
+    fn from_str(text: &str) -> Result<Self, EtcdEndpointError> {
         // An error quotes foreign text, which may be of any length.
         let quoted = || text.chars().take(120).collect::<String>();
         let (secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (true, rest),
             (None, Some(rest)) => (false, rest),
-            (None, None) => return Err(EndpointError::Scheme { text: quoted() }),
+            (None, None) => return Err(EtcdEndpointError::Scheme { text: quoted() }),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@']) {
-            return Err(EndpointError::Excess { text: quoted() });
+            return Err(EtcdEndpointError::Excess { text: quoted() });
         }
         let (host, port) =
-            split_authority(authority).ok_or_else(|| EndpointError::Host { text: quoted() })?;
+            split_authority(authority).ok_or_else(|| EtcdEndpointError::Host { text: quoted() })?;
         let port = match port {
             None => DEFAULT_PORT,
             Some(port) => match port.parse() {
                 Ok(port @ 1..) => port,
-                Ok(0) | Err(_) => return Err(EndpointError::Port { text: quoted() }),
+                Ok(0) | Err(_) => return Err(EtcdEndpointError::Port { text: quoted() }),
             },
         };
         Ok(Self { secure, host: host.to_ascii_lowercase().into(), port })
     }
 }
 
-impl TryFrom<String> for Endpoint {
-    type Error = EndpointError;
-    fn try_from(text: String) -> Result<Self, EndpointError> {
+impl TryFrom<String> for EtcdEndpoint {
+    type Error = EtcdEndpointError;
+    fn try_from(text: String) -> Result<Self, EtcdEndpointError> {
         text.parse()
     }
 }
 
-impl From<Endpoint> for String {
-    fn from(endpoint: Endpoint) -> Self {
+impl From<EtcdEndpoint> for String {
+    fn from(endpoint: EtcdEndpoint) -> Self {
         endpoint.to_string()
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for EtcdEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.secure { "https" } else { "http" }, self.authority())
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for EtcdEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -148,7 +148,7 @@ mod tests {
             ("https://[fd00::1]", "https://[fd00::1]:2379", "fd00::1"),
             ("http://ETCD", "http://etcd:2379", "etcd"),
         ] {
-            let endpoint: Endpoint = text.parse().unwrap();
+            let endpoint: EtcdEndpoint = text.parse().unwrap();
             assert_eq!((endpoint.to_string().as_str(), endpoint.host()), (shown, host));
             assert_eq!(endpoint.is_secure(), text.starts_with("https"));
         }
@@ -171,7 +171,7 @@ mod tests {
             ("http://a:1/v3", "has a path"),
             ("http://user@a:1", "has a path"),
         ] {
-            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            let error = text.parse::<EtcdEndpoint>().unwrap_err().to_string();
             assert!(error.contains(part), "{text:?}: {error}");
         }
     }
