@@ -1,9 +1,8 @@
 //! What the exporter counts.
 
 use mesh_kv::Alarm;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use mesh_runtime::ByLabel;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -27,23 +26,6 @@ pub(super) enum FailureReason {
     Unfit,
 }
 
-/// Prometheus' labels are in snake_case.
-macro_rules! label {
-    ($type:ident: $($variant:ident = $text:literal),+) => {
-        impl EncodeLabelValue for $type {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-                let text = match self { $(Self::$variant => $text),+ };
-                EncodeLabelValue::encode(&text, encoder)
-            }
-        }
-    };
-}
-
-label!(FailureReason: Unreachable = "unreachable", Call = "call", Fenced = "fenced",
-    Interference = "interference", ForeignStore = "foreign_store", NoSpace = "no_space", Unfit = "unfit");
-label!(Operation: Put = "put", Delete = "delete");
-label!(RecordKind: Services = "services", Endpoints = "endpoints", Nodes = "nodes");
-
 impl FailureReason {
     const ALL: [Self; 7] = [
         Self::Unreachable,
@@ -54,23 +36,22 @@ impl FailureReason {
         Self::NoSpace,
         Self::Unfit,
     ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Call => "call",
+            Self::Fenced => "fenced",
+            Self::Interference => "interference",
+            Self::ForeignStore => "foreign_store",
+            Self::NoSpace => "no_space",
+            Self::Unfit => "unfit",
+        }
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailureLabels {
-    reason: FailureReason,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Operation {
-    Put,
-    Delete,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabels {
-    operation: Operation,
-}
+const PUT: &str = "put";
+const DELETE: &str = "delete";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RecordKind {
@@ -79,51 +60,43 @@ pub(super) enum RecordKind {
     Nodes,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabels {
-    kind: RecordKind,
-}
+impl RecordKind {
+    const ALL: [Self; 3] = [Self::Services, Self::Endpoints, Self::Nodes];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum AlarmName {
-    NoSpace,
-    Corrupt,
-}
-
-label!(AlarmName: NoSpace = "nospace", Corrupt = "corrupt");
-
-impl From<Alarm> for AlarmName {
-    fn from(alarm: Alarm) -> Self {
-        match alarm {
-            Alarm::NoSpace => Self::NoSpace,
-            Alarm::Corrupt => Self::Corrupt,
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Endpoints => "endpoints",
+            Self::Nodes => "nodes",
         }
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AlarmLabels {
-    alarm: AlarmName,
+fn alarm_label(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::NoSpace => "nospace",
+        Alarm::Corrupt => "corrupt",
+    }
 }
 
 /// Metrics of the exporter. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct ExportMetrics {
     pub(super) passes: Counter,
-    failures: Family<FailureLabels, Counter>,
+    failures: ByLabel<Counter>,
     pub(super) pending: Gauge,
     pub(super) duration: Histogram,
     pub(super) last_success: Gauge<f64, std::sync::atomic::AtomicU64>,
     pub(super) transactions: Counter,
-    operations: Family<OperationLabels, Counter>,
-    records: Family<KindLabels, Gauge>,
+    operations: ByLabel<Counter>,
+    records: ByLabel<Gauge>,
     pub(super) leading: Gauge,
     pub(super) fit: Gauge,
     pub(super) standbys: Gauge,
     pub(super) connected: Gauge,
     pub(super) oversized: Counter,
     pub(super) oversized_records: Gauge,
-    alarms: Family<AlarmLabels, Gauge>,
+    alarms: ByLabel<Gauge>,
 }
 
 impl ExportMetrics {
@@ -131,48 +104,29 @@ impl ExportMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             passes: Counter::default(),
-            failures: Family::default(),
+            failures: ByLabel::new("reason", FailureReason::ALL.map(FailureReason::as_str)),
             pending: Gauge::default(),
             duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
             last_success: Gauge::default(),
             transactions: Counter::default(),
-            operations: Family::default(),
-            records: Family::default(),
+            operations: ByLabel::new("operation", [PUT, DELETE]),
+            records: ByLabel::new("kind", RecordKind::ALL.map(RecordKind::as_str)),
             leading: Gauge::default(),
             fit: Gauge::default(),
             standbys: Gauge::default(),
             connected: Gauge::default(),
             oversized: Counter::default(),
             oversized_records: Gauge::default(),
-            alarms: Family::default(),
+            alarms: ByLabel::new("alarm", Alarm::ALL.map(alarm_label)),
         };
-        metrics.show_all_series();
         metrics.enter(registry);
         metrics
-    }
-
-    /// A series that appears only with its first failure can't be alerted on.
-    fn show_all_series(&self) {
-        for reason in FailureReason::ALL {
-            drop(self.failures.get_or_create(&FailureLabels { reason }));
-        }
-        for operation in [Operation::Put, Operation::Delete] {
-            drop(self.operations.get_or_create(&OperationLabels { operation }));
-        }
-        for kind in [RecordKind::Services, RecordKind::Endpoints, RecordKind::Nodes] {
-            drop(self.records.get_or_create(&KindLabels { kind }));
-        }
-        Alarm::ALL.iter().for_each(|alarm| self.set_alarm(*alarm, false));
     }
 
     fn enter(&self, registry: &mut Registry) {
         let seconds = Unit::Seconds;
         registry.register("export_passes", "Snapshots of the source brought to etcd", self.passes.clone());
-        registry.register(
-            "export_failures",
-            "Connections to etcd that ended, by reason",
-            self.failures.clone(),
-        );
+        self.failures.register(registry, "export_failures", "Connections to etcd that ended, by reason");
         registry.register("export_pending_operations", "Operations not yet applied", self.pending.clone());
         registry.register_with_unit(
             "export_duration",
@@ -187,8 +141,8 @@ impl ExportMetrics {
             self.last_success.clone(),
         );
         registry.register("export_transactions", "Transactions applied", self.transactions.clone());
-        registry.register("export_operations", "Operations applied, by operation", self.operations.clone());
-        registry.register("export_records", "Records that stand in etcd, by kind", self.records.clone());
+        self.operations.register(registry, "export_operations", "Operations applied, by operation");
+        self.records.register(registry, "export_records", "Records that stand in etcd, by kind");
         self.enter_election(registry);
         self.enter_etcd(registry);
     }
@@ -209,7 +163,7 @@ impl ExportMetrics {
 
     fn enter_etcd(&self, registry: &mut Registry) {
         registry.register("etcd_connected", "1 while a connection to etcd stands", self.connected.clone());
-        registry.register("etcd_alarms", "1 while etcd has raised the alarm", self.alarms.clone());
+        self.alarms.register(registry, "etcd_alarms", "1 while etcd has raised the alarm");
         registry.register(
             "export_oversized",
             "Writes of records that fit into no transaction",
@@ -223,22 +177,20 @@ impl ExportMetrics {
     }
 
     pub(super) fn failed(&self, reason: FailureReason) {
-        self.failures.get_or_create(&FailureLabels { reason }).inc();
+        self.failures.of(reason.as_str()).inc();
     }
 
     pub(super) fn set_alarm(&self, alarm: Alarm, stands: bool) {
-        self.alarms.get_or_create(&AlarmLabels { alarm: alarm.into() }).set(stands.into());
+        self.alarms.of(alarm_label(alarm)).set(stands.into());
     }
 
     pub(super) fn applied(&self, puts: usize, deletes: usize) {
         self.transactions.inc();
-        self.operations.get_or_create(&OperationLabels { operation: Operation::Put }).inc_by(puts as u64);
-        self.operations
-            .get_or_create(&OperationLabels { operation: Operation::Delete })
-            .inc_by(deletes as u64);
+        self.operations.of(PUT).inc_by(puts as u64);
+        self.operations.of(DELETE).inc_by(deletes as u64);
     }
 
     pub(super) fn set_records(&self, kind: RecordKind, count: u64) {
-        self.records.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.records.of(kind.as_str()).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }

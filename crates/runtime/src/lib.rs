@@ -16,7 +16,7 @@ pub mod supervisor;
 
 pub use admin::{AdminServer, Listen};
 pub use args::{AdminArgs, LogArgs};
-pub use metrics::Registry;
+pub use metrics::{ByLabel, Registry};
 pub use readiness::{Condition, Readiness};
 pub use state_file::{StateError, StateFile};
 pub use supervisor::{Supervisor, SupervisorError, Task};

@@ -2,7 +2,12 @@
 //!
 //! A module keeps its metrics in a struct of its own and registers them through [`Registry::root`].
 
+use std::fmt::Debug;
+
+use prometheus_client::encoding::EncodeMetric;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::info::Info;
 
 /// The content type of [`Registry::encode`]'s text.
@@ -47,6 +52,38 @@ impl Registry {
     }
 }
 
+/// A metric whose series differ in one label of known values. All series are shown from the start: one that appears only
+/// with its first event can't be alerted on. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct ByLabel<M> {
+    label: &'static str,
+    family: Family<[(&'static str, &'static str); 1], M>,
+}
+
+impl<M: Clone + Default> ByLabel<M> {
+    pub fn new(label: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
+        let metric = Self { label, family: Family::default() };
+        values.into_iter().for_each(|value| drop(metric.of(value)));
+        metric
+    }
+
+    /// The series with this value of the label.
+    pub fn of(&self, value: &'static str) -> M {
+        self.family.get_or_create_owned(&[(self.label, value)])
+    }
+}
+
+impl<M: Clone + Debug + EncodeMetric + TypedMetric + Send + Sync + 'static> ByLabel<M> {
+    pub fn register(
+        &self,
+        registry: &mut prometheus_client::registry::Registry,
+        name: &'static str,
+        help: &'static str,
+    ) {
+        registry.register(name, help, self.family.clone());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::metrics::counter::Counter;
@@ -63,5 +100,16 @@ mod tests {
         assert!(text.contains("clustermesh_dials_total 1\n"), "{text}");
         assert!(text.contains("clustermesh_build_info{binary=\"test\",version=\"1.2.3\""), "{text}");
         assert_eq!(registry.names(), ["clustermesh_build", "clustermesh_dials"]);
+    }
+
+    #[test]
+    fn every_value_of_a_label_is_shown_from_the_start() {
+        let mut registry = Registry::new("test", "1.2.3");
+        let writes = ByLabel::<Counter>::new("map", ["slots", "backends"]);
+        writes.register(registry.root(), "writes", "Writes");
+        writes.of("slots").inc();
+        let text = registry.encode();
+        assert!(text.contains("clustermesh_writes_total{map=\"slots\"} 1\n"), "{text}");
+        assert!(text.contains("clustermesh_writes_total{map=\"backends\"} 0\n"), "{text}");
     }
 }

@@ -3,9 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use mesh_runtime::ByLabel;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -16,63 +15,31 @@ use crate::datapath::grace::Method;
 use crate::datapath::plan::Plan;
 
 /// A map of the datapath.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the names are label values")]
-pub enum Map {
-    services,
-    slots,
-    backends,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Map {
+    Services,
+    Slots,
+    Backends,
 }
 
-const MAPS: [Map; 3] = [Map::services, Map::slots, Map::backends];
+impl Map {
+    const ALL: [Self; 3] = [Self::Services, Self::Slots, Self::Backends];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MapLabel {
-    map: Map,
-}
-
-/// What became of a dialled address; see `mesh_abi::Outcome`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the names are label values")]
-pub enum Outcome {
-    translated,
-    not_a_service,
-    no_backend,
-    yielded,
-    retried,
-    gave_up,
-    canary,
-    origin_lost,
-}
-
-/// In the order of the kernel's array.
-pub const OUTCOMES: [Outcome; mesh_abi::OUTCOMES] = [
-    Outcome::translated,
-    Outcome::not_a_service,
-    Outcome::no_backend,
-    Outcome::yielded,
-    Outcome::retried,
-    Outcome::gave_up,
-    Outcome::canary,
-    Outcome::origin_lost,
-];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    outcome: Outcome,
-}
-
-/// By what a grace period was waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct MethodLabel {
-    method: &'static str,
-}
-
-impl From<Method> for MethodLabel {
-    fn from(method: Method) -> Self {
-        Self { method: method.as_str() }
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Slots => "slots",
+            Self::Backends => "backends",
+        }
     }
 }
+
+/// What became of a dialled address, in the order of the kernel's array; see `mesh_abi::Outcome`.
+const OUTCOMES: [&str; mesh_abi::OUTCOMES] =
+    ["translated", "not_a_service", "no_backend", "yielded", "retried", "gave_up", "canary", "origin_lost"];
+
+/// By what a grace period can be waited for.
+const METHODS: [Method; 2] = [Method::Membarrier, Method::OuterMap];
 
 /// The merge loop's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -82,24 +49,26 @@ pub struct Metrics {
     pending: Gauge,
     duration: Histogram,
     last_success: Gauge<f64, AtomicU64>,
-    writes: Family<MapLabel, Counter>,
-    repairs: Family<MapLabel, Counter>,
+    writes: ByLabel<Counter>,
+    repairs: ByLabel<Counter>,
     sweeps: Counter,
-    used: Family<MapLabel, Gauge>,
-    capacity: Family<MapLabel, Gauge>,
+    used: ByLabel<Gauge>,
+    capacity: ByLabel<Gauge>,
     refused: Gauge,
     left_out: Gauge,
     failed_frontends: Gauge,
     frozen: Gauge,
-    connects: Family<OutcomeLabel, Counter>,
-    grace_method: Family<MethodLabel, Gauge>,
-    grace_periods: Family<MethodLabel, Counter>,
+    connects: ByLabel<Counter>,
+    grace_method: ByLabel<Gauge>,
+    grace_periods: ByLabel<Counter>,
     grace_failures: Counter,
     source_age: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
+        let maps = || Map::ALL.map(Map::as_str);
+        let methods = || METHODS.map(Method::as_str);
         let metrics = Self {
             passes: Counter::default(),
             failures: Counter::default(),
@@ -107,22 +76,21 @@ impl Metrics {
             // 64 µs to 8 s.
             duration: Histogram::new(exponential_buckets(64e-6, 2.0, 18)),
             last_success: Gauge::default(),
-            writes: Family::default(),
-            repairs: Family::default(),
+            writes: ByLabel::new("map", maps()),
+            repairs: ByLabel::new("map", maps()),
             sweeps: Counter::default(),
-            used: Family::default(),
-            capacity: Family::default(),
+            used: ByLabel::new("map", maps()),
+            capacity: ByLabel::new("map", maps()),
             refused: Gauge::default(),
             left_out: Gauge::default(),
             failed_frontends: Gauge::default(),
             frozen: Gauge::default(),
-            connects: Family::default(),
-            grace_method: Family::default(),
-            grace_periods: Family::default(),
+            connects: ByLabel::new("outcome", OUTCOMES),
+            grace_method: ByLabel::new("method", methods()),
+            grace_periods: ByLabel::new("method", methods()),
             grace_failures: Counter::default(),
             source_age: Gauge::default(),
         };
-        metrics.show_all_series();
         let merge = registry.sub_registry_with_prefix("merge");
         merge.register("passes", "Plans written", metrics.passes.clone());
         merge.register(
@@ -156,39 +124,21 @@ impl Metrics {
             metrics.frozen.clone(),
         );
         let maps = registry.sub_registry_with_prefix("map");
-        maps.register("writes", "Elements written or deleted", metrics.writes.clone());
-        let repairs = metrics.repairs.clone();
-        maps.register("repairs", "Elements that somebody else had written or deleted", repairs);
+        metrics.writes.register(maps, "writes", "Elements written or deleted");
+        metrics.repairs.register(maps, "repairs", "Elements that somebody else had written or deleted");
         maps.register(
             "sweeps",
             "Rounds in which all elements were held against the mirror",
             metrics.sweeps.clone(),
         );
-        maps.register("used_elements", "Elements in use", metrics.used.clone());
-        maps.register("capacity_elements", "Size of the map", metrics.capacity.clone());
-        registry.register("connects", "Connects that the programs saw", metrics.connects.clone());
+        metrics.used.register(maps, "used_elements", "Elements in use");
+        metrics.capacity.register(maps, "capacity_elements", "Size of the map");
+        metrics.connects.register(registry, "connects", "Connects that the programs saw");
         let grace = registry.sub_registry_with_prefix("grace");
-        grace.register("method", "By what grace periods are waited for", metrics.grace_method.clone());
-        grace.register("periods", "Grace periods waited for", metrics.grace_periods.clone());
+        metrics.grace_method.register(grace, "method", "By what grace periods are waited for");
+        metrics.grace_periods.register(grace, "periods", "Grace periods waited for");
         grace.register("failures", "Attempts to wait that failed", metrics.grace_failures.clone());
         metrics
-    }
-
-    /// A series that appears only with its first event can't be alerted on.
-    fn show_all_series(&self) {
-        for map in MAPS {
-            drop(self.writes.get_or_create(&MapLabel { map }));
-            drop(self.repairs.get_or_create(&MapLabel { map }));
-            drop(self.used.get_or_create(&MapLabel { map }));
-            drop(self.capacity.get_or_create(&MapLabel { map }));
-        }
-        for method in [Method::Membarrier, Method::OuterMap] {
-            drop(self.grace_method.get_or_create(&method.into()));
-            drop(self.grace_periods.get_or_create(&method.into()));
-        }
-        for outcome in OUTCOMES {
-            drop(self.connects.get_or_create(&OutcomeLabel { outcome }));
-        }
     }
 
     pub(super) fn planned(&self, plan: &Plan, seconds: f64) {
@@ -197,12 +147,12 @@ impl Metrics {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(now.as_secs_f64());
         let writes = [
-            (Map::services, plan.services.len() + plan.deleted.len()),
-            (Map::slots, plan.slots.len()),
-            (Map::backends, plan.backends.len()),
+            (Map::Services, plan.services.len() + plan.deleted.len()),
+            (Map::Slots, plan.slots.len()),
+            (Map::Backends, plan.backends.len()),
         ];
         for (map, count) in writes {
-            self.writes.get_or_create(&MapLabel { map }).inc_by(count as u64);
+            self.writes.of(map.as_str()).inc_by(count as u64);
         }
     }
 
@@ -220,14 +170,13 @@ impl Metrics {
         self.refused.set(refused as i64);
         let capacity = actual.capacity();
         let rows = [
-            (Map::services, actual.frontend_count() as i64, capacity.services),
-            (Map::slots, i64::from(capacity.slots - actual.free_slots()), capacity.slots),
-            (Map::backends, actual.backend_count() as i64, capacity.backends),
+            (Map::Services, actual.frontend_count() as i64, capacity.services),
+            (Map::Slots, i64::from(capacity.slots - actual.free_slots()), capacity.slots),
+            (Map::Backends, actual.backend_count() as i64, capacity.backends),
         ];
         for (map, used, size) in rows {
-            let label = MapLabel { map };
-            self.used.get_or_create(&label).set(used);
-            self.capacity.get_or_create(&label).set(size.into());
+            self.used.of(map.as_str()).set(used);
+            self.capacity.of(map.as_str()).set(size.into());
         }
     }
 
@@ -241,7 +190,7 @@ impl Metrics {
     }
 
     pub(super) fn repaired(&self, map: Map, elements: usize) {
-        self.repairs.get_or_create(&MapLabel { map }).inc_by(elements as u64);
+        self.repairs.of(map.as_str()).inc_by(elements as u64);
     }
 
     /// Brings the counter up to so many rounds.
@@ -250,11 +199,11 @@ impl Metrics {
     }
 
     pub(super) fn grace_method(&self, method: Method) {
-        self.grace_method.get_or_create(&method.into()).set(1);
+        self.grace_method.of(method.as_str()).set(1);
     }
 
     pub(super) fn grace_period(&self, method: Method) {
-        self.grace_periods.get_or_create(&method.into()).inc();
+        self.grace_periods.of(method.as_str()).inc();
     }
 
     pub(super) fn source_age(&self, age: std::time::Duration) {
@@ -268,7 +217,7 @@ impl Metrics {
     /// Brings the counters up to what the kernel has counted.
     pub(super) fn connects(&self, outcomes: &[u64; mesh_abi::OUTCOMES]) {
         for (outcome, total) in OUTCOMES.iter().zip(outcomes) {
-            let counter = self.connects.get_or_create(&OutcomeLabel { outcome: *outcome });
+            let counter = self.connects.of(outcome);
             counter.inc_by(total.saturating_sub(counter.get()));
         }
     }

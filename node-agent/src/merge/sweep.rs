@@ -70,7 +70,7 @@ impl Sweep {
             Place::Backends(next) => {
                 let read = maps.read_backends(*next, BACKENDS)?;
                 let wrong = actual.repair_backends(*next, &read, &mut found.plan);
-                found.add(Map::backends, wrong);
+                found.add(Map::Backends, wrong);
                 *next += u32::try_from(read.len()).unwrap_or(BACKENDS);
                 (*next >= actual.capacity().backends || read.is_empty()).then(|| {
                     self.rounds += 1;
@@ -98,7 +98,7 @@ fn frontends(
         if *seen == 0 {
             let entry = maps.read_services(&[service_key(&frontend)])?.pop().flatten();
             let wrong = actual.repair_entry(&frontend, entry.as_ref(), &mut found.plan);
-            found.add(Map::services, wrong.into());
+            found.add(Map::Services, wrong.into());
         }
         while let Some(range) = actual.slots_of(&frontend, *seen, slots) {
             if slots == 0 {
@@ -106,7 +106,7 @@ fn frontends(
             }
             let read = maps.read_slots(range.first, range.count)?;
             let wrong = actual.repair_slots(&frontend, range.first, &read, &mut found.plan);
-            found.add(Map::slots, wrong);
+            found.add(Map::Slots, wrong);
             *seen += range.count;
             slots -= range.count;
         }
@@ -125,7 +125,7 @@ fn keys(
 ) -> Result<Option<Place>, MapError> {
     let keys = maps.keys_after(last.as_ref(), KEYS)?;
     let wrong = actual.repair_keys(&keys, &mut found.plan);
-    found.add(Map::services, wrong);
+    found.add(Map::Services, wrong);
     *seen += keys.len();
     // Behind a key that has gone meanwhile the kernel begins anew.
     let limit = 2 * usize::try_from(actual.capacity().services).unwrap_or(usize::MAX / 2);
