@@ -11,8 +11,8 @@ use mesh_model::name::ClusterName;
 
 use crate::fault::{CallError, CallReason};
 use crate::lease::Lease;
+use crate::raw::receive;
 use crate::session::{Entry, Session};
-use crate::watch::receive;
 
 const READING: &str = "reading the leader key";
 

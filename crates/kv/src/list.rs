@@ -1,14 +1,16 @@
 //! Lists of a peer's records: of everything, in an order in which a cut leaves the most useful part, and of single services.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use mesh_model::name::ServiceName;
 use mesh_model::record::PREFIX;
 use tokio::time::Instant;
 
-use crate::fault::{CallError, CallReason};
-use crate::session::{PAGE_KEYS, Page, Session};
-use crate::watch::{Event, MIN_PAGE_KEYS, PeerWatch};
+use crate::fault::CallError;
+use crate::raw::RawEntry;
+use crate::session::{Entry, Session};
+use crate::watch::{Event, PeerWatch};
 
 /// The parts of the key space in the order in which they are listed: what is small and decides on the rest comes first.
 const PARTS: [(&str, &str); 5] = [
@@ -34,72 +36,60 @@ impl Place {
     }
 }
 
+/// How much of a list is read, and where it was cut.
+struct Reading {
+    /// So many more records may be read.
+    left: u64,
+    /// The last record that was read.
+    last: Option<Place>,
+    cut: Option<Place>,
+}
+
+impl Reading {
+    /// The records of a page that may be read. The first that may not ends the list.
+    fn take(&mut self, mut page: Vec<RawEntry>) -> Vec<Entry> {
+        let count = page.len() as u64;
+        let is_cut = count > self.left;
+        if is_cut {
+            page.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        }
+        self.left = self.left.saturating_sub(count);
+        let entries: Vec<Entry> = page.into_iter().map(Into::into).collect();
+        self.last = entries.last().map(|entry| Place::of(&entry.key)).or_else(|| self.last.take());
+        if is_cut {
+            // Without a single record everything lies beyond.
+            self.cut = Some(self.last.clone().unwrap_or_else(|| Place::of("")));
+        }
+        entries
+    }
+}
+
 impl PeerWatch {
     pub(crate) async fn list(
         &mut self,
         session: &Session,
         sink: &mut (impl FnMut(Event) + Send),
-    ) -> Result<i64, CallError> {
+    ) -> Result<(), CallError> {
         sink(Event::ListBegin);
-        self.landmarks.clear();
-        self.position = None;
         self.cut = None;
-        let (mut revision, mut left) = (None, self.max_records);
-        for (from, end) in PARTS {
-            let (from, end) = (format!("{PREFIX}{from}"), format!("{PREFIX}{end}"));
-            let pages = session.list_range("listing the records", &from, &end);
-            let mut pages = pages.with_limit(self.page_keys).at(revision);
-            while let Some(page) = pages.next().await.map_err(|error| self.slower(error))? {
-                revision = Some(page.revision);
-                let page = self.cut(page, &mut left, sink);
-                self.take(page, sink);
-                if self.cut.is_some() {
-                    break;
-                }
+        let records = self.max_records;
+        let mut reading = Reading { left: records, last: None, cut: None };
+        let ranges = PARTS.map(|(from, end)| (format!("{PREFIX}{from}"), format!("{PREFIX}{end}")));
+        let page = |page| {
+            let entries = reading.take(page);
+            if reading.cut.is_some() {
+                sink(Event::ListCut { records });
             }
-            if self.cut.is_some() {
-                break;
+            if !entries.is_empty() {
+                sink(Event::ListPage(entries));
             }
-        }
-        self.page_keys = (self.page_keys * 2).min(PAGE_KEYS);
+            if reading.cut.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let revision = self.raw.list(session, &ranges, page).await?;
+        self.cut = reading.cut;
         self.listed_at = Some(Instant::now());
-        let revision = revision.unwrap_or_default();
-        self.position = Some(revision);
         sink(Event::ListEnd { revision });
-        Ok(revision)
-    }
-
-    /// A page that takes too long over this path is tried smaller next time.
-    fn slower(&mut self, error: CallError) -> CallError {
-        if matches!(error.reason, CallReason::Deadline) {
-            self.page_keys = (self.page_keys / 8).max(MIN_PAGE_KEYS);
-        }
-        error
-    }
-
-    /// Ends the list with the last record that may be read.
-    fn cut(&mut self, mut page: Page, left: &mut u64, sink: &mut (impl FnMut(Event) + Send)) -> Page {
-        let count = page.entries.len() as u64;
-        if count > *left {
-            page.entries.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-            let last = page.entries.last().map(|entry| Place::of(&entry.key));
-            // Without a single record everything lies beyond.
-            self.cut = Some(last.or_else(|| self.last.clone()).unwrap_or_else(|| Place::of("")));
-            sink(Event::ListCut { records: self.max_records });
-        }
-        self.last = page.entries.last().map(|entry| Place::of(&entry.key)).or_else(|| self.last.take());
-        *left = left.saturating_sub(count);
-        page
-    }
-
-    fn take(&mut self, page: Page, sink: &mut (impl FnMut(Event) + Send)) {
-        for entry in &page.entries {
-            self.note(&entry.key, &entry.value);
-            self.landmarks.see(&entry.key, entry.mod_revision, Some(&entry.value));
-        }
-        if !page.entries.is_empty() {
-            sink(Event::ListPage(page.entries));
-        }
+        Ok(())
     }
 
     /// Reads services at the revision that is known, so that the changes go on behind them.
@@ -115,7 +105,7 @@ impl PeerWatch {
                 let key = format!("{PREFIX}{part}/{}/{service}", self.cluster);
                 let end = if part == "services" { format!("{key}\0") } else { format!("{key}0") };
                 let from = if part == "services" { key } else { format!("{key}/") };
-                let mut pages = session.list_range("reading a service", &from, &end).at(self.position);
+                let mut pages = session.list_range("reading a service", &from, &end).at(self.raw.revision());
                 while let Some(page) = pages.next().await? {
                     let count = page.entries.len() as u64;
                     if count > left {

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use crate::dial::{Dialed, Dialer, Ending, Stream};
 use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, DialError};
+use crate::raw::RawEntry;
 
 /// For every call but an open watch.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -43,12 +44,16 @@ pub struct Entry {
     pub lease: i64,
 }
 
+impl From<RawEntry> for Entry {
+    fn from(raw: RawEntry) -> Self {
+        let RawEntry { key, value, create_revision, mod_revision, lease, .. } = raw;
+        Self { key: text_of(key), value, mod_revision, create_revision, lease }
+    }
+}
+
 impl From<KeyValue> for Entry {
     fn from(pair: KeyValue) -> Self {
-        let (mod_revision, create_revision) = (pair.mod_revision(), pair.create_revision());
-        let lease = pair.lease();
-        let (key, value) = pair.into_key_value();
-        Self { key: text_of(key), value, mod_revision, create_revision, lease }
+        RawEntry::from(pair).into()
     }
 }
 
@@ -234,7 +239,7 @@ fn plausible(revision: i64) -> Result<i64, CallReason> {
 }
 
 /// The first key behind all that begin with a prefix.
-fn prefix_end(prefix: &str) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     let last = end.last_mut().expect("a prefix is never empty");
     *last = last.checked_add(1).expect("text holds no byte 255");
@@ -288,6 +293,15 @@ impl Pages<'_> {
 
     /// The next page, none behind the last one. There is always a first page.
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
+        let page = self.next_raw().await?;
+        Ok(page.map(|(revision, entries)| Page {
+            revision,
+            entries: entries.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    /// The same with all that etcd keeps of a key: the revision that all pages show, and the page's entries.
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(i64, Vec<RawEntry>)>, CallError> {
         loop {
             let Some(start) = self.next.clone() else { return Ok(None) };
             match self.read(start).await {
@@ -300,7 +314,7 @@ impl Pages<'_> {
         }
     }
 
-    async fn read(&mut self, start: Vec<u8>) -> Result<Page, CallError> {
+    async fn read(&mut self, start: Vec<u8>) -> Result<(i64, Vec<RawEntry>), CallError> {
         let mut options = GetOptions::new().with_range(self.end.clone()).with_limit(self.limit);
         if let Some(revision) = self.revision {
             options = options.with_revision(revision);
@@ -311,7 +325,7 @@ impl Pages<'_> {
         let more = answer.more();
         let pairs = answer.take_kvs();
         self.next = pairs.last().filter(|_| more).map(|last| [last.key(), &[0]].concat());
-        Ok(Page { revision, entries: pairs.into_iter().map(Into::into).collect() })
+        Ok((revision, pairs.into_iter().map(Into::into).collect()))
     }
 }
 

@@ -1,42 +1,31 @@
-//! Follows all records in a peer's etcd: a list at one revision, then changes, over every kind of interruption.
+//! Follows all records in a peer's etcd: a list, then changes, over every kind of interruption ([`raw`](crate::raw)).
 //!
-//! Delivers whole revisions only, resumes where that is safe, and lists again where it is not. Never interprets a
-//! record, never gives up, never ends by itself.
+//! Delivers whole revisions only. Lists in an order of its own and within a bound, reads single services where somebody
+//! asks for them, and lists again where it left something out. Never interprets a record.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchResponse, WatchStream};
-use mesh_failure::Backoff;
 use mesh_model::name::{ClusterName, ServiceName};
-use mesh_model::record::{PREFIX, RecordKey};
+use mesh_model::record::PREFIX;
 use mesh_model::view::PeerView;
-use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Dialer;
 use crate::etcd_endpoint::EtcdEndpoint;
-use crate::fault::{CallError, CallReason, KvError};
-use crate::landmarks::Landmarks;
+use crate::fault::KvError;
 use crate::list::Place;
-use crate::session::{Entry, PAGE_KEYS, Session, text_of};
+use crate::raw::{Attempts, RawChange, RawWatch, Revision};
+use crate::session::{Entry, text_of};
 
-/// After so long a silence we ask the server whether it still lives.
-const QUIET: Duration = Duration::from_secs(5);
-/// It answers such a question within a millisecond or so.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(5);
-/// A connection that has lived so long was a success: the next failure starts with the shortest delay.
-const STABLE: Duration = Duration::from_secs(5);
 /// A reader that wants more services than this at once gets a list of everything.
 const MAX_READS: usize = 64;
 /// How often everything is listed while something is left out for want of room.
 const RELIST: Duration = Duration::from_secs(300);
-/// Pages never shrink below this, or a list over a far path would take for ever.
-pub(crate) const MIN_PAGE_KEYS: i64 = 8;
 
 /// What happens to a watch, in order.
 #[derive(Clone, Debug)]
@@ -83,7 +72,20 @@ pub enum Change {
     Delete { key: String },
 }
 
+impl From<RawChange> for Change {
+    fn from(raw: RawChange) -> Self {
+        match raw {
+            RawChange::Put(entry) => Self::Put { key: text_of(entry.key), value: entry.value },
+            RawChange::Delete { key } => Self::Delete { key: text_of(key) },
+        }
+    }
+}
+
 impl Change {
+    fn key(&self) -> &str {
+        self.parts().0
+    }
+
     /// The key, and its value where it was not deleted.
     fn parts(&self) -> (&str, Option<&[u8]>) {
         match self {
@@ -125,24 +127,11 @@ impl Event {
 
 /// Follows one cluster's records.
 pub struct PeerWatch {
-    dialer: Arc<Dialer>,
-    /// The key of the peer's cluster record.
-    cluster_key: String,
-    /// The revision up to which everything is known; none until a list is complete.
-    pub(crate) position: Option<i64>,
-    /// Of the cluster record as last seen. Without one there is nothing to resume by.
-    incarnation: Option<String>,
-    /// By what the history is recognised.
-    pub(crate) landmarks: Landmarks,
-    /// Keys of a page of the next list.
-    pub(crate) page_keys: i64,
-    synced_at: Option<Instant>,
+    pub(crate) raw: RawWatch,
     /// Records of a list beyond which it is not read.
     pub(crate) max_records: u64,
     /// Where it was cut. What lies beyond is not followed either.
     pub(crate) cut: Option<Place>,
-    /// The last record that was listed.
-    pub(crate) last: Option<Place>,
     pub(crate) cluster: ClusterName,
     pub(crate) listed_at: Option<Instant>,
     wanted: watch::Receiver<Wanted>,
@@ -157,30 +146,13 @@ pub struct Wanted {
     pub is_cut: bool,
 }
 
-/// The one field of a cluster record that matters here: it must be readable whatever else a newer schema holds.
-#[derive(Deserialize)]
-struct Stamp {
-    incarnation: String,
-}
-
-fn incarnation_of(value: &[u8]) -> Option<String> {
-    serde_json::from_slice::<Stamp>(value).ok().map(|stamp| stamp.incarnation)
-}
-
 impl PeerWatch {
     /// Follows everything below [`PREFIX`], so that what a peer writes below other names shows too.
     pub fn new(dialer: Arc<Dialer>, cluster: &ClusterName) -> Self {
         Self {
-            dialer,
-            cluster_key: RecordKey::Cluster(cluster.clone()).to_string(),
-            position: None,
-            incarnation: None,
-            landmarks: Landmarks::new(RecordKey::Alive(cluster.clone()).to_string()),
-            page_keys: PAGE_KEYS,
-            synced_at: None,
+            raw: RawWatch::new(dialer, cluster, PREFIX),
             max_records: u64::MAX,
             cut: None,
-            last: None,
             cluster: cluster.clone(),
             listed_at: None,
             wanted: watch::channel(Wanted::default()).1,
@@ -199,60 +171,52 @@ impl PeerWatch {
 
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
     pub async fn run(mut self, token: CancellationToken, mut sink: impl FnMut(Event) + Send) {
-        let mut backoff = Backoff::default();
+        let mut attempts = Attempts::default();
         loop {
-            self.synced_at = None;
             let reason = tokio::select! {
                 () = token.cancelled() => return,
-                Err(reason) = self.follow(&mut sink) => reason,
+                Err(reason) = self.follow(&mut attempts, &mut sink) => reason,
             };
             sink(Event::Disconnected { reason });
-            if self.synced_at.is_some_and(|at| at.elapsed() >= STABLE) {
-                backoff.reset();
-            }
-            tokio::select! {
-                () = token.cancelled() => return,
-                () = tokio::time::sleep(backoff.next_delay()) => {}
+            if attempts.pause(&token).await.is_break() {
+                return;
             }
         }
     }
 
     /// One connection's life.
-    async fn follow(&mut self, sink: &mut (impl FnMut(Event) + Send)) -> Result<Infallible, KvError> {
-        let session = Session::open(&self.dialer).await?;
-        let (head, record) = session.read("reading the cluster record", &self.cluster_key).await?;
-        sink(Event::Connected { endpoint: session.endpoint().clone() });
-        let incarnation = record.and_then(|entry| incarnation_of(&entry.value));
-        // A wiped or restored etcd hangs or skips silently when watched from a revision of its former history.
-        if !self.may_resume(&session, head, incarnation.as_deref()).await? {
-            self.position = None;
-            self.incarnation = incarnation;
+    async fn follow(
+        &mut self,
+        attempts: &mut Attempts,
+        sink: &mut (impl FnMut(Event) + Send),
+    ) -> Result<Infallible, KvError> {
+        let greeting = self.raw.connect().await?;
+        sink(Event::Connected { endpoint: greeting.session.endpoint().clone() });
+        let resumed = self.raw.resume(&greeting).await?;
+        let session = greeting.session;
+        if resumed.is_none() {
+            self.list(&session, sink).await?;
         }
-        let resumes = self.position.is_some();
-        let revision = match self.position {
-            Some(revision) => revision,
-            None => self.list(&session, sink).await?,
-        };
-        let mut stream = session.watch(PREFIX, revision).await.map_err(|e| self.lost(e))?;
-        if resumes {
+        let mut stream = self.raw.watch(&session).await?;
+        if let Some(revision) = resumed {
             sink(Event::Resumed { revision });
         }
-        self.synced_at = Some(Instant::now());
+        attempts.succeeded();
         loop {
             let relist_at = self.relist_at();
             let wanted = self.wanted.borrow_and_update().services.clone();
             if wanted.len() > MAX_READS || relist_at.is_some_and(|at| at <= Instant::now()) {
-                let revision = self.list(&session, sink).await?;
-                stream = session.watch(PREFIX, revision).await.map_err(|e| self.lost(e))?;
+                self.list(&session, sink).await?;
+                stream = self.raw.watch(&session).await?;
                 continue;
             }
             if !wanted.is_empty() {
-                self.read(&session, wanted, sink).await.map_err(|e| self.lost(e))?;
+                let read = self.read(&session, wanted, sink).await;
+                read.map_err(|error| self.raw.lost(error))?;
             }
             tokio::select! {
-                response = receive(&session, &mut stream) => {
-                    let response = response.map_err(|e| self.lost(e))?;
-                    self.deliver(&response, sink);
+                received = self.raw.receive(&session, &mut stream) => {
+                    self.deliver(received?.revisions, sink);
                 }
                 Ok(()) = self.wanted.changed() => {}
                 () = sleep_until(relist_at) => {}
@@ -266,58 +230,14 @@ impl PeerWatch {
         self.listed_at.filter(|_| is_cut).map(|at| at + RELIST)
     }
 
-    async fn may_resume(
-        &mut self,
-        session: &Session,
-        head: i64,
-        incarnation: Option<&str>,
-    ) -> Result<bool, CallError> {
-        let Some(position) = self.position.filter(|revision| head >= *revision) else { return Ok(false) };
-        if incarnation.is_none() || self.incarnation.as_deref() != incarnation {
-            return Ok(false);
-        }
-        self.landmarks.stand_in(session, position).await.map_err(|error| self.lost(error))
-    }
-
-    /// Forgets the position where the error says that it can't be resumed from.
-    fn lost(&mut self, error: CallError) -> CallError {
-        if matches!(error.reason, CallReason::Revision(_) | CallReason::TooBig(_)) {
-            self.position = None;
-        }
-        error
-    }
-
-    /// Remembers the incarnation where the key is the cluster record's.
-    pub(crate) fn note(&mut self, key: &str, value: &[u8]) {
-        if key == self.cluster_key {
-            self.incarnation = incarnation_of(value);
-        }
-    }
-
-    fn deliver(&mut self, response: &WatchResponse, sink: &mut (impl FnMut(Event) + Send)) {
-        let mut changes = Vec::with_capacity(response.events().len());
-        let mut revision = 0;
-        for pair in response.events().iter().filter_map(|event| event.kv()) {
-            // The header's revision is the store's, which may be ahead of what this message holds.
-            revision = revision.max(pair.mod_revision());
-            let (key, value) = (text_of(pair.key().to_vec()), pair.value().to_vec());
-            // A deletion resets a key's version to 0; etcd-client's own event type panics on unknown ones.
-            let is_deleted = pair.version() == 0;
-            self.landmarks.see(&key, pair.mod_revision(), (!is_deleted).then_some(&value));
-            if self.cut.as_ref().is_some_and(|cut| Place::of(&key) > *cut) {
-                self.position = Some(revision);
-                continue;
-            }
-            if is_deleted {
-                changes.push(Change::Delete { key });
-            } else {
-                self.note(&key, &value);
-                changes.push(Change::Put { key, value });
-            }
-        }
-        // Without events it is an answer to our question, whose revision etcd does not promise to have sent all of.
+    /// All changes of the revisions at once, but for those beyond the cut.
+    fn deliver(&self, revisions: Vec<Revision>, sink: &mut (impl FnMut(Event) + Send)) {
+        let Some(revision) = revisions.last().map(|last| last.revision) else { return };
+        let is_followed =
+            |change: &Change| self.cut.as_ref().is_none_or(|cut| Place::of(change.key()) <= *cut);
+        let changes = revisions.into_iter().flat_map(|revision| revision.changes).map(Change::from);
+        let changes: Vec<Change> = changes.filter(is_followed).collect();
         if !changes.is_empty() {
-            self.position = Some(revision);
             sink(Event::Changed { revision, changes });
         }
     }
@@ -327,31 +247,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The next message. A server that is silent is asked for progress; one that does not answer is as good as gone.
-pub(crate) async fn receive(session: &Session, stream: &mut WatchStream) -> Result<WatchResponse, CallError> {
-    const ACTION: &str = "watching";
-    let received = match timeout(QUIET, stream.message()).await {
-        Ok(received) => received,
-        Err(_) => {
-            let question = async {
-                stream.request_progress().await?;
-                stream.message().await
-            };
-            match timeout(PROGRESS_DEADLINE, question).await {
-                Ok(received) => received,
-                Err(_) => return Err(session.failed(ACTION, CallReason::Deadline)),
-            }
-        }
-    };
-    match received {
-        Ok(Some(response)) if response.canceled() => {
-            Err(session.failed(ACTION, CallReason::of_cancel(&response)))
-        }
-        Ok(Some(response)) => Ok(response),
-        Ok(None) => Err(session.failed(ACTION, CallReason::Broken("the server ended the watch".into()))),
-        Err(error) => Err(session.refused(ACTION, &error)),
     }
 }

@@ -254,7 +254,7 @@ async fn a_restarted_etcd_is_resumed_without_a_list() {
 }
 
 #[tokio::test]
-async fn a_position_that_was_compacted_away_leads_to_a_list() {
+async fn a_revision_that_was_compacted_away_leads_to_a_list() {
     let dir = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::start(dir.path());
     put_incarnation(&etcd, "one");
