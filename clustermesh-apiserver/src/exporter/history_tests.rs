@@ -18,7 +18,7 @@ use mesh_model::record::{self, Record, RecordKey};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Node, Service, Slice};
 use mesh_model::table::Knowledge;
 use mesh_source::convert::{NodeEntry, OwnedSlice, SliceKey};
-use mesh_source::objects::{Listed, Object, ObjectKey, Objects};
+use mesh_source::objects::{Kind, Object, ObjectKey, Objects};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -95,6 +95,7 @@ impl Value {
                 let node = Node { addresses: vec![[10, 9, high, low].into()], pod_cidrs: Vec::new() };
                 Object::Node(name.clone(), Arc::new(NodeEntry { node, zone: None }))
             }
+            other => unreachable!("no history has {other}"),
         }
     }
 
@@ -190,7 +191,7 @@ impl Replica {
 
     /// Lists the cluster, as every source does.
     fn look(&mut self, cluster: &Cluster) {
-        Listed::ALL.into_iter().for_each(|kind| self.objects.begin_list(kind));
+        Kind::ALL.iter().for_each(|kind| self.objects.begin_list(*kind));
         let knowledge = self.would_know(cluster);
         for (key, truth) in cluster {
             match truth {
@@ -204,8 +205,8 @@ impl Replica {
             }
         }
         self.values.retain(|key, _| cluster.contains_key(key));
-        self.objects.has_nameless(Listed::Services, knowledge == Knowledge::Partial);
-        Listed::ALL.into_iter().for_each(|kind| self.objects.end_list(kind, Knowledge::Complete));
+        self.objects.has_nameless(Kind::Service, knowledge == Knowledge::Partial);
+        Kind::ALL.iter().for_each(|kind| self.objects.end_list(*kind, Knowledge::Complete));
         if self.objects.refresh() || self.snapshot.is_none() {
             self.snapshot = Some(Arc::new(self.objects.snapshot().clone()));
         }
@@ -260,7 +261,6 @@ impl Replica {
             let Known::Value(value) = self.knows(&key) else { continue };
             match key {
                 ObjectKey::Service(name) if value.is_shared() => drop(wanted.insert(Fact::Service(name))),
-                ObjectKey::Service(_) => {}
                 ObjectKey::Node(name) => drop(wanted.insert(Fact::Node(name))),
                 ObjectKey::Slice(key) => {
                     let service = value.owner(&key);
@@ -275,6 +275,7 @@ impl Replica {
                         wanted.insert(Fact::Slice(service, key));
                     }
                 }
+                _ => {}
             }
         }
         wanted

@@ -54,9 +54,7 @@ impl Heard {
                 self.revision = revision.revision;
                 for change in &revision.changes {
                     match change {
-                        RawChange::Put(entry) => {
-                            drop(self.entries.insert(key_of(&entry.key), entry.clone()))
-                        }
+                        RawChange::Put(entry) => drop(self.entries.insert(key_of(&entry.key), entry.clone())),
                         RawChange::Delete { key } => drop(self.entries.remove(&key_of(key))),
                     }
                 }
@@ -90,7 +88,8 @@ impl Following {
     }
 
     async fn until_value(&mut self, key: &str, value: &str) -> Heard {
-        let is_it = |heard: &Heard| heard.entries.get(key).is_some_and(|entry| entry.value == value.as_bytes());
+        let is_it =
+            |heard: &Heard| heard.entries.get(key).is_some_and(|entry| entry.value == value.as_bytes());
         self.until(key, is_it).await
     }
 }
@@ -137,7 +136,9 @@ async fn entries_have_the_numbers_that_etcd_gives_them() {
         RawChange::Delete { .. } => panic!("{:?}", heard.revisions[at]),
     };
     assert_eq!(put_at(0, 0), [3, 6, 3]);
-    assert!(matches!(&heard.revisions[1].1[0], RawChange::Delete { key } if key_of(key) == "services/hoth/ns/a"));
+    assert!(
+        matches!(&heard.revisions[1].1[0], RawChange::Delete { key } if key_of(key) == "services/hoth/ns/a")
+    );
     assert_eq!([put_at(2, 0), put_at(3, 0), put_at(3, 1)], [[8, 8, 1], [8, 9, 2], [9, 9, 1]]);
 }
 

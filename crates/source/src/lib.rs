@@ -6,6 +6,7 @@
 pub mod args;
 pub mod convert;
 pub mod identity;
+mod kinds;
 pub mod kubernetes;
 pub mod manifests;
 pub mod memory;

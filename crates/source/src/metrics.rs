@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::kubernetes::Resource;
+use crate::kinds::Kind;
 use crate::status::Reason;
 
 /// Handles on the source's metrics; cheap to clone.
@@ -91,24 +91,6 @@ impl Outcome {
     }
 }
 
-/// A kind of objects that a snapshot holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Service,
-    Slice,
-    Node,
-}
-
-impl Kind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Slice => "slice",
-            Self::Node => "node",
-        }
-    }
-}
-
 impl SourceMetrics {
     /// Registers them below `source_`.
     pub fn register(registry: &mut Registry) -> Self {
@@ -142,21 +124,21 @@ impl SourceMetrics {
     pub fn unregistered() -> Self {
         let metrics = Self::empty();
         // A series that appears only with its first event can't be alerted on.
-        for resource in Resource::ALL {
-            drop((metrics.lists(resource), metrics.changes(resource)));
+        for kind in Kind::ALL {
+            drop((metrics.lists(*kind), metrics.changes(*kind)));
         }
         Outcome::ALL.iter().for_each(|outcome| drop(metrics.events(*outcome)));
         metrics
     }
 
     /// Full lists that the API server was asked for.
-    pub fn lists(&self, resource: Resource) -> Counter {
-        self.lists.get_or_create_owned(&ResourceLabel { resource: resource.as_str() })
+    pub fn lists(&self, kind: Kind) -> Counter {
+        self.lists.get_or_create_owned(&ResourceLabel { resource: kind.api().resource })
     }
 
     /// Objects that the API server has listed, changed or deleted.
-    pub fn changes(&self, resource: Resource) -> Counter {
-        self.changes.get_or_create_owned(&ResourceLabel { resource: resource.as_str() })
+    pub fn changes(&self, kind: Kind) -> Counter {
+        self.changes.get_or_create_owned(&ResourceLabel { resource: kind.api().resource })
     }
 
     /// Kubernetes Events, by what became of them.
@@ -165,8 +147,12 @@ impl SourceMetrics {
     }
 
     /// What the last snapshot holds.
-    pub fn objects(&self, kind: Kind) -> Gauge {
-        self.objects.get_or_create_owned(&KindLabel { kind: kind.as_str() })
+    pub fn count_objects(&self, count: impl Fn(Kind) -> usize) {
+        for kind in Kind::ALL {
+            let Some(label) = kind.api().counted_as else { continue };
+            let gauge = self.objects.get_or_create_owned(&KindLabel { kind: label });
+            gauge.set(i64::try_from(count(*kind)).unwrap_or(i64::MAX));
+        }
     }
 
     /// Problems that appeared.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
-use mesh_source::kubernetes::{Access, EventWriter, Events, Kubernetes, Notice, Options, Resource, Subject};
+use mesh_source::kubernetes::{Access, EventWriter, Events, Kubernetes, Notice, Options, Subject};
 use mesh_source::metrics::Outcome;
+use mesh_source::objects::Kind;
 use mesh_source::testing::api::{FakeApi, Streaming, yaml};
 use mesh_source::{Known, Reason, SourceMetrics, Status};
 use serde_json::{Value, json};
@@ -350,7 +351,7 @@ async fn an_outage_keeps_the_last_state() {
     api.resume().await;
     running.until_reasons(&[]).await;
     assert!(!running.snapshots.has_changed().unwrap(), "nothing has changed, so nothing is published");
-    assert_eq!(running.metrics.lists(Resource::Services).get(), 1, "a watch goes on where it was");
+    assert_eq!(running.metrics.lists(Kind::Service).get(), 1, "a watch goes on where it was");
     running.stop().await;
 }
 
@@ -379,7 +380,7 @@ async fn nothing_is_known_before_every_kind_was_listed() {
     api.refuse("endpointslices", 403);
     let mut running = Running::start(&api);
     running.until_reasons(&[Reason::ApiUnavailable]).await;
-    wait_for("Services are listed", || running.metrics.changes(Resource::Services).get() == 2).await;
+    wait_for("Services are listed", || running.metrics.changes(Kind::Service).get() == 2).await;
     assert!(running.snapshots.borrow().is_none(), "ignorance is not emptiness");
     assert_eq!(running.status.borrow().knowledge, Knowledge::Partial);
     let message = running.status.borrow().problems[0].message.clone();
@@ -410,7 +411,7 @@ fn slices_go_on(api: &FakeApi) -> Vec<Instant> {
 }
 
 fn slices_listed(running: &Running) -> u64 {
-    running.metrics.lists(Resource::EndpointSlices).get()
+    running.metrics.lists(Kind::Slice).get()
 }
 
 #[tokio::test]

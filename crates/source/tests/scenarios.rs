@@ -20,8 +20,8 @@ use mesh_model::record::{ClusterRecord, Incarnation, SyncedKind, SyncedRecord};
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 use mesh_model::view::{PeerPin, PeerView};
-use mesh_source::kubernetes::{Access, Kubernetes, Options, Resource};
-use mesh_source::objects::{Listed, Objects};
+use mesh_source::kubernetes::{Access, Kubernetes, Options};
+use mesh_source::objects::{Kind, Objects};
 use mesh_source::testing::api::{FakeApi, read, yaml};
 use mesh_source::{Reason, Source, SourceArgs, SourceMetrics, SourceSpec, Status};
 use serde_json::Value;
@@ -123,11 +123,8 @@ struct Seen {
     token: CancellationToken,
 }
 
-const FOLLOWED: [(&str, Resource); 3] = [
-    ("services", Resource::Services),
-    ("endpointslices", Resource::EndpointSlices),
-    ("nodes", Resource::Nodes),
-];
+const FOLLOWED: [(&str, Kind); 3] =
+    [("services", Kind::Service), ("endpointslices", Kind::Slice), ("nodes", Kind::Node)];
 
 impl Seen {
     fn kubernetes(api: &FakeApi, node: Option<&str>) -> Self {
@@ -270,8 +267,8 @@ async fn every_scenario_comes_to_what_is_written() {
 #[test]
 fn nothing_listed_is_nothing() {
     let mut objects = Objects::new(None);
-    Listed::ALL.into_iter().for_each(|kind| objects.begin_list(kind));
-    Listed::ALL.into_iter().for_each(|kind| objects.end_list(kind, Knowledge::Complete));
+    Kind::ALL.iter().for_each(|kind| objects.begin_list(*kind));
+    Kind::ALL.iter().for_each(|kind| objects.end_list(*kind, Knowledge::Complete));
     assert!(!objects.refresh());
     assert_eq!(*objects.snapshot(), ClusterSnapshot::default());
 }

@@ -64,6 +64,11 @@ pub fn service_name(meta: &Meta) -> Result<ServiceName, Note> {
     ServiceName::new(namespace(meta), name).map_err(|error| bad_name(&error))
 }
 
+/// The name of an object of which the mesh keeps nothing but what it says.
+pub(crate) fn object_name(meta: &Meta) -> Result<String, Note> {
+    meta.name.clone().ok_or_else(|| Note::new(Reason::Name, "it has no name; correct its metadata"))
+}
+
 fn namespace(meta: &Meta) -> &str {
     meta.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
 }

@@ -32,6 +32,12 @@ pub struct SliceKey {
     pub name: SliceName,
 }
 
+impl std::fmt::Display for SliceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// A slice and the Service that it belongs to, which may not exist (yet).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedSlice {

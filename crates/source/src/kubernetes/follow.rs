@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep};
 
 use super::access::Access;
 use super::api::{self, ApiError, Lines};
-use super::reading::{self, Key, Reading};
-use super::resource::Resource;
+use super::reading::{self, Reading};
 use super::watch::{Event, Freshness, Query, parse_event, parse_page};
+use crate::kinds::Kind;
+use crate::objects::ObjectKey;
 
 /// A watch that is asked anew because nothing came over it has this part of that time for its answer.
 const ANSWER_SHARE: u32 = 5;
@@ -42,7 +43,7 @@ pub(crate) enum Change {
     Init,
     /// An object exists, as of a list, or was created or changed after it.
     Apply(Box<Reading>),
-    Delete(Key),
+    Delete(ObjectKey),
     /// An object exists of which not even the name can be read.
     Nameless,
     /// The list is whole.
@@ -55,9 +56,9 @@ pub(crate) enum Change {
 
 /// Follows one kind.
 pub(crate) struct Follower {
-    resource: Resource,
+    kind: Kind,
     access: Access,
-    out: mpsc::Sender<(Resource, Change)>,
+    out: mpsc::Sender<(Kind, Change)>,
     /// Where the next watch goes on; none: a full list is needed.
     resource_version: Option<String>,
     /// The server may not have reached the resource version; it then sends nothing at all.
@@ -107,13 +108,13 @@ impl From<ReceiverDropped> for Ended {
 
 impl Follower {
     pub(crate) fn new(
-        resource: Resource,
+        kind: Kind,
         access: Access,
         quiet: Duration,
-        out: mpsc::Sender<(Resource, Change)>,
+        out: mpsc::Sender<(Kind, Change)>,
     ) -> Self {
         Self {
-            resource,
+            kind,
             access,
             out,
             resource_version: None,
@@ -176,7 +177,7 @@ impl Follower {
             match self.watch(client, &Query::StreamedList).await {
                 Err(Ended::Failed(error)) if self.resource_version.is_none() && refuses_streaming(&error) => {
                     let reason = error.to_string();
-                    tracing::debug!(resource = %self.resource, reason, "lists are not streamed; asking for pages");
+                    tracing::debug!(resource = %self.kind, reason, "lists are not streamed; asking for pages");
                     let stalled = matches!(error, ApiError::Silent(_));
                     self.paged_until = stalled.then(|| Instant::now() + PAGED);
                 }
@@ -184,7 +185,7 @@ impl Follower {
             }
         }
         match self.list(client).await {
-            Err(Ended::Failed(error)) if error.code() == Some(404) && self.resource.may_be_absent() => {
+            Err(Ended::Failed(error)) if error.code() == Some(404) && self.kind.api().may_be_absent => {
                 self.tell(Change::InitDone).await?;
                 sleep(ABSENT).await;
                 Ok(Ended::Listed)
@@ -197,7 +198,7 @@ impl Follower {
     async fn fail(&mut self, error: &ApiError, stable: bool) -> Result<(), ReceiverDropped> {
         let reason = chain(error);
         if error.code() == Some(410) {
-            tracing::info!(resource = %self.resource, reason, "the resource version is too old; listing everything anew");
+            tracing::info!(resource = %self.kind, reason, "the resource version is too old; listing everything anew");
             self.forget(stable);
         } else {
             self.behind = if error.is_ahead() { self.behind + 1 } else { 0 };
@@ -230,7 +231,7 @@ impl Follower {
     }
 
     async fn tell(&self, change: Change) -> Result<(), ReceiverDropped> {
-        self.out.send((self.resource, change)).await.map_err(|_| ReceiverDropped)
+        self.out.send((self.kind, change)).await.map_err(|_| ReceiverDropped)
     }
 
     /// Everything, all at once or page by page.
@@ -238,7 +239,7 @@ impl Follower {
         self.tell(Change::Init).await?;
         let mut query = Query::List(self.freshness.clone());
         loop {
-            let body = api::whole(api::get(client, &query.path(self.resource)).await?).await?;
+            let body = api::whole(api::get(client, &query.path(self.kind)).await?).await?;
             let page = parse_page(&body)?;
             for item in page.items {
                 self.apply(item.get()).await?;
@@ -298,7 +299,7 @@ impl Follower {
             Ok(newest) if self.resource_version.as_ref().is_some_and(|known| is_before(&newest, known)) => {
                 let resource_version = self.resource_version.as_deref();
                 tracing::info!(
-                    resource = %self.resource,
+                    resource = %self.kind,
                     resource_version,
                     newest,
                     "the history was set back; listing anew"
@@ -315,7 +316,7 @@ impl Follower {
     async fn newest(&self, client: &Client) -> Result<String, ApiError> {
         let answer = self.quiet / ANSWER_SHARE;
         let asked = async {
-            let body = api::whole(api::get(client, &Query::Newest.path(self.resource)).await?).await?;
+            let body = api::whole(api::get(client, &Query::Newest.path(self.kind)).await?).await?;
             Ok(parse_page(&body)?.resource_version)
         };
         tokio::time::timeout(answer, asked).await.unwrap_or(Err(ApiError::Silent(answer)))
@@ -324,15 +325,15 @@ impl Follower {
     /// A server that stands still must not pass for one that answers for longer than this.
     async fn begin_watch(&self, client: &Client, query: &Query) -> Result<Body, ApiError> {
         if query.is_streamed_list() {
-            return api::get(client, &query.path(self.resource)).await;
+            return api::get(client, &query.path(self.kind)).await;
         }
         let answer = self.quiet / ANSWER_SHARE;
-        let asked = tokio::time::timeout(answer, api::get(client, &query.path(self.resource))).await;
+        let asked = tokio::time::timeout(answer, api::get(client, &query.path(self.kind))).await;
         asked.unwrap_or(Err(ApiError::Silent(answer)))
     }
 
     async fn apply(&self, json: &str) -> Result<Option<String>, ReceiverDropped> {
-        let Some(mut reading) = reading::read(self.resource, json) else {
+        let Some(mut reading) = reading::read(self.kind, json) else {
             self.tell(Change::Nameless).await?;
             return Ok(None);
         };
@@ -342,13 +343,13 @@ impl Follower {
     }
 
     async fn delete(&self, json: &str) -> Result<Option<String>, ReceiverDropped> {
-        let Some((key, resource_version)) = reading::name(self.resource, json) else { return Ok(None) };
+        let Some((key, resource_version)) = reading::name(self.kind, json) else { return Ok(None) };
         self.tell(Change::Delete(key)).await?;
         Ok(resource_version)
     }
 }
 
-/// Resource versions are opaque, but for their order (KEP-5504).
+/// Kind versions are opaque, but for their order (KEP-5504).
 fn is_before(resource_version: &str, other: &str) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     number(resource_version).zip(number(other)).is_some_and(|(one, other)| one < other)

@@ -7,14 +7,13 @@ use ipnet::IpNet;
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{NodeName, ServiceName};
 use mesh_model::snapshot::ClusterSnapshot;
-use mesh_model::table::{Knowledge, Table};
+use mesh_model::table::Knowledge;
 
 use super::follow::Change;
-use super::reading::{Effect, Key, Reading};
-use super::resource::Resource;
+use super::reading::{Effect, Reading};
 use crate::convert::Note;
 use crate::memory::Known;
-use crate::objects::{Listed, ObjectKey, Objects};
+use crate::objects::{Kind, ObjectKey, Objects};
 use crate::status::{Problem, Reason, Status};
 
 /// Which objects the Services are, by name.
@@ -45,61 +44,35 @@ type Notes = BTreeMap<ObjectKey, Noted>;
 /// A cluster as its API server tells it.
 #[derive(Debug)]
 pub(crate) struct Mirror {
-    wanted: BTreeSet<Resource>,
+    wanted: BTreeSet<Kind>,
     /// Kinds that were listed completely at least once.
-    listed: BTreeSet<Resource>,
+    listed: BTreeSet<Kind>,
     objects: Objects,
-    cidrs: Table<String, Vec<IpNet>>,
     notes: Notes,
     /// Of lists that have not ended.
-    listing: BTreeMap<Resource, Notes>,
+    listing: BTreeMap<Kind, Notes>,
     /// Of the Services that count.
     uids: Uids,
-    faults: BTreeMap<Resource, String>,
+    faults: BTreeMap<Kind, String>,
     /// Objects whose last good value stays.
-    kept: BTreeSet<Key>,
+    kept: BTreeSet<ObjectKey>,
     /// Kinds whose last whole list holds, or of which was told since, what does not tell its name.
-    nameless: BTreeSet<Resource>,
+    nameless: BTreeSet<Kind>,
     /// The same of lists that have not ended.
-    listing_nameless: BTreeSet<Resource>,
+    listing_nameless: BTreeSet<Kind>,
     /// Kinds of which a list is complete and what comes after it is told.
-    followed: BTreeSet<Resource>,
+    followed: BTreeSet<Kind>,
     /// Whether ranges may be others than before.
     pub(crate) ranges_moved: bool,
 }
 
-fn listed(resource: Resource) -> Option<Listed> {
-    match resource {
-        Resource::Services => Some(Listed::Services),
-        Resource::EndpointSlices => Some(Listed::Slices),
-        Resource::Nodes => Some(Listed::Nodes),
-        Resource::ServiceCidrs => None,
-    }
-}
-
-fn of_kind(key: &ObjectKey) -> Resource {
-    match key {
-        ObjectKey::Service(_) => Resource::Services,
-        ObjectKey::Slice(_) => Resource::EndpointSlices,
-        ObjectKey::Node(_) => Resource::Nodes,
-    }
-}
-
-fn kind_of(key: &Key) -> Resource {
-    match key {
-        Key::Object(key) => of_kind(key),
-        Key::Cidr(_) => Resource::ServiceCidrs,
-    }
-}
-
 impl Mirror {
     /// `node`: where the clients are that topology hints are for.
-    pub(crate) fn new(wanted: impl IntoIterator<Item = Resource>, node: Option<NodeName>) -> Self {
+    pub(crate) fn new(wanted: impl IntoIterator<Item = Kind>, node: Option<NodeName>) -> Self {
         Self {
             wanted: wanted.into_iter().collect(),
             listed: BTreeSet::new(),
             objects: Objects::new(node),
-            cidrs: Table::default(),
             notes: Notes::new(),
             listing: BTreeMap::new(),
             uids: Uids::new(),
@@ -123,31 +96,31 @@ impl Mirror {
     }
 
     /// Takes note of what a follower says.
-    pub(crate) fn take(&mut self, resource: Resource, change: Change) {
-        self.ranges_moved |= matches!(resource, Resource::Nodes | Resource::ServiceCidrs);
+    pub(crate) fn take(&mut self, kind: Kind, change: Change) {
+        self.ranges_moved |= kind.api().has_ranges;
         match change {
             Change::Init => {
-                self.followed.remove(&resource);
-                return self.begin(resource);
+                self.followed.remove(&kind);
+                return self.begin(kind);
             }
-            Change::Apply(reading) => self.apply(resource, *reading),
-            Change::Nameless if self.listing.contains_key(&resource) => {
-                self.listing_nameless.insert(resource);
+            Change::Apply(reading) => self.apply(kind, *reading),
+            Change::Nameless if self.listing.contains_key(&kind) => {
+                self.listing_nameless.insert(kind);
             }
-            Change::Nameless => drop(self.nameless.insert(resource)),
-            Change::Delete(key) => self.delete(resource, &key),
+            Change::Nameless => drop(self.nameless.insert(kind)),
+            Change::Delete(key) => self.delete(kind, &key),
             Change::InitDone => {
-                self.followed.insert(resource);
-                self.end(resource);
+                self.followed.insert(kind);
+                self.end(kind);
             }
-            Change::Alive => drop(self.followed.insert(resource)),
+            Change::Alive => drop(self.followed.insert(kind)),
             Change::Fault(reason) => {
-                self.followed.remove(&resource);
-                self.faults.insert(resource, reason);
+                self.followed.remove(&kind);
+                self.faults.insert(kind, reason);
                 return;
             }
         }
-        self.faults.remove(&resource);
+        self.faults.remove(&kind);
     }
 
     /// Whether every kind is known to be followed. One that is being listed anew isn't.
@@ -164,9 +137,9 @@ impl Mirror {
         self.objects.snapshot()
     }
 
-    /// How many Services, slices and Nodes there are.
-    pub(crate) fn counts(&self) -> [usize; 3] {
-        self.objects.counts()
+    /// How many objects of a kind there are.
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.objects.count(kind)
     }
 
     /// Whether every kind was listed completely at least once.
@@ -181,9 +154,9 @@ impl Mirror {
     pub(crate) fn status(&self) -> Status {
         let complete = self.is_complete() && self.nameless.is_empty();
         let knowledge = if complete { Knowledge::Complete } else { Knowledge::Partial };
-        let nameless = self.nameless.iter().map(|resource| {
+        let nameless = self.nameless.iter().map(|kind| {
             let message = format!(
-                "the list of {resource} holds objects without a usable name; no {resource} are deleted until they \
+                "the list of {kind} holds objects without a usable name; no {kind} are deleted until they \
                  are gone or corrected"
             );
             problem(String::new(), Reason::Name, message)
@@ -232,7 +205,7 @@ impl Mirror {
         let pods: Vec<IpNet> = nodes().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
         let hosts: Vec<IpNet> =
             nodes().flat_map(|node| node.addresses.iter().copied().map(IpNet::from)).collect();
-        let services: Vec<IpNet> = self.cidrs.entries().values().flatten().copied().collect();
+        let services: Vec<IpNet> = self.objects.service_cidrs().collect();
         OwnRanges {
             pods: IpNet::aggregate(&pods),
             services: IpNet::aggregate(&services),
@@ -240,19 +213,16 @@ impl Mirror {
         }
     }
 
-    fn begin(&mut self, resource: Resource) {
-        match listed(resource) {
-            Some(kind) => self.objects.begin_list(kind),
-            None => self.cidrs.begin_list(),
-        }
-        self.listing.insert(resource, Notes::new());
-        self.listing_nameless.remove(&resource);
-        self.kept.retain(|key| kind_of(key) != resource);
+    fn begin(&mut self, kind: Kind) {
+        self.objects.begin_list(kind);
+        self.listing.insert(kind, Notes::new());
+        self.listing_nameless.remove(&kind);
+        self.kept.retain(|key| key.kind() != kind);
     }
 
-    fn apply(&mut self, resource: Resource, reading: Reading) {
+    fn apply(&mut self, kind: Kind, reading: Reading) {
         let Reading { key, effect, notes, owner, uid, .. } = reading;
-        if let (Key::Object(ObjectKey::Service(name)), Effect::Object(_), Some(uid)) = (&key, &effect, &uid)
+        if let (ObjectKey::Service(name), Effect::Object(_), Some(uid)) = (&key, &effect, &uid)
             && self.uids.get(name) != Some(uid)
         {
             self.uids.insert(name.clone(), uid.clone());
@@ -262,15 +232,12 @@ impl Mirror {
         } else {
             self.kept.remove(&key);
         }
-        match (&key, effect) {
-            (_, Effect::Object(object)) => self.objects.put(object),
-            (Key::Cidr(name), Effect::Cidr(ranges)) => drop(self.cidrs.put(name.clone(), ranges)),
-            (Key::Object(key), Effect::Leave) => self.objects.delete(key),
-            (Key::Object(key), _) => self.objects.keep(key),
-            (Key::Cidr(name), _) => self.cidrs.keep(name),
+        match effect {
+            Effect::Object(object) => self.objects.put(object),
+            Effect::Leave => self.objects.delete(&key),
+            Effect::Keep => self.objects.keep(&key),
         }
-        let Key::Object(key) = key else { return };
-        let all = self.listing.get_mut(&resource).unwrap_or(&mut self.notes);
+        let all = self.listing.get_mut(&kind).unwrap_or(&mut self.notes);
         if notes.is_empty() {
             all.remove(&key);
         } else {
@@ -278,39 +245,29 @@ impl Mirror {
         }
     }
 
-    fn delete(&mut self, resource: Resource, key: &Key) {
+    fn delete(&mut self, kind: Kind, key: &ObjectKey) {
         self.kept.remove(key);
-        match key {
-            Key::Object(key) => {
-                if let ObjectKey::Service(name) = key {
-                    self.uids.remove(name);
-                }
-                self.objects.delete(key);
-                self.listing.get_mut(&resource).unwrap_or(&mut self.notes).remove(key);
-            }
-            Key::Cidr(name) => drop(self.cidrs.delete(name, Knowledge::Complete)),
+        if let ObjectKey::Service(name) = key {
+            self.uids.remove(name);
         }
+        self.objects.delete(key);
+        self.listing.get_mut(&kind).unwrap_or(&mut self.notes).remove(key);
     }
 
-    fn end(&mut self, resource: Resource) {
-        self.listed.insert(resource);
+    fn end(&mut self, kind: Kind) {
+        self.listed.insert(kind);
         // What does not tell its name may be any object of its kind.
-        let nameless = self.listing_nameless.remove(&resource);
+        let nameless = self.listing_nameless.remove(&kind);
         if nameless {
-            self.nameless.insert(resource);
+            self.nameless.insert(kind);
         } else {
-            self.nameless.remove(&resource);
+            self.nameless.remove(&kind);
         }
         let knowledge = if nameless { Knowledge::Partial } else { Knowledge::Complete };
-        match listed(resource) {
-            Some(kind) => {
-                self.objects.has_nameless(kind, nameless);
-                self.objects.end_list(kind, knowledge);
-            }
-            None => drop(self.cidrs.end_list(knowledge)),
-        }
-        if let Some(notes) = self.listing.remove(&resource) {
-            self.notes.retain(|key, _| of_kind(key) != resource);
+        self.objects.has_nameless(kind, nameless);
+        self.objects.end_list(kind, knowledge);
+        if let Some(notes) = self.listing.remove(&kind) {
+            self.notes.retain(|key, _| key.kind() != kind);
             self.notes.extend(notes);
         }
     }
@@ -321,17 +278,17 @@ impl Mirror {
             ObjectKey::Slice(_) => {
                 noted.owner.as_ref().is_some_and(|owner| self.objects.service(owner).is_some())
             }
-            ObjectKey::Service(_) | ObjectKey::Node(_) => true,
+            _ => true,
         })
     }
 
     /// One for all kinds: usually they have the same.
     fn fault(&self) -> Option<Problem> {
-        let (resource, reason) = self.faults.first_key_value()?;
+        let (kind, reason) = self.faults.first_key_value()?;
         let others = self.faults.len() - 1;
         let others = if others == 0 { String::new() } else { format!(" and {others} more kinds") };
         let stays = if self.is_complete() { "what is known stays" } else { "nothing is known yet" };
-        let message = format!("{resource}{others} can't be followed ({reason}); {stays}");
+        let message = format!("{kind}{others} can't be followed ({reason}); {stays}");
         Some(problem(String::new(), Reason::ApiUnavailable, message))
     }
 }
@@ -346,9 +303,9 @@ mod tests {
 
     #[test]
     fn what_does_not_tell_its_name_counts_until_a_list_without_it_has_ended() {
-        let mut mirror = Mirror::new([Resource::Services], None);
+        let mut mirror = Mirror::new([Kind::Service], None);
         let mut takes = |changes: Vec<Change>| {
-            changes.into_iter().for_each(|change| mirror.take(Resource::Services, change));
+            changes.into_iter().for_each(|change| mirror.take(Kind::Service, change));
             mirror.refresh();
             let Status { knowledge, problems } = mirror.status();
             (knowledge, problems.len(), mirror.snapshot().unread.anything)

@@ -9,10 +9,11 @@ mod events;
 mod follow;
 mod mirror;
 mod reading;
-mod resource;
 mod watch;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
@@ -23,16 +24,17 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::kinds::Kind;
 use crate::memory::Known;
-use crate::metrics::{Kind, SourceMetrics};
+use crate::metrics::SourceMetrics;
 use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
 use mirror::Mirror;
 
+pub(crate) use self::reading::{Reading, reading_of};
 pub use access::{Access, AccessError};
 pub use events::{EventWriter, Events, Notice, Subject, TOLD_AGAIN, upper_camel};
 pub use mirror::{Report, Uids};
-pub use resource::Resource;
 
 /// Changes on their way to their owner.
 const QUEUE: usize = 256;
@@ -65,7 +67,7 @@ pub const QUIET: Duration = Duration::from_secs(75);
 #[derive(Debug)]
 pub struct Kubernetes {
     access: Access,
-    resources: Vec<Resource>,
+    kinds: Vec<Kind>,
     mirror: Mirror,
     metrics: SourceMetrics,
     known: bool,
@@ -82,14 +84,14 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     pub fn new(access: Access, options: Options, metrics: SourceMetrics) -> Self {
-        let mut resources = vec![Resource::Services, Resource::EndpointSlices, Resource::Nodes];
-        resources.extend(options.service_cidrs.then_some(Resource::ServiceCidrs));
+        let kinds: Vec<Kind> =
+            Kind::ALL.iter().copied().filter(|kind| (kind.api().is_wanted)(&options)).collect();
         Self {
             access,
             quiet: options.quiet.unwrap_or(QUIET).min(QUIET),
             latest: options.latest,
-            mirror: Mirror::new(resources.iter().copied(), options.node),
-            resources,
+            mirror: Mirror::new(kinds.iter().copied(), options.node),
+            kinds,
             metrics,
             known: false,
             knowledge: channel::Sender::default(),
@@ -153,34 +155,28 @@ impl Kubernetes {
     /// Follows the API server until `token` is cancelled.
     pub async fn run(mut self, token: CancellationToken) {
         let (out, changes) = mpsc::channel(QUEUE);
-        let follow = |resource: Resource| {
-            let wanted = self.resources.contains(&resource);
-            let follower = || {
-                let follower = Follower::new(resource, self.access.clone(), self.quiet, out.clone());
-                follower.latest(self.latest)
-            };
-            let follower = wanted.then(follower);
-            async move {
-                if let Some(follower) = follower {
-                    follower.run().await;
-                }
-            }
+        let follow = |kind: &Kind| {
+            let follower = Follower::new(*kind, self.access.clone(), self.quiet, out.clone());
+            Box::pin(follower.latest(self.latest).run())
         };
-        let [a, b, c, d] = Resource::ALL.map(follow);
+        let mut following: Vec<_> = self.kinds.iter().map(follow).collect();
         drop(out);
-        let following = async { tokio::join!(a, b, c, d) };
+        let all_end = std::future::poll_fn(|context| {
+            following.retain_mut(|follower| follower.as_mut().poll(context).is_pending());
+            if following.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
         tokio::select! {
             () = token.cancelled() => {}
             () = self.own(changes) => {}
-            _ = following => {}
+            () = all_end => {}
         }
     }
 
-    async fn own(&mut self, mut changes: mpsc::Receiver<(Resource, Change)>) {
+    async fn own(&mut self, mut changes: mpsc::Receiver<(Kind, Change)>) {
         let mut confirm = interval(CONFIRM);
         confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (resource, change) = tokio::select! {
+            let (kind, change) = tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => change,
                     None => return,
@@ -191,10 +187,10 @@ impl Kubernetes {
                 }
             };
             let started = Instant::now();
-            self.take(resource, change);
+            self.take(kind, change);
             let mut more = 1..BATCH;
-            while let (Some(_), Ok((resource, change))) = (more.next(), changes.try_recv()) {
-                self.take(resource, change);
+            while let (Some(_), Ok((kind, change))) = (more.next(), changes.try_recv()) {
+                self.take(kind, change);
             }
             self.publish();
             self.confirm();
@@ -209,14 +205,14 @@ impl Kubernetes {
         }
     }
 
-    fn take(&mut self, resource: Resource, change: Change) {
+    fn take(&mut self, kind: Kind, change: Change) {
         match &change {
-            Change::Init => drop(self.metrics.lists(resource).inc()),
-            Change::Apply(_) | Change::Delete(_) => drop(self.metrics.changes(resource).inc()),
+            Change::Init => drop(self.metrics.lists(kind).inc()),
+            Change::Apply(_) | Change::Delete(_) => drop(self.metrics.changes(kind).inc()),
             Change::Fault(_) => drop(self.metrics.failures.inc()),
             Change::Nameless | Change::InitDone | Change::Alive => {}
         }
-        self.mirror.take(resource, change);
+        self.mirror.take(kind, change);
     }
 
     fn publish(&mut self) {
@@ -272,9 +268,7 @@ impl Kubernetes {
 
     fn measure(&self) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for (kind, count) in [Kind::Service, Kind::Slice, Kind::Node].into_iter().zip(self.mirror.counts()) {
-            self.metrics.objects(kind).set(gauge(count));
-        }
+        self.metrics.count_objects(|kind| self.mirror.count(kind));
         self.metrics.kept.set(gauge(self.mirror.kept()));
         self.metrics.notified.set((self.mirror.is_complete() && !self.mirror.has_faults()).into());
         if !self.mirror.has_faults() {

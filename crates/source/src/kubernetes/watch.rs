@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::{ApiError, Status};
-use super::resource::Resource;
+use crate::kinds::Kind;
 
 /// Objects per page of a list; client-go's size.
 const PAGE: usize = 500;
@@ -41,18 +41,7 @@ impl Query {
     }
 
     /// Path and query of a request.
-    pub(crate) fn path(&self, resource: Resource) -> String {
-        let path = match resource {
-            Resource::Services => "/api/v1/services",
-            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
-            Resource::Nodes => "/api/v1/nodes",
-            Resource::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
-        };
-        // Nobody balances a headless Service, and some have thousands of endpoints.
-        let selector = match resource {
-            Resource::EndpointSlices => "&labelSelector=%21service.kubernetes.io%2Fheadless",
-            _ => "",
-        };
+    pub(crate) fn path(&self, kind: Kind) -> String {
         let query = match self {
             // Where there is no cache the limit counts.
             Self::List(Freshness::Cached) => {
@@ -70,7 +59,8 @@ impl Query {
                                    &resourceVersionMatch=NotOlderThan"
                 .into(),
         };
-        format!("{path}?{query}{selector}")
+        let api = kind.api();
+        format!("{}?{query}{}", api.path(), api.selector)
     }
 }
 
@@ -190,12 +180,12 @@ mod tests {
     #[test]
     fn tokens_are_encoded() {
         let query = Query::NextPage("a+b/c=".into());
-        assert_eq!(query.path(Resource::Nodes), "/api/v1/nodes?limit=500&continue=a%2Bb%2Fc%3D");
+        assert_eq!(query.path(Kind::Node), "/api/v1/nodes?limit=500&continue=a%2Bb%2Fc%3D");
     }
 
     #[test]
     fn only_the_latest_list_is_asked_from_the_storage() {
-        let query = |freshness| Query::List(freshness).path(Resource::Nodes);
+        let query = |freshness| Query::List(freshness).path(Kind::Node);
         let cached = "/api/v1/nodes?limit=500&resourceVersion=0&resourceVersionMatch=NotOlderThan";
         assert_eq!(query(Freshness::Cached), cached);
         let newer = "/api/v1/nodes?resourceVersion=7&resourceVersionMatch=NotOlderThan";

@@ -6,14 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mesh_model::name::{NodeName, ServiceName};
-use serde::de::DeserializeOwned;
+use mesh_model::name::ServiceName;
 use serde_json::Value;
 
-use crate::convert::{self, Converted, Note, SliceKey, Verdict};
-use crate::objects::{Object, ObjectKey};
+use crate::convert::{self, Converted, Note, Verdict};
+use crate::kinds::{Api, Kind, Object, ObjectKey, Variant};
 use crate::status::Reason;
-use crate::wire::{EndpointSlice, Node, Service};
+use crate::wire::Meta;
 
 /// Bounds on what one document may make of itself: nesting, and what aliases expand to. An 8 MiB file of the
 /// densest honest YAML has some 2 million nodes.
@@ -245,9 +244,7 @@ fn nothing(place: String, object: String) -> Document {
 
 fn document(value: Value, version: &str, kind: &str, place: String) -> Document {
     let object = object_name(&value, kind);
-    let supported = match kind {
-        "Service" | "Node" => "v1",
-        "EndpointSlice" => "discovery.k8s.io/v1",
+    let kind = match kind {
         "" => {
             let note =
                 malformed("it is no Kubernetes object: kind is missing; write apiVersion, kind and metadata");
@@ -258,18 +255,18 @@ fn document(value: Value, version: &str, kind: &str, place: String) -> Document 
             let effect = convert::owner(namespace(&value), name).map_or(Effect::Nothing, Effect::Endpoints);
             return Document { effect, ..nothing(place, object) };
         }
-        _ => return nothing(place, object),
+        other => match Kind::named(other).filter(|kind| kind.api().in_manifests) {
+            Some(kind) => kind,
+            None => return nothing(place, object),
+        },
     };
-    if version != supported {
-        let message = format!("apiVersion {version:?} of {kind} is not read; write {supported}");
+    let Api { kind: name, version: supported, .. } = kind.api();
+    if version != *supported {
+        let message = format!("apiVersion {version:?} of {name} is not read; write {supported}");
         return unidentified(place, object, Note::new(Reason::Version, message));
     }
-    let owner = if kind == "EndpointSlice" { owner(&value) } else { Owner::Itself };
-    let (effect, notes) = match kind {
-        "Service" => read(value, |it: &Service| convert::service_name(&it.metadata), service),
-        "EndpointSlice" => read(value, |it: &EndpointSlice| SliceKey::of(&it.metadata), slice),
-        _ => read(value, |it: &Node| convert::node_name(&it.metadata), node),
-    };
+    let owner = if kind == Kind::Slice { owner(&value) } else { Owner::Itself };
+    let (effect, notes) = kind.read_manifest(value);
     Document { place, object, effect, notes, owner }
 }
 
@@ -291,62 +288,41 @@ fn object_name(value: &Value, kind: &str) -> String {
     let name = short(field("name").unwrap_or("without a name"));
     match (kind, field("namespace")) {
         ("", _) => String::new(),
-        ("Node", _) => format!("Node {name}"),
-        (kind, namespace) => format!("{} {}/{name}", short(kind), short(namespace.unwrap_or("default"))),
+        _ if Kind::named(kind).is_some_and(|kind| !kind.api().namespaced) => format!("{kind} {name}"),
+        (_, namespace) => format!("{} {}/{name}", short(kind), short(namespace.unwrap_or("default"))),
     }
 }
 
-/// Reads a value as an object of type `T`, finds its key and converts it. Where only the name can be read, the
-/// object is kept as it was.
-fn read<T: DeserializeOwned + Default, K>(
-    value: Value,
-    key: impl Fn(&T) -> Result<K, Note>,
-    convert: impl FnOnce(K, T) -> (Effect, Vec<Note>),
-) -> (Effect, Vec<Note>)
-where
-    ObjectKey: From<K>,
-{
+/// Reads a value as an object of a kind. Where only the name can be read, the object is kept as it was.
+pub(crate) fn effect_of<K: Variant>(value: Value) -> (Effect, Vec<Note>) {
     let metadata = value.get("metadata").cloned();
-    match serde_json::from_value::<T>(value) {
-        Ok(object) => match key(&object) {
-            Ok(key) => convert(key, object),
-            Err(note) => (Effect::Unidentified, vec![note]),
-        },
+    let object = match serde_json::from_value::<K::Wire>(value) {
+        Ok(object) => object,
         Err(error) => {
             let note = malformed(format!("{error}; correct that field (texts such as \"true\" need quotes)"));
-            let only_name = metadata.map(|metadata| {
-                let name = |field: &str| metadata.get(field).cloned().unwrap_or(Value::Null);
-                serde_json::json!({"metadata": {"name": name("name"), "namespace": name("namespace")}})
-            });
-            let object = only_name.and_then(|value| serde_json::from_value::<T>(value).ok());
-            let key = object.and_then(|object| key(&object).ok());
-            (key.map_or(Effect::Unidentified, |key| Effect::Keep(key.into())), vec![note])
+            let key = metadata.and_then(|metadata| key_of::<K>(&metadata));
+            return (key.map_or(Effect::Unidentified, Effect::Keep), vec![note]);
         }
-    }
-}
-
-fn service(name: ServiceName, object: Service) -> (Effect, Vec<Note>) {
-    effect(convert::service(&object), name, |name, value| Object::Service(name, Arc::new(value)))
-}
-
-fn slice(key: SliceKey, object: EndpointSlice) -> (Effect, Vec<Note>) {
-    effect(convert::slice(&object), key, |key, value| Object::Slice(key, Arc::new(value)))
-}
-
-fn node(name: NodeName, object: Node) -> (Effect, Vec<Note>) {
-    effect(convert::node(&object), name, |name, value| Object::Node(name, Arc::new(value)))
-}
-
-fn effect<K, V>(converted: Converted<V>, key: K, object: impl FnOnce(K, V) -> Object) -> (Effect, Vec<Note>)
-where
-    ObjectKey: From<K>,
-{
-    let effect = match converted.verdict {
-        Verdict::Use(value) => Effect::Object(object(key, value)),
-        Verdict::Leave => Effect::Leave(key.into()),
-        Verdict::Keep => Effect::Keep(key.into()),
     };
-    (effect, converted.notes)
+    let key = match K::key(K::meta(&object)) {
+        Ok(key) => key,
+        Err(note) => return (Effect::Unidentified, vec![note]),
+    };
+    let Converted { verdict, notes } = K::convert(&object);
+    let effect = match verdict {
+        Verdict::Use(value) => Effect::Object(K::object(key, Arc::new(value))),
+        Verdict::Leave => Effect::Leave(K::object_key(key)),
+        Verdict::Keep => Effect::Keep(K::object_key(key)),
+    };
+    (effect, notes)
+}
+
+/// The key of an object of which nothing but the name can be read.
+fn key_of<K: Variant>(metadata: &Value) -> Option<ObjectKey> {
+    let name = |field: &str| metadata.get(field).cloned().unwrap_or(Value::Null);
+    let only_name = serde_json::json!({"name": name("name"), "namespace": name("namespace")});
+    let meta: Meta = serde_json::from_value(only_name).ok()?;
+    K::key(&meta).ok().map(K::object_key)
 }
 
 #[cfg(test)]

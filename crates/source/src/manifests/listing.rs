@@ -10,7 +10,7 @@ use mesh_model::table::Knowledge;
 
 use super::document::{Document, Effect, Owner};
 use crate::convert::{Note, SERVICE_LABEL};
-use crate::objects::{Listed, Object, ObjectKey, Objects};
+use crate::objects::{Kind, Object, ObjectKey, Objects};
 use crate::status::{Problem, Reason};
 
 /// What is known of a file.
@@ -79,7 +79,7 @@ pub(crate) struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     pub(crate) fn begin(objects: &'a mut Objects) -> Self {
-        Listed::ALL.into_iter().for_each(|kind| objects.begin_list(kind));
+        Kind::ALL.iter().for_each(|kind| objects.begin_list(*kind));
         Self {
             objects,
             owners: HashMap::new(),
@@ -160,7 +160,7 @@ impl<'a> Listing<'a> {
 
     /// Ends the list. Returns whether the snapshot changed, and what is wrong.
     pub(crate) fn end(mut self) -> (bool, Vec<Problem>) {
-        Listed::ALL.into_iter().for_each(|kind| self.objects.end_list(kind, Knowledge::Complete));
+        Kind::ALL.iter().for_each(|kind| self.objects.end_list(*kind, Knowledge::Complete));
         let changed = self.objects.refresh();
         let without = self.objects.snapshot().services.iter().filter(|(_, it)| it.slices.is_empty());
         let without: Vec<Problem> = without.map(|(name, _)| self.without_slices(name)).collect();

@@ -19,8 +19,8 @@ use super::folder::{Folder, HELD, Hints, Scan, Unknown};
 use super::listing::{FileReading, Listing};
 use crate::convert::Note;
 use crate::memory::{Known, Origins};
-use crate::metrics::{Kind, SourceMetrics};
-use crate::objects::{Listed, Objects};
+use crate::metrics::SourceMetrics;
+use crate::objects::{Kind, Objects};
 use crate::status::{Problem, Reason, Status};
 
 /// Larger files are refused unread.
@@ -217,7 +217,7 @@ impl Reader {
     fn list(&mut self) -> bool {
         // What is remembered may not be the last that a process read before it was killed.
         let unknown = self.files.values().any(FileReading::may_hold_anything);
-        self.objects.has_nameless(Listed::Services, unknown);
+        self.objects.has_nameless(Kind::Service, unknown);
         let mut listing = Listing::begin(&mut self.objects);
         for (name, file) in &mut self.files {
             listing.file(&name.to_string_lossy(), file);
@@ -260,9 +260,7 @@ impl Reader {
     fn measure(&self, scan: &Scan) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.pending_files.set(gauge(scan.pending));
-        for (kind, count) in [Kind::Service, Kind::Slice, Kind::Node].into_iter().zip(self.objects.counts()) {
-            self.metrics.objects(kind).set(gauge(count));
-        }
+        self.metrics.count_objects(|kind| self.objects.count(kind));
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.metrics.last_success_seconds.set(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
     }
