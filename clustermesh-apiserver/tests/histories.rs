@@ -8,17 +8,16 @@
 
 mod exporting;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use exporting::folder::{Process, app, put};
+use exporting::folder::{Process, app};
 use exporting::{DEADLINE, PREFIX, etcd_of, identity, stands, until_stands};
 use mesh_kv::testing::Etcd;
 use mesh_model::export::{Entries, diff, export};
 use mesh_model::record::{self, Record, RecordKey};
-use mesh_source::testing::{FILE, OF_A_FILE, OF_THE_FOLDER};
+use mesh_source::testing::folder::Folder;
+use mesh_source::testing::{OF_A_FILE, OF_THE_FOLDER};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -89,13 +88,9 @@ struct World {
     etcd: Etcd,
     /// Up to which its history was looked at.
     revision: i64,
-    /// What each file listed when it was last readable.
-    good: BTreeMap<&'static str, u8>,
-    broken: BTreeSet<&'static str>,
-    folder_is_broken: bool,
+    folder: Folder,
     /// Whether a process runs that can't have read everything, so that nobody knows what only etcd has.
     is_blind: bool,
-    hosts: u8,
     /// Both empty only while a step restarts them.
     replicas: Vec<Process>,
 }
@@ -104,19 +99,9 @@ impl World {
     async fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let etcd = etcd_of(&scratch);
-        let mut world = Self {
-            scratch,
-            etcd,
-            revision: 1,
-            good: BTreeMap::new(),
-            broken: BTreeSet::new(),
-            folder_is_broken: false,
-            is_blind: false,
-            hosts: 0,
-            replicas: Vec::new(),
-        };
-        fs::create_dir(world.folder()).unwrap();
-        NAMES.into_iter().for_each(|name| world.write(name));
+        let mut folder = Folder::new(scratch.path().join("manifests"), app);
+        NAMES.into_iter().for_each(|name| folder.change(name));
+        let mut world = Self { scratch, etcd, revision: 1, folder, is_blind: false, replicas: Vec::new() };
         world.start();
         world.start();
         world.settle().await;
@@ -124,36 +109,17 @@ impl World {
         world
     }
 
-    fn folder(&self) -> PathBuf {
-        self.scratch.path().join("manifests")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder().join(format!("{name}.yaml"))
-    }
-
     fn backup(&self) -> PathBuf {
         self.scratch.path().join("backup")
     }
 
     fn start(&mut self) {
-        self.is_blind |= self.is_broken();
-        self.replicas.push(Process::start(&self.etcd, &self.folder()));
-    }
-
-    fn is_broken(&self) -> bool {
-        self.folder_is_broken || !self.broken.is_empty()
-    }
-
-    fn write(&mut self, name: &'static str) {
-        self.hosts += 1;
-        self.good.insert(name, self.hosts);
-        self.broken.remove(name);
-        put(&self.folder(), &format!("{name}.yaml"), &app(name, self.hosts));
+        self.is_blind |= !self.folder.is_readable();
+        self.replicas.push(Process::start(&self.etcd, self.folder.path()));
     }
 
     fn must(&self) -> Must {
-        let records = self.good.iter().flat_map(|(name, host)| {
+        let records = self.folder.listed().iter().flat_map(|(name, host)| {
             [
                 (format!("services/hoth/ns/{name}"), None),
                 (format!("endpoints/hoth/ns/{name}/{name}-1"), Some(*host)),
@@ -165,7 +131,7 @@ impl World {
     /// What is listed stands; with nothing broken, nothing else does.
     async fn settle(&mut self) {
         let must = self.must();
-        let exactly = !self.is_broken();
+        let exactly = self.folder.is_readable();
         let synced = ["endpoints", "nodes", "services"].map(|kind| format!("synced/hoth/{kind}"));
         until_stands(&self.etcd, &format!("{must:?}, exactly: {exactly}"), |all| {
             let holds = |(key, host): (&String, &Option<u8>)| {
@@ -195,24 +161,11 @@ impl World {
     async fn take(&mut self, step: Step) {
         let before = self.must();
         match step {
-            Step::Change(name) if !self.folder_is_broken => {
-                let name = NAMES[name];
-                let _it_may_be_a_link = self.broken.contains(name).then(|| fs::remove_file(self.path(name)));
-                self.write(name);
-            }
-            Step::Break(name, how) if !self.folder_is_broken => self.break_file(NAMES[name], how).await,
-            Step::Remove(name) if self.can_go(NAMES[name]) => {
-                self.good.remove(NAMES[name]);
-                self.broken.remove(NAMES[name]);
-                fs::remove_file(self.path(NAMES[name])).unwrap();
-            }
-            // The last of these breakages is of the file a.
-            Step::BreakFolder(how) if !self.folder_is_broken && self.good.contains_key("a") => {
-                (OF_THE_FOLDER[how].does)(&self.folder());
-                self.folder_is_broken = true;
-                self.until_told().await;
-            }
-            Step::Repair => self.repair(),
+            Step::Change(name) if !self.folder.is_broken() => self.folder.change(NAMES[name]),
+            Step::Break(name, how) if self.folder.break_file(NAMES[name], how) => self.until_told().await,
+            Step::Remove(name) => drop(self.folder.remove(NAMES[name])),
+            Step::BreakFolder(how) if self.folder.break_folder(how) => self.until_told().await,
+            Step::Repair => self.folder.repair(),
             Step::Restart(who, end) => self.restart(who, end).await,
             Step::Etcd(fault) => self.etcd(fault).await,
             _ => {}
@@ -221,48 +174,12 @@ impl World {
         self.look(&before).await;
     }
 
-    /// Whether it is there, and not the last one: an empty folder is none.
-    fn can_go(&self, name: &str) -> bool {
-        !self.folder_is_broken && self.good.len() > 1 && self.good.contains_key(name)
-    }
-
     /// Every process has noticed that something is broken.
     async fn until_told(&mut self) {
         for replica in &mut self.replicas {
             let told = replica.status.wait_for(|status| !status.problems.is_empty());
             drop(tokio::time::timeout(DEADLINE, told).await.unwrap().unwrap());
         }
-    }
-
-    /// The breakages know one file's name only.
-    async fn break_file(&mut self, name: &'static str, how: usize) {
-        if !self.good.contains_key(name) || !self.broken.insert(name) {
-            return;
-        }
-        let aside = tempfile::tempdir().unwrap();
-        let (path, copy) = (self.path(name), aside.path().join(FILE));
-        fs::copy(&path, &copy).unwrap();
-        (OF_A_FILE[how].does)(aside.path());
-        if copy.is_symlink() {
-            fs::remove_file(&path).unwrap();
-            symlink(&path, &path).unwrap();
-        } else {
-            fs::copy(&copy, &path).unwrap();
-        }
-        self.until_told().await;
-    }
-
-    fn repair(&mut self) {
-        // All at once: who has just begun can't know that a folder is still being filled.
-        let next = self.scratch.path().join("next");
-        fs::create_dir(&next).unwrap();
-        for (name, host) in &self.good {
-            put(&next, &format!("{name}.yaml"), &app(name, *host));
-        }
-        let _it_may_be_gone = fs::remove_dir_all(self.folder());
-        fs::rename(next, self.folder()).unwrap();
-        self.broken.clear();
-        self.folder_is_broken = false;
     }
 
     async fn restart(&mut self, who: Who, end: End) {
@@ -281,7 +198,7 @@ impl World {
             }
             self.start();
         }
-        if self.is_broken() {
+        if !self.folder.is_readable() {
             self.until_told().await;
         }
     }
@@ -313,13 +230,13 @@ impl World {
 
     /// All is corrected, and the records are those that a fresh exporter would write.
     async fn end(mut self) {
-        self.repair();
+        self.folder.repair();
         self.is_blind = false;
         self.settle().await;
         let snapshots = &mut self.replicas[0].snapshots;
         let is_whole = |it: &Option<_>| {
             it.as_ref().is_some_and(|it: &std::sync::Arc<mesh_model::snapshot::ClusterSnapshot>| {
-                it.services.len() == self.good.len() && it.unread.is_empty()
+                it.services.len() == self.folder.listed().len() && it.unread.is_empty()
             })
         };
         let snapshot = tokio::time::timeout(DEADLINE, snapshots.wait_for(is_whole))

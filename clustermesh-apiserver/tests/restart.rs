@@ -5,9 +5,10 @@ mod exporting;
 
 use std::fs;
 
-use exporting::folder::{Process, app, put};
+use exporting::folder::{Process, app};
 use exporting::{Stands, etcd_of, stands, until};
 use mesh_kv::testing::Etcd;
+use mesh_source::testing::folder::put;
 use mesh_source::testing::{FILE, OF_A_FILE, OF_THE_FOLDER};
 
 const ALL: [&str; 4] =

@@ -1,11 +1,11 @@
 //! An exporter whose source is a folder of manifests.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use mesh_kv::testing::Etcd;
 use mesh_model::snapshot::ClusterSnapshot;
+use mesh_source::testing::folder;
 use mesh_source::{Manifests, SourceMetrics, Status};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,27 +14,7 @@ use super::Running;
 
 /// A Service and its slice, of one endpoint.
 pub fn app(name: &str, host: u8) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: ns, annotations: {{clustermesh.io/global: \"true\"}}}}
-spec: {{clusterIPs: [10.102.0.{host}], ports: [{{name: http, port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}-1, namespace: ns, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: http, port: 8080}}]
-endpoints: [{{addresses: [10.2.0.{host}]}}]
-"
-    )
-}
-
-/// Renames a file into place.
-pub fn put(folder: &Path, file: &str, text: &str) {
-    let beside = folder.join(format!("{file}.tmp"));
-    fs::write(&beside, text).unwrap();
-    fs::rename(beside, folder.join(file)).unwrap();
+    folder::app(name, &format!("10.102.0.{host}"), &format!("10.2.0.{host}"))
 }
 
 /// An exporter with a source of its own.

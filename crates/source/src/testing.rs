@@ -1,6 +1,7 @@
 //! For the tests of everybody who relies on a source: ways in which a folder of manifests breaks, and an API server.
 
 pub mod api;
+pub mod folder;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

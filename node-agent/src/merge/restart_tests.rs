@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::StateFile;
+use mesh_source::testing::folder::{self, put};
 use mesh_source::testing::{Breakage, FILE, OF_A_FILE, OF_THE_FOLDER};
 use mesh_source::{Known, Manifests, SourceMetrics, Status, memory};
 use tokio::sync::watch;
@@ -30,26 +31,7 @@ use crate::datapath::restore::{Restored, restore};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn app(name: &str, ip: u8, host: u8) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: ns, annotations: {{clustermesh.io/global: \"true\"}}}}
-spec: {{clusterIPs: [10.101.0.{ip}], ports: [{{name: http, port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}-1, namespace: ns, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: http, port: 8080}}]
-endpoints: [{{addresses: [10.1.0.{host}]}}]
-"
-    )
-}
-
-fn put(folder: &Path, file: &str, text: &str) {
-    let beside = folder.join(format!("{file}.tmp"));
-    fs::write(&beside, text).unwrap();
-    fs::rename(beside, folder.join(file)).unwrap();
+    folder::app(name, &format!("10.101.0.{ip}"), &format!("10.1.0.{host}"))
 }
 
 /// What a connect to an address may lead to, both by their last bytes.

@@ -4,7 +4,6 @@
 //!
 //! `RESTARTS=1000 cargo test -p node-agent --lib restart_tests` looks longer.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use mesh_model::annotation::Affinity;
 use mesh_model::name::ClusterName;
 use mesh_model::table::Knowledge;
 use mesh_peers::folder::{self, Now, Peers, Remembered};
+use mesh_source::testing::folder::Folder;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -88,11 +88,7 @@ fn broken_peer_file(peer: usize, how: usize) -> Option<String> {
 /// What is on disk, and the agent that reads it.
 struct World {
     scratch: tempfile::TempDir,
-    /// The backend that each file listed when it was last readable; by the Service's name.
-    good: BTreeMap<&'static str, u8>,
-    broken: BTreeSet<&'static str>,
-    folder_is_broken: bool,
-    hosts: u8,
+    manifests: Folder,
     peers: Peers,
     /// Time passes from reading to reading.
     now: Now,
@@ -103,29 +99,21 @@ impl World {
     async fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("peers")).unwrap();
+        let mut manifests =
+            Folder::new(scratch.path().join("manifests"), |name, host| app(name, ip(name), host));
+        NAMES.into_iter().for_each(|name| manifests.change(name));
         let mut world = Self {
             scratch,
-            good: BTreeMap::new(),
-            broken: BTreeSet::new(),
-            folder_is_broken: false,
-            hosts: 0,
+            manifests,
             peers: Peers::default(),
             now: Now { instant: Instant::now(), unix_seconds: 1 },
             agent: None,
         };
-        fs::create_dir(world.manifests()).unwrap();
-        for name in NAMES {
-            world.write(name);
-        }
         for peer in 0..PEERS.len() {
             world.repair_peer(peer);
         }
         world.start(Kernel::new()).await;
         world
-    }
-
-    fn manifests(&self) -> PathBuf {
-        self.scratch.path().join("manifests")
     }
 
     fn peer_path(&self, peer: usize) -> PathBuf {
@@ -141,7 +129,7 @@ impl World {
     }
 
     fn remembers(&self) -> Content {
-        let about = self.manifests().display().to_string();
+        let about = self.manifests.path().display().to_string();
         let memory = StateFile::new(self.state("source"), memory::VERSION, about);
         let known = memory.load::<Known>().ok().flatten().unwrap_or_default();
         let services = known.snapshot.services.values();
@@ -157,30 +145,24 @@ impl World {
 
     /// Of the own cluster.
     fn listed(&self) -> Content {
-        self.good.iter().map(|(name, host)| (ip(name), *host)).collect()
+        self.manifests.listed().iter().map(|(name, host)| (ip(name), *host)).collect()
     }
 
     fn must(&self) -> Content {
-        let of_peers =
-            PEERS.iter().flat_map(|peer| self.good.keys().map(|name| (ip(name), peer_host(*peer))));
+        let of_peers = PEERS
+            .iter()
+            .flat_map(|peer| self.manifests.listed().keys().map(|name| (ip(name), peer_host(*peer))));
         self.listed().into_iter().chain(of_peers).collect()
-    }
-
-    fn write(&mut self, name: &'static str) {
-        self.hosts += 1;
-        self.good.insert(name, self.hosts);
-        self.broken.remove(name);
-        put(&self.manifests(), &format!("{name}.yaml"), &app(name, ip(name), self.hosts));
     }
 
     async fn start(&mut self, maps: Kernel) {
         self.read_peers(true);
-        let mut agent = Agent::start(&self.manifests(), &self.state("source"), maps);
+        let mut agent = Agent::start(self.manifests.path(), &self.state("source"), maps);
         agent.must = self.must();
         self.agent = Some(agent);
         self.hand_peers_over();
         let agent = self.agent.as_mut().unwrap();
-        if self.broken.is_empty() && !self.folder_is_broken {
+        if self.manifests.is_readable() {
             let said = agent.status.wait_for(|status| status.knowledge == Knowledge::Complete);
             tokio::time::timeout(DEADLINE, said).await.unwrap().unwrap();
             return self.settle_exactly().await;
@@ -213,7 +195,7 @@ impl World {
     }
 
     async fn settle(&mut self) {
-        if self.broken.is_empty() && !self.folder_is_broken {
+        if self.manifests.is_readable() {
             self.settle_exactly().await;
         } else {
             self.settle_at_least().await;
@@ -266,29 +248,18 @@ impl World {
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Change(name) if !self.folder_is_broken && self.can_be_served(NAMES[name]) => {
+            Step::Change(name) if !self.manifests.is_broken() && self.can_be_served(NAMES[name]) => {
                 let name = NAMES[name];
                 self.agent.as_mut().unwrap().must.retain(|(service, _)| *service != ip(name));
-                let _it_may_be_a_link = self.broken.contains(name).then(|| fs::remove_file(self.path(name)));
-                self.write(name);
+                self.manifests.change(name);
                 self.settle().await;
             }
-            Step::Break(name, how) if !self.folder_is_broken => self.break_file(NAMES[name], how).await,
-            // An empty folder is none.
-            Step::Remove(name) if !self.folder_is_broken && self.good.len() > 1 => {
-                let name = NAMES[name];
-                if self.good.remove(name).is_some() {
-                    self.broken.remove(name);
-                    self.agent.as_mut().unwrap().must = self.must();
-                    fs::remove_file(self.path(name)).unwrap();
-                    self.settle().await;
-                }
+            Step::Break(name, how) if self.manifests.break_file(NAMES[name], how) => self.until_told().await,
+            Step::Remove(name) if self.manifests.remove(NAMES[name]) => {
+                self.agent.as_mut().unwrap().must = self.must();
+                self.settle().await;
             }
-            // The last of these breakages is of the file a.
-            Step::BreakFolder(how) if !self.folder_is_broken && self.good.contains_key("a") => {
-                (OF_THE_FOLDER[how].does)(&self.manifests());
-                self.folder_is_broken = true;
-            }
+            Step::BreakFolder(how) => drop(self.manifests.break_folder(how)),
             Step::Repair => self.repair().await,
             Step::BreakPeer(peer, how) => {
                 let path = self.peer_path(peer);
@@ -313,28 +284,11 @@ impl World {
     /// With its Service gone the maps hold nothing of it, so that only peers that are followed have backends for a new one.
     fn can_be_served(&self, name: &str) -> bool {
         let followed = self.peers.peers().values().filter(|peer| peer.file.is_some());
-        self.good.contains_key(name) || followed.count() == PEERS.len()
+        self.manifests.listed().contains_key(name) || followed.count() == PEERS.len()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.manifests().join(format!("{name}.yaml"))
-    }
-
-    /// The breakages know one file's name only.
-    async fn break_file(&mut self, name: &'static str, how: usize) {
-        if !self.good.contains_key(name) || !self.broken.insert(name) {
-            return;
-        }
-        let aside = tempfile::tempdir().unwrap();
-        let (path, copy) = (self.path(name), aside.path().join(FILE));
-        fs::copy(&path, &copy).unwrap();
-        (OF_A_FILE[how].does)(aside.path());
-        if copy.is_symlink() {
-            fs::remove_file(&path).unwrap();
-            symlink(&path, &path).unwrap();
-        } else {
-            fs::copy(&copy, &path).unwrap();
-        }
+    /// The agent has noticed that something is broken.
+    async fn until_told(&mut self) {
         let agent = self.agent.as_mut().unwrap();
         let told = agent.status.wait_for(|status| !status.problems.is_empty());
         tokio::time::timeout(DEADLINE, told).await.unwrap().unwrap();
@@ -342,16 +296,7 @@ impl World {
     }
 
     async fn repair(&mut self) {
-        // All at once: who has just begun can't know that a folder is still being filled.
-        let next = self.scratch.path().join("next");
-        fs::create_dir(&next).unwrap();
-        for (name, host) in &self.good {
-            put(&next, &format!("{name}.yaml"), &app(name, ip(name), *host));
-        }
-        let _it_may_be_gone = fs::remove_dir_all(self.manifests());
-        fs::rename(next, self.manifests()).unwrap();
-        self.broken.clear();
-        self.folder_is_broken = false;
+        self.manifests.repair();
         self.settle_exactly().await;
     }
 
