@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
-use mesh_kv::dial::DialerError;
+use mesh_kv::DialerError;
 use mesh_kv::{Dialer, EtcdEndpoint, Tls};
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::Identity;

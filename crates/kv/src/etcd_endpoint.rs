@@ -37,12 +37,12 @@ pub enum EtcdEndpointError {
 
 impl EtcdEndpoint {
     /// Whether it is reached over TLS.
-    pub fn is_secure(&self) -> bool {
+    pub(crate) fn is_secure(&self) -> bool {
         self.secure
     }
 
     /// A DNS name, or an IP address without brackets.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 

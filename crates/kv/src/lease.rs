@@ -16,13 +16,13 @@ use crate::fault::{CallError, CallReason};
 use crate::session::Session;
 
 /// How long after its holder's last sign of life a lease ends. etcd takes up to half a second more to notice.
-pub const LEASE_TTL: Duration = Duration::from_secs(3);
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(3);
 /// Two may get lost.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// A lease granted to us. Dropping it keeps it until it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub(crate) struct Lease {
     pub(crate) id: i64,
 }
 

@@ -3,26 +3,26 @@
 //! Knows keys as bytes and the few records that its own work depends on; never Kubernetes, never eBPF.
 
 pub mod alarm;
-pub mod dial;
+mod dial;
 pub mod election;
-pub mod etcd_endpoint;
+mod etcd_endpoint;
 pub mod fault;
 pub mod forget;
 mod history;
-pub mod lease;
+mod lease;
 mod list;
 pub mod publish;
 mod race;
-pub mod raw;
-pub mod session;
+mod raw;
+mod session;
 pub mod standby;
 #[cfg(feature = "testing")]
 pub mod testing;
-pub mod tls;
-pub mod watch;
+mod tls;
+mod watch;
 
 pub use alarm::Alarm;
-pub use dial::Dialer;
+pub use dial::{Dialer, DialerError};
 pub use etcd_endpoint::EtcdEndpoint;
 pub use fault::{CallError, DialError, KvError};
 pub use raw::{RawChange, RawEntry, RawEvent, RawWatch, Revision};

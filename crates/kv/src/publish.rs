@@ -17,7 +17,8 @@ use crate::election::Leadership;
 use crate::fault::{CallError, CallReason};
 use crate::session::{Entry, Session, text_of};
 
-pub use self::writes::{MAX_BYTES, MAX_OPERATIONS, Oversized, Write, transactions};
+pub(crate) use self::writes::MAX_OPERATIONS;
+pub use self::writes::{MAX_BYTES, Oversized, Write, transactions};
 
 /// What stands in etcd, read at one revision.
 #[derive(Clone, Debug, Default)]

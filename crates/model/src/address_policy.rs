@@ -71,13 +71,13 @@ impl AddressPolicy {
 
     /// The same policy under what the peer's cluster record says. It narrows what was agreed and never widens
     /// it; a record without ranges narrows nothing.
-    pub fn narrowed(&self, declared: Option<&Ranges>) -> Self {
+    pub(crate) fn narrowed(&self, declared: Option<&Ranges>) -> Self {
         let declared = declared.filter(|ranges| !ranges.is_empty()).map(|ranges| Arc::new(ranges.set()));
         Self { declared, ..self.clone() }
     }
 
     /// The same policy by another peer file.
-    pub fn with_agreed(&self, agreed: &PeerRanges) -> Self {
+    pub(crate) fn with_agreed(&self, agreed: &PeerRanges) -> Self {
         Self { agreed: agreed_set(agreed), ..self.clone() }
     }
 
@@ -97,12 +97,12 @@ impl AddressPolicy {
     }
 
     /// The same policy for another extent of this cluster.
-    pub fn with_own(&self, own: OwnRanges) -> Self {
+    pub(crate) fn with_own(&self, own: OwnRanges) -> Self {
         Self { own: Arc::new(OwnSets::from(&own)), ..self.clone() }
     }
 
     /// Whether only the peer's own word limits its addresses.
-    pub fn is_declared(&self) -> bool {
+    pub(crate) fn is_declared(&self) -> bool {
         self.agreed.is_none()
     }
 

@@ -19,9 +19,11 @@ mod synced;
 use serde::{Deserialize, Serialize};
 
 pub use alive::AliveRecord;
-pub use cluster::{ClusterRecord, Incarnation, SCHEMA};
+pub(crate) use cluster::SCHEMA;
+pub use cluster::{ClusterRecord, Incarnation};
 pub use key::{KeyError, KeyRange, Kind, PREFIX, RecordKey, SyncedKind};
-pub use limits::{MAX_PORTS, MAX_RANGES, MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, MAX_VALUE_BYTES};
+pub(crate) use limits::MAX_RANGES;
+pub use limits::{MAX_PORTS, MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, MAX_VALUE_BYTES};
 pub use node::node_entry;
 pub use rejection::{Fault, Reason, Rejection};
 pub use service::ServiceRecord;

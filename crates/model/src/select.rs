@@ -24,7 +24,7 @@ impl Candidate {
         self.backends.extend(backends);
     }
 
-    pub fn has_active(&self) -> bool {
+    pub(crate) fn has_active(&self) -> bool {
         self.backends.iter().any(|backend| backend.state == BackendState::Active)
     }
 

@@ -36,10 +36,6 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         self.listing = Some(OrdMap::new());
     }
 
-    pub fn is_listing(&self) -> bool {
-        self.listing.is_some()
-    }
-
     /// An entry was listed or changed. During a list it becomes visible when that ends. Returns whether
     /// something visible changed.
     pub fn put(&mut self, key: K, value: V) -> bool {

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_kv::dial::DialerError;
+use mesh_kv::DialerError;
 use mesh_kv::{Dialer, EtcdEndpoint, Tls, share_roots};
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges};
 use mesh_model::name::{ClusterId, ClusterName};

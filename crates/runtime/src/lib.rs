@@ -5,18 +5,18 @@
 pub mod admin;
 pub mod args;
 pub mod clock;
-pub mod lock;
+mod lock;
 pub mod logs;
-pub mod metrics;
+mod metrics;
 pub mod process;
-pub mod readiness;
+mod readiness;
 pub mod shutdown;
-pub mod state_file;
-pub mod supervisor;
+mod state_file;
+mod supervisor;
 
 pub use admin::{AdminServer, Listen};
 pub use args::{AdminArgs, LogArgs};
 pub use metrics::{ByLabel, Registry};
-pub use readiness::{Condition, Readiness};
+pub use readiness::{Condition, Missing, Readiness};
 pub use state_file::{StateError, StateFile};
 pub use supervisor::{Supervisor, SupervisorError, Task};

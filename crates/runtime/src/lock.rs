@@ -19,13 +19,13 @@ pub enum LockError {
 
 /// Held until dropped.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock at once or not at all. The file stays: whoever removed it would let two processes hold one each.
-    pub fn take(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::File { path: path.into(), source };
         loop {
             let mut file = File::options()

@@ -58,7 +58,7 @@ impl Readiness {
     }
 
     /// All remarks, each with what it is about.
-    pub fn remarks(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn remarks(&self) -> Vec<(&'static str, String)> {
         let all = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = all.iter().flat_map(|(about, lines)| lines.iter().map(|line| (*about, line.clone())));
         lines.collect()

@@ -1,7 +1,7 @@
 //! What keeps this node from balancing because of the node itself, for who runs it. Pure.
 
 use mesh_model::name::NodeName;
-use mesh_runtime::readiness::Missing;
+use mesh_runtime::Missing;
 use mesh_source::kubernetes::{Notice, Subject};
 
 /// The conditions of readiness that depend on the node.

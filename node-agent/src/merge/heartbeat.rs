@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use mesh_abi::Control;
-use mesh_runtime::readiness::Condition;
+use mesh_runtime::Condition;
 
 use super::failback::{Failback, has_yielded};
 use super::metrics::Metrics;

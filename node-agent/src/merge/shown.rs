@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_runtime::readiness::Condition;
+use mesh_runtime::Condition;
 use tokio::sync::watch;
 
 use super::view::View;

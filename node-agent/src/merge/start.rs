@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_abi::Control;
-use mesh_runtime::readiness::Condition;
+use mesh_runtime::Condition;
 use tokio::sync::watch;
 
 use super::connects::Outcomes;

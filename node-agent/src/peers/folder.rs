@@ -13,7 +13,7 @@ use mesh_model::view::{PeerPin, PeerSnapshot, Quota};
 use mesh_peers::folder::{self, Now, Peer, Peers, Remembered};
 use mesh_peers::{FolderWatch, PeerFile};
 use mesh_runtime::clock::{rfc3339, unix_seconds};
-use mesh_runtime::supervisor::{Supervisor, SupervisorError, Task};
+use mesh_runtime::{Supervisor, SupervisorError, Task};
 use mesh_source::ranges::Known;
 use tokio::sync::watch;
 

@@ -5,7 +5,7 @@ use mesh_model::export::ServiceOps;
 use mesh_model::record::{Entry as Record, MAX_VALUE_BYTES};
 
 /// Of a transaction; etcd takes 128 by default.
-pub const MAX_OPERATIONS: usize = 100;
+pub(crate) const MAX_OPERATIONS: usize = 100;
 /// Of a transaction's keys and values; etcd takes 1.5 MiB of everything by default.
 pub const MAX_BYTES: usize = 1_000_000;
 /// Framing of one operation, generously.

@@ -13,7 +13,7 @@ use crate::address_policy::Ranges;
 use crate::name::{ClusterId, ClusterName};
 
 /// Version of the records' meaning. A field that old readers may ignore does not raise it.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// Identifies one life of a cluster's etcd: random, created if absent, so that a wiped store shows. 1–64 ASCII
 /// letters, digits and `-`.

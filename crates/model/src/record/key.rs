@@ -118,7 +118,7 @@ impl RecordKey {
     }
 
     /// What all slice keys of a service begin with.
-    pub fn slices_prefix(cluster: &ClusterName, service: &ServiceName) -> String {
+    pub(crate) fn slices_prefix(cluster: &ClusterName, service: &ServiceName) -> String {
         format!("{PREFIX}{}/{cluster}/{service}/", Kind::Endpoints.as_str())
     }
 }

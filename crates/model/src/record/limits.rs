@@ -16,13 +16,13 @@ pub const MAX_SERVICE_ENDPOINTS: usize = 100_000;
 /// How many ports of a service or slice record count: as many as Kubernetes allows in an EndpointSlice.
 pub const MAX_PORTS: usize = 20_000;
 /// Bytes of a writer's ports in one record, so that [`MAX_SLICE_ENDPOINTS`] fit beside them.
-pub const MAX_PORT_BYTES: usize = 950_000;
+pub(crate) const MAX_PORT_BYTES: usize = 950_000;
 /// How many address ranges a cluster record may have, and how many addresses and pod CIDRs that of a Node.
-pub const MAX_RANGES: usize = 1024;
+pub(crate) const MAX_RANGES: usize = 1024;
 /// Longest zone or hostname in bytes (label values and DNS labels have at most 63; some room for others).
-pub const MAX_TEXT_BYTES: usize = 253;
+pub(crate) const MAX_TEXT_BYTES: usize = 253;
 /// Longest `created_at` in bytes; RFC 3339 with nanoseconds has 35.
-pub const MAX_CREATED_AT_BYTES: usize = 64;
+pub(crate) const MAX_CREATED_AT_BYTES: usize = 64;
 
 /// Of a port's JSON, besides its name.
 const PORT_BYTES: usize = r#"{"name":"","protocol":"TCP","port":65535},"#.len();

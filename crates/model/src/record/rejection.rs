@@ -117,7 +117,7 @@ impl Fault {
 
     /// Whether such a fault in the cluster record means that this is not the cluster that the peer's file
     /// pins, so that nothing it says is used.
-    pub fn refuses_peer(&self) -> bool {
+    pub(crate) fn refuses_peer(&self) -> bool {
         matches!(self.reason(), Reason::Disagrees | Reason::ForeignCluster | Reason::WrongId | Reason::Schema)
     }
 }

@@ -31,12 +31,12 @@ impl Rejections {
         self.recent.push_back(text);
     }
 
-    pub fn by_reason(&self) -> &BTreeMap<Reason, u64> {
+    pub(crate) fn by_reason(&self) -> &BTreeMap<Reason, u64> {
         &self.by_reason
     }
 
     /// Oldest first.
-    pub fn recent(&self) -> Vec<Arc<str>> {
+    pub(crate) fn recent(&self) -> Vec<Arc<str>> {
         self.recent.iter().cloned().collect()
     }
 }
