@@ -20,12 +20,12 @@ const LIMITS: &[(&str, usize)] = &[
     ("crates/model", 46),
     ("crates/peers", 50),
     ("crates/runtime", 62),
-    ("crates/source", 28),
+    ("crates/source", 24),
     ("ebpf/abi", 60),
     ("node-agent", 28),
 ];
 /// Of all crates together; the goal is 28.
-const ALL: usize = 34;
+const ALL: usize = 33;
 
 const ITEMS: [&str; 10] =
     ["fn ", "async fn ", "const ", "unsafe fn ", "struct ", "enum ", "trait ", "type ", "mod ", "use "];

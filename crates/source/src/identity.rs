@@ -101,7 +101,7 @@ impl IdentityArgs {
     }
 
     /// The same, where the cluster itself tells the ranges that no flag names.
-    pub fn identity_within(&self, found: &OwnRanges) -> Result<Identity, IdentityError> {
+    pub(crate) fn identity_within(&self, found: &OwnRanges) -> Result<Identity, IdentityError> {
         let told =
             |flag: &[IpNet], found: &[IpNet]| if flag.is_empty() { found.to_vec() } else { flag.to_vec() };
         let args = Self {

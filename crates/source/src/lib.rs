@@ -18,7 +18,7 @@ pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod topology;
-pub mod wire;
+mod wire;
 
 pub use args::{Source, SourceArgs, SourceSpec};
 pub use identity::{Identity, IdentityArgs, IdentityError};

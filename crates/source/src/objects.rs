@@ -112,7 +112,7 @@ impl Objects {
     }
 
     /// What a process before this one knew and the source has not said again.
-    pub fn unconfirmed(&self) -> impl Iterator<Item = &ObjectKey> {
+    pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = &ObjectKey> {
         self.unconfirmed.iter()
     }
 
@@ -201,7 +201,7 @@ impl Objects {
     }
 
     /// What of Services is beyond a limit of records, as of the last refresh.
-    pub fn beyond(&self) -> impl Iterator<Item = (&ServiceName, &BeyondLimit)> {
+    pub(crate) fn beyond(&self) -> impl Iterator<Item = (&ServiceName, &BeyondLimit)> {
         self.beyond.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)))
     }
 

@@ -183,7 +183,7 @@ impl Reason {
     }
 
     /// Whether somebody must do something; otherwise it is only good to know.
-    pub fn is_fault(self) -> bool {
+    pub(crate) fn is_fault(self) -> bool {
         !matches!(self, Self::NoSlices | Self::NodeLocal)
     }
 }

@@ -12,170 +12,170 @@ use serde::{Deserialize, Deserializer};
 /// Metadata of any object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Meta {
-    pub name: Option<String>,
-    pub namespace: Option<String>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
+pub(crate) struct Meta {
+    pub(crate) name: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
     /// RFC 3339, as written.
-    pub creation_timestamp: Option<String>,
-    pub labels: Option<Labels>,
+    pub(crate) creation_timestamp: Option<String>,
+    pub(crate) labels: Option<Labels>,
     #[serde(deserialize_with = "ours")]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// The labels that mean something to us.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Labels {
+pub(crate) struct Labels {
     /// The Service that a slice belongs to.
     #[serde(rename = "kubernetes.io/service-name")]
-    pub service_name: Option<String>,
+    pub(crate) service_name: Option<String>,
     /// Where a Node is.
     #[serde(rename = "topology.kubernetes.io/zone")]
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
 }
 
 /// `v1 Service`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Service {
-    pub metadata: Meta,
-    pub spec: Option<ServiceSpec>,
+pub(crate) struct Service {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: Option<ServiceSpec>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ServiceSpec {
+pub(crate) struct ServiceSpec {
     #[serde(rename = "type")]
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
     // Not `clusterIp`, as camel case would have it.
     #[serde(rename = "clusterIP")]
-    pub cluster_ip: Option<String>,
+    pub(crate) cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
-    pub cluster_ips: Option<Vec<String>>,
-    pub ports: Option<Vec<ServicePort>>,
-    pub session_affinity: Option<String>,
-    pub session_affinity_config: Option<SessionAffinityConfig>,
-    pub internal_traffic_policy: Option<String>,
+    pub(crate) cluster_ips: Option<Vec<String>>,
+    pub(crate) ports: Option<Vec<ServicePort>>,
+    pub(crate) session_affinity: Option<String>,
+    pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
+    pub(crate) internal_traffic_policy: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct ServicePort {
-    pub name: Option<String>,
-    pub protocol: Option<String>,
-    pub port: i32,
+pub(crate) struct ServicePort {
+    pub(crate) name: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) port: i32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct SessionAffinityConfig {
+pub(crate) struct SessionAffinityConfig {
     #[serde(rename = "clientIP")]
-    pub client_ip: Option<ClientIpConfig>,
+    pub(crate) client_ip: Option<ClientIpConfig>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct ClientIpConfig {
-    pub timeout_seconds: Option<i32>,
+pub(crate) struct ClientIpConfig {
+    pub(crate) timeout_seconds: Option<i32>,
 }
 
 /// `discovery.k8s.io/v1 EndpointSlice`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct EndpointSlice {
-    pub metadata: Meta,
-    pub address_type: String,
-    pub ports: Option<Vec<EndpointPort>>,
-    pub endpoints: Option<Vec<Endpoint>>,
+pub(crate) struct EndpointSlice {
+    pub(crate) metadata: Meta,
+    pub(crate) address_type: String,
+    pub(crate) ports: Option<Vec<EndpointPort>>,
+    pub(crate) endpoints: Option<Vec<Endpoint>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct EndpointPort {
-    pub name: Option<String>,
-    pub protocol: Option<String>,
-    pub port: Option<i32>,
+pub(crate) struct EndpointPort {
+    pub(crate) name: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) port: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Endpoint {
-    pub addresses: Option<Vec<String>>,
-    pub conditions: Option<Conditions>,
-    pub hostname: Option<String>,
-    pub node_name: Option<String>,
-    pub zone: Option<String>,
-    pub hints: Option<Hints>,
+pub(crate) struct Endpoint {
+    pub(crate) addresses: Option<Vec<String>>,
+    pub(crate) conditions: Option<Conditions>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) node_name: Option<String>,
+    pub(crate) zone: Option<String>,
+    pub(crate) hints: Option<Hints>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Conditions {
-    pub ready: Option<bool>,
-    pub serving: Option<bool>,
-    pub terminating: Option<bool>,
+pub(crate) struct Conditions {
+    pub(crate) ready: Option<bool>,
+    pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
 }
 
 /// Which clients an endpoint is meant for, by topology.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Hints {
-    pub for_zones: Option<Vec<Named>>,
-    pub for_nodes: Option<Vec<Named>>,
+pub(crate) struct Hints {
+    pub(crate) for_zones: Option<Vec<Named>>,
+    pub(crate) for_nodes: Option<Vec<Named>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Named {
-    pub name: String,
+pub(crate) struct Named {
+    pub(crate) name: String,
 }
 
 /// `v1 Node`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Node {
-    pub metadata: Meta,
-    pub spec: Option<NodeSpec>,
-    pub status: Option<NodeStatus>,
+pub(crate) struct Node {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: Option<NodeSpec>,
+    pub(crate) status: Option<NodeStatus>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NodeSpec {
+pub(crate) struct NodeSpec {
     #[serde(rename = "podCIDR")]
-    pub pod_cidr: Option<String>,
+    pub(crate) pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
-    pub pod_cidrs: Option<Vec<String>>,
+    pub(crate) pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NodeStatus {
-    pub addresses: Option<Vec<NodeAddress>>,
+pub(crate) struct NodeStatus {
+    pub(crate) addresses: Option<Vec<NodeAddress>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct NodeAddress {
+pub(crate) struct NodeAddress {
     #[serde(rename = "type")]
-    pub kind: String,
-    pub address: String,
+    pub(crate) kind: String,
+    pub(crate) address: String,
 }
 
 /// `networking.k8s.io/v1 ServiceCIDR`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct ServiceCidr {
-    pub metadata: Meta,
-    pub spec: Option<ServiceCidrSpec>,
+pub(crate) struct ServiceCidr {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: Option<ServiceCidrSpec>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct ServiceCidrSpec {
-    pub cidrs: Option<Vec<String>>,
+pub(crate) struct ServiceCidrSpec {
+    pub(crate) cidrs: Option<Vec<String>>,
 }
 
 /// Keeps the annotations that make a Service global. Others may hold whole manifests.

@@ -12,14 +12,15 @@ use mesh_model::name::ServiceName;
 use crate::status::Reason;
 use crate::wire::Meta;
 
-pub use node::{NodeEntry, cidrs, node, node_name};
-pub use service::service;
-pub(crate) use slice::SERVICE_LABEL;
-pub use slice::{Hints, OwnedSlice, SliceKey, owner, slice};
+pub use node::NodeEntry;
+pub(crate) use node::{cidrs, node, node_name};
+pub(crate) use service::service;
+pub use slice::{Hints, OwnedSlice, SliceKey};
+pub(crate) use slice::{SERVICE_LABEL, owner, slice};
 
 /// What an object comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict<T> {
+pub(crate) enum Verdict<T> {
     Use(T),
     /// Nothing for the mesh: not global, or nothing that can be balanced. What was known of it goes.
     Leave,
@@ -29,7 +30,7 @@ pub enum Verdict<T> {
 
 /// Something that was refused, wholly or in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub(crate) struct Note {
     pub reason: Reason,
     /// What is wrong and what to do about it.
     pub message: String,
@@ -43,7 +44,7 @@ impl Note {
 
 /// A verdict, and what there is to say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Converted<T> {
+pub(crate) struct Converted<T> {
     pub verdict: Verdict<T>,
     pub notes: Vec<Note>,
 }
@@ -59,7 +60,7 @@ impl<T> Converted<T> {
 }
 
 /// The name of a Service. An object without a namespace is in `default`, as kubectl has it.
-pub fn service_name(meta: &Meta) -> Result<ServiceName, Note> {
+pub(crate) fn service_name(meta: &Meta) -> Result<ServiceName, Note> {
     let name = meta.name.as_deref().unwrap_or("");
     ServiceName::new(namespace(meta), name).map_err(|error| bad_name(&error))
 }

@@ -18,18 +18,18 @@ pub struct NodeEntry {
 }
 
 /// The name of a Node.
-pub fn node_name(meta: &Meta) -> Result<NodeName, Note> {
+pub(crate) fn node_name(meta: &Meta) -> Result<NodeName, Note> {
     NodeName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))
 }
 
 /// The ranges of a ServiceCIDR. What is none is left out: the API server has checked them.
-pub fn cidrs(object: &ServiceCidr) -> Vec<IpNet> {
+pub(crate) fn cidrs(object: &ServiceCidr) -> Vec<IpNet> {
     let written = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
     written.filter_map(|text| text.parse::<IpNet>().ok()).map(|range| range.trunc()).collect()
 }
 
 /// A Node: its internal addresses, then its external ones, and the ranges of its pods. Host names are left out.
-pub fn node(object: &Object) -> Converted<NodeEntry> {
+pub(crate) fn node(object: &Object) -> Converted<NodeEntry> {
     let mut refused = Refusals::new(Reason::Node, "address or range");
     let mut addresses = Vec::new();
     for kind in ["InternalIP", "ExternalIP"] {

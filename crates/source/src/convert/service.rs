@@ -15,7 +15,7 @@ use crate::wire::{Service as Object, ServicePort as Port, ServiceSpec};
 const AFFINITY_SECONDS: u32 = 10_800;
 
 /// A global Service, without its slices. One that is not global is left alone, whatever else is wrong with it.
-pub fn service(object: &Object) -> Converted<Service> {
+pub(crate) fn service(object: &Object) -> Converted<Service> {
     let (annotated, problems) = parse_map(&object.metadata.annotations);
     let mut notes: Vec<Note> =
         problems.iter().map(|problem| Note::new(Reason::Annotation, problem.to_string())).collect();

@@ -74,12 +74,12 @@ impl Hints {
 }
 
 /// The Service that a slice says it belongs to, as far as that can be read.
-pub fn owner(namespace: Option<&str>, label: Option<&str>) -> Option<ServiceName> {
+pub(crate) fn owner(namespace: Option<&str>, label: Option<&str>) -> Option<ServiceName> {
     ServiceName::new(namespace.filter(|it| !it.is_empty()).unwrap_or("default"), label?).ok()
 }
 
 impl SliceKey {
-    pub fn of(meta: &Meta) -> Result<Self, Note> {
+    pub(crate) fn of(meta: &Meta) -> Result<Self, Note> {
         let name = SliceName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))?;
         Ok(Self { namespace: namespace(meta).into(), name })
     }
@@ -87,7 +87,7 @@ impl SliceKey {
 
 /// An EndpointSlice. Bad endpoints and ports are left out one by one; the rest counts. One without the label is no
 /// Service's, whatever it is for.
-pub fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
+pub(crate) fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
     let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.service_name.as_deref())
     else {
         return Converted::leave(Vec::new());

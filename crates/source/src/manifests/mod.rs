@@ -65,7 +65,7 @@ impl Manifests {
     }
 
     /// Takes ClusterIPs within these ranges only, if there are any.
-    pub fn within(mut self, service_ranges: Vec<IpNet>) -> Self {
+    pub(crate) fn within(mut self, service_ranges: Vec<IpNet>) -> Self {
         self.reader.confine(service_ranges);
         self
     }
