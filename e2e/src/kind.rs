@@ -1,4 +1,4 @@
-//! The kind clusters of `e2e/kind/up.sh`, as a provider of the story's clusters: a node is a container of Docker's.
+//! The kind clusters of `e2e/kind/up.sh`, as a provider of clusters: a node is a container of Docker's.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::kube::kubectl::Context;
-use crate::story::kubernetes::{Provider, Site};
+use crate::kube::provider::{Provider, Site};
 
 /// As in `e2e/kind/*.yaml`.
 const CLUSTERS: [&str; 2] = ["hoth", "yavin"];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::kind::KindClusters;
-use mesh_e2e::story::kubernetes::Provider;
+use mesh_e2e::kube::provider::Provider;
 use tempfile::TempDir;
 
 /// Notes what it is asked; a node that is off has the process 0, and one that nobody knows is refused.

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use mesh_e2e::kind::KindClusters;
 use mesh_e2e::kube::chart::Chart;
+use mesh_e2e::kube::provider::Provider;
 use mesh_e2e::kube::{KubeFlags, KubeLab};
 use mesh_e2e::prerequisite;
 use mesh_e2e::story::board::Board;
-use mesh_e2e::story::kubernetes::{Provider, plot};
+use mesh_e2e::story::kubernetes::plot;
 use mesh_e2e::story::{show, table};
 
 #[derive(Parser)]

@@ -20,7 +20,7 @@ mod node;
 mod node_files;
 mod pki;
 pub(crate) mod pod_log;
-mod provider;
+pub mod provider;
 mod spec;
 pub mod testing;
 

@@ -1,11 +1,29 @@
-//! The lab as a provider of the story's clusters.
+//! Providers of real clusters: this lab is one, kind another. Whoever tells a story in them needs no more than this.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
 use super::KubeLab;
-use crate::story::kubernetes::{Provider, Site};
+use super::kubectl::Context;
+
+/// One of a provider's clusters.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// As the mesh calls it.
+    pub name: String,
+    pub context: Context,
+}
+
+/// What is needed beyond the clusters' API servers.
+pub trait Provider {
+    fn sites(&self) -> Vec<Site>;
+    /// The root of a node's file system, as this machine sees it: the agent's socket is below it.
+    fn node_root(&self, cluster: &str, node: &str) -> Result<PathBuf>;
+    /// Pulls the plug of a node.
+    fn power_off(&mut self, cluster: &str, node: &str) -> Result<()>;
+    fn power_on(&mut self, cluster: &str, node: &str) -> Result<()>;
+}
 
 impl Provider for KubeLab {
     fn sites(&self) -> Vec<Site> {

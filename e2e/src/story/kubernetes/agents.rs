@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Provider, Site};
 use crate::agent_api::AgentApi;
+use crate::kube::provider::{Provider, Site};
 use crate::lab::events;
 use crate::lab::workload::Change;
 use crate::wait;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::agents;
 use super::shell::{PATIENCE, Shell};
 use super::watch::{Seen, Watch};
 use super::x_wings::Squadron;
-use super::{Provider, Site, agents};
+use crate::kube::provider::{Provider, Site};
 use crate::lab::workload::Change;
 use crate::story::SERVICE;
 use crate::story::board::Board;

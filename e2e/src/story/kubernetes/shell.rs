@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Site;
+use crate::kube::provider::Site;
 use crate::story::board::Board;
 
 /// How long a cluster may take over anything that the story asks of it.

@@ -9,8 +9,8 @@ use std::thread;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Site;
 use super::shell::PATIENCE;
+use crate::kube::provider::Site;
 use crate::story::SERVICE;
 use crate::wait::{self, unix_us};
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::Site;
 use super::shell::{PATIENCE, Shell};
 use crate::kube::pod_log::PodLog;
+use crate::kube::provider::Site;
 use crate::story::board::{Board, XWing};
 
 const MANIFEST: &str = "e2e/story/x-wing.yaml";
