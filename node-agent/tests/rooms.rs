@@ -21,7 +21,43 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("findings", &["merge"]),
 ];
 
-/// Whom each room uses. Files of no folder are rooms too.
+/// The parts of the merge loop in `node-agent/src/merge`, each with the file that has its tests. Other files there are
+/// answers, metrics, and what tests share.
+const PARTS: &[(&str, &str)] = &[
+    ("claims", "claims"),
+    ("connects", "connects"),
+    ("failback", "failback"),
+    ("failures", "writer"),
+    ("heartbeat", "heartbeat"),
+    ("inherited", "inherited"),
+    ("inputs", "merger_tests"),
+    ("left_out", "left_out"),
+    ("logged", "planner"),
+    ("marks", "merger_tests"),
+    ("merger", "merger_tests"),
+    ("next_plan", "merger_tests"),
+    ("one_service", "merger_tests"),
+    ("passes", "passes"),
+    ("planner", "planner"),
+    ("refusal", "refused"),
+    ("refused", "refused"),
+    ("retired", "retired"),
+    ("retries", "retries"),
+    ("shown", "shown"),
+    ("sources", "sources"),
+    ("start", "passes"),
+    ("sweep", "sweep"),
+    ("task", "task_tests"),
+    ("terminating", "merger_tests"),
+    ("trimming", "trimming"),
+    ("view", "view"),
+    ("writer", "writer"),
+];
+const NO_PARTS: &[&str] = &["metrics", "mod", "names", "names_file", "query", "reasons", "rows", "testing"];
+/// Lines of a part without its tests.
+const PART: usize = 150;
+
+/// The rooms that each room uses. Files of no folder are rooms too.
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 fn workspace() -> PathBuf {
@@ -144,6 +180,24 @@ fn no_crate_has_a_circle_of_folders() {
         arrows.retain(|room, _| source.join(room).is_dir());
         assert_eq!(circle(&arrows), None, "{member}: folders that use each other");
     }
+}
+
+#[test]
+fn the_parts_of_the_merge_loop_are_small_and_have_tests() {
+    let folder = workspace().join("node-agent/src/merge");
+    let text = |part: &str| fs::read_to_string(folder.join(part).with_extension("rs")).unwrap();
+    for (part, tests) in PARTS {
+        let lines = text(part).lines().take_while(|line| *line != "#[cfg(test)]").count();
+        assert!(lines <= PART, "{part} has {lines} lines: split it");
+        let has_tests = ["#[test]", "#[tokio::test"].iter().any(|mark| text(tests).contains(mark));
+        assert!(has_tests, "{part} has no tests in {tests}");
+    }
+    let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let names = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    let parts: BTreeSet<String> = names.filter(|name| !name.ends_with("_tests")).collect();
+    let listed = PARTS.iter().map(|(part, _)| *part).chain(NO_PARTS.iter().copied());
+    assert_eq!(parts, listed.map(ToOwned::to_owned).collect(), "this test's lists are of other files");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mesh_model::desired::Frontend;
 use mesh_model::name::ServiceName;
 
-/// What every service wants, and who wants a frontend.
+/// The frontends that each service wants, and the services that want each frontend.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     wanted: HashMap<ServiceName, Vec<Frontend>>,
@@ -15,7 +15,7 @@ pub(super) struct Claims {
     contested: usize,
 }
 
-/// What becomes of a frontend that a service no longer wants.
+/// The fate of a frontend that a service no longer wants.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum GivenUp {
     /// Nobody wants it.

@@ -1,4 +1,4 @@
-//! What became of the connects: the kernel's counts for the metrics.
+//! Outcomes of connects: the kernel's counts for the metrics.
 
 use mesh_abi::OUTCOMES;
 

@@ -33,7 +33,7 @@ impl Failback {
     }
 
     /// A running agent finds its last sign of life too old: it was suspended, and so were its watches.
-    pub fn suspended(&mut self, has_yielded: bool, now: Instant) {
+    pub(crate) fn suspended(&mut self, has_yielded: bool, now: Instant) {
         if has_yielded && *self == Self::Over {
             *self = Self::Suspended { at: now };
         }
@@ -41,7 +41,7 @@ impl Failback {
 
     /// Whether a sign of life may be given now, when the maps hold everything that is known or don't (`settled`), and
     /// everything is known or not (`all_synced`).
-    pub fn may_beat(&mut self, settled: bool, all_synced: bool, now: Instant) -> bool {
+    pub(crate) fn may_beat(&mut self, settled: bool, all_synced: bool, now: Instant) -> bool {
         let over = match self {
             Self::Over => true,
             Self::Waiting { settled_at } => {
@@ -59,8 +59,8 @@ impl Failback {
     }
 }
 
-/// What the programs ask: whether the last sign of life is too old at `now_ns` (`CLOCK_MONOTONIC`, nanoseconds).
-pub fn has_yielded(control: &Control, now_ns: u64) -> bool {
+/// Whether the last sign of life is too old at `now_ns` (`CLOCK_MONOTONIC`, nanoseconds), as the programs judge it.
+pub(crate) fn has_yielded(control: &Control, now_ns: u64) -> bool {
     let age_ns = now_ns.saturating_sub(control.heartbeat_ns);
     control.yield_after_ns != 0 && age_ns > control.yield_after_ns
 }

@@ -24,9 +24,9 @@ impl<D: Datapath> Writer<D> {
         }
     }
 
-    /// What failed is told, and waits for its next attempt.
+    /// Logs the failures; each waits for its next attempt.
     pub(super) fn fail(&mut self, merger: &mut Merger, outcome: &Outcome, now: Instant) {
-        // What stands in no mirror was to be deleted by the sweep, which finds it again.
+        // A frontend in no mirror was to be deleted by the sweep, which finds it again.
         let held = |frontend: &Frontend| merger.actual().held(frontend).is_some();
         let failed: Vec<_> = outcome.failed.iter().filter(|(frontend, _)| held(frontend)).collect();
         let frontends = failed.len();

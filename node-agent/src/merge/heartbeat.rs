@@ -24,7 +24,7 @@ impl Cell for ControlMap {
     }
 }
 
-/// What a sign of life says. It is given only where all of it holds, or is known not to matter.
+/// The content of a sign of life. It is given only where all of it holds, or is known not to matter.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     /// The maps show everything that was observed.
@@ -207,7 +207,7 @@ mod tests {
         assert!(agent.yields(1121, Some(1000), None));
         assert!(!agent.readiness.is_ready());
         assert!(agent.yields(1200, Some(1000), None));
-        assert!(!agent.yields(1201, Some(1201), None), "the source speaks again");
+        assert!(!agent.yields(1201, Some(1201), None), "the source confirms again");
         assert!(agent.readiness.is_ready());
     }
 
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_that_cannot_be_written_yield_although_the_source_speaks() {
+    fn plans_that_cannot_be_written_yield_although_the_source_confirms() {
         let mut agent = Agent::new(UP);
         for second in 0..120 {
             assert!(!agent.yields(second, Some(second), Some("refused")));

@@ -1,4 +1,4 @@
-//! What the sources say at one time: the own cluster's, and the peers'. Never decides what follows from it.
+//! The inputs of a merge at one time: the own cluster's snapshot, and the peers'. Never decides anything from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::peers::PeerSet;
 
 pub(super) type PeerServices = OrdMap<ServiceName, Arc<PeerService>>;
 
-/// What the peers say.
+/// The peers' part.
 #[derive(Clone, Debug, Default)]
 pub struct PeerInputs {
     /// Ids that a peer file claims, whatever became of the peer; none while the folder has not been read
@@ -22,16 +22,16 @@ pub struct PeerInputs {
     pub claimed: Option<BTreeSet<ClusterId>>,
     /// The peers of which everything is known.
     pub synced: BTreeMap<ClusterId, PeerServices>,
-    /// Which addresses each peer's backends may have, by its file. What the maps hold of a peer that is not synced is
-    /// judged by it.
+    /// Each peer's address policy, by its file. It judges also the backends that the maps hold of a peer that is not
+    /// synced.
     pub policies: BTreeMap<ClusterId, AddressPolicy>,
-    /// The services of which `synced` says whether the peer has them; all where a peer is not among these. What the maps
-    /// hold of the peer's others stays.
+    /// The services of which `synced` says whether the peer has them; all where a peer is not among these. Of the peer's
+    /// others the backends in the maps stay.
     pub tracked: BTreeMap<ClusterId, OrdSet<ServiceName>>,
 }
 
 impl PeerInputs {
-    /// What the merge needs of the peers.
+    /// The part of the peers that a merge needs.
     pub fn of(set: &PeerSet) -> Self {
         let synced = || {
             let synced = set.peers.values().filter(|peer| peer.snapshot.synced);
@@ -48,7 +48,7 @@ impl PeerInputs {
     }
 
     /// Whether everything is known of every peer that there is.
-    pub fn are_all_synced(&self) -> bool {
+    pub(crate) fn are_all_synced(&self) -> bool {
         let is_synced = |id: &ClusterId| self.synced.contains_key(id);
         self.claimed.as_ref().is_some_and(|claimed| claimed.iter().all(is_synced))
     }
@@ -73,7 +73,7 @@ impl PeerInputs {
     }
 }
 
-/// What the sources said at one time.
+/// All inputs at one time.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
     pub(super) local: Arc<ClusterSnapshot>,
@@ -87,8 +87,8 @@ impl Observed {
         peers.filter_map(|(id, services)| Some((*id, services.get(name)?.clone()))).collect()
     }
 
-    /// Whether the same clusters have a say.
-    pub(super) fn hears_whom(&self, other: &Self) -> bool {
+    /// Whether both know the same clusters, by the same policies.
+    pub(super) fn has_the_clusters_of(&self, other: &Self) -> bool {
         self.peers.claimed == other.peers.claimed
             && self.peers.synced.keys().eq(other.peers.synced.keys())
             && self.peers.policies == other.peers.policies

@@ -64,3 +64,27 @@ pub(super) fn log(before: &LeftOutClusters, after: &LeftOutClusters) {
         tracing::info!("all clusters take part in all frontends again");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_model::snapshot::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn a_merge_replaces_what_was_known_of_its_frontends_alone() {
+        let frontend = |port| Frontend { address: [10, 96, 0, 1].into(), port, protocol: Protocol::Tcp };
+        let clusters = |ids: &[u64]| ids.iter().map(|id| ClusterId::new(*id).unwrap()).collect::<Vec<_>>();
+        let groups = |port, ids| LeftOut::Groups { frontend: frontend(port), clusters: clusters(ids) };
+        let mut all = LeftOutClusters::default();
+        update(&mut all, [frontend(1), frontend(2)].iter(), vec![groups(1, &[17]), groups(2, &[17, 18])]);
+        assert_eq!(all[&frontend(2)], clusters(&[17, 18]));
+        let shown = all.clone();
+        update(&mut all, [frontend(2)].iter(), vec![groups(2, &[17, 18])]);
+        assert!(Arc::ptr_eq(&shown, &all), "nothing is copied where nothing changes");
+        update(&mut all, [frontend(2)].iter(), Vec::new());
+        assert_eq!(all.keys().collect::<Vec<_>>(), [&frontend(1)]);
+        forget(&mut all, &frontend(1));
+        assert_eq!((all.len(), shown.len()), (0, 2), "answers under way keep theirs");
+    }
+}

@@ -1,4 +1,4 @@
-//! What is not as desired for want of room: told in the log when it begins or becomes another, and counted.
+//! Frontends that are not as desired for want of room: logged when that begins or changes, and counted.
 
 use super::left_out::{self, LeftOutClusters};
 use super::merger::Merger;
@@ -17,8 +17,8 @@ impl Logged {
     pub(super) fn tell(&mut self, merger: &Merger, waiting: usize, metrics: &Metrics) {
         metrics.holds(merger.actual(), merger.refused_count());
         metrics.waiting(waiting);
-        refusal::log(&self.refused, merger.refused());
-        self.refused = merger.refused().clone();
+        refusal::log(&self.refused, merger.refused().all());
+        self.refused = merger.refused().all().clone();
         left_out::log(&self.left_out, merger.left_out());
         self.left_out = merger.left_out().clone();
         metrics.left_out(&self.left_out);

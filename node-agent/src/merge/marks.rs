@@ -1,17 +1,55 @@
-//! Which services have to be planned because what the sources say is another. Pure.
+//! Takes the sources' state of now, and marks the services that have to be planned because it changed. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ServiceName};
+use mesh_model::snapshot::ClusterSnapshot;
 
-use super::inputs::PeerInputs;
+use super::inputs::{PeerInputs, PeerServices};
 use super::merger::Merger;
 
 impl Merger {
-    pub(super) fn mark_changed<V: PartialEq>(
+    /// Takes the sources' state of now.
+    pub fn observe(&mut self, local: Option<&Arc<ClusterSnapshot>>, peers: &PeerInputs) {
+        let Some(local) = local else { return };
+        match self.local.take() {
+            Some(before) if Arc::ptr_eq(&before, local) => {}
+            Some(before) => {
+                self.mark_changed(&before.services, &local.services);
+                if before.unread != local.unread {
+                    self.dirty.extend(local.services.keys().cloned());
+                    self.sweep = true;
+                }
+            }
+            None => self.dirty.extend(local.services.keys().cloned()),
+        }
+        self.local = Some(local.clone());
+        self.mark_forgotten(peers);
+        self.mark_disallowed(peers);
+        self.bound(peers);
+        self.mark_read(peers);
+        let before = std::mem::replace(&mut self.peers, peers.clone());
+        let ids: BTreeSet<_> = before.synced.keys().chain(peers.synced.keys()).collect();
+        let nothing = PeerServices::new();
+        for id in ids {
+            let side = |inputs: &PeerInputs| inputs.synced.get(id).unwrap_or(&nothing).clone();
+            self.mark_changed(&side(&before), &side(peers));
+        }
+    }
+
+    /// The number of peers is that of their files, the same on every node. While the folder can't be read it stays.
+    fn bound(&mut self, peers: &PeerInputs) {
+        if let Some(claimed) = &peers.claimed {
+            let share = self.quotas.while_rewriting(self.actual.capacity(), claimed.len());
+            self.actual.bound_peers(self.own, share);
+        }
+    }
+
+    fn mark_changed<V: PartialEq>(
         &mut self,
         before: &OrdMap<ServiceName, V>,
         after: &OrdMap<ServiceName, V>,
@@ -28,7 +66,7 @@ impl Merger {
     }
 
     /// Marks the services of which is known by now whether a peer has them: nothing of theirs is carried any more.
-    pub(super) fn mark_read(&mut self, peers: &PeerInputs) {
+    fn mark_read(&mut self, peers: &PeerInputs) {
         for (cluster, tracked) in &peers.tracked {
             let before = self.peers.tracked.get(cluster).cloned().unwrap_or_default();
             for item in before.diff(tracked) {
@@ -43,7 +81,7 @@ impl Merger {
     }
 
     /// Marks the services that carry backends which a changed address policy no longer allows.
-    pub(super) fn mark_disallowed(&mut self, peers: &PeerInputs) {
+    fn mark_disallowed(&mut self, peers: &PeerInputs) {
         let changed = |cluster: &ClusterId| self.peers.policies.get(cluster) != peers.policies.get(cluster);
         let carried = |cluster: &ClusterId| peers.carries(self.own, *cluster);
         let clusters: BTreeSet<ClusterId> =
@@ -64,7 +102,7 @@ impl Merger {
 
     /// Marks the services that carry groups of clusters that are carried no longer: they are synced, or no
     /// peer file claims them.
-    pub(super) fn mark_forgotten(&mut self, peers: &PeerInputs) {
+    fn mark_forgotten(&mut self, peers: &PeerInputs) {
         let before = &self.peers;
         if before.claimed == peers.claimed && before.synced.keys().eq(peers.synced.keys()) {
             return;

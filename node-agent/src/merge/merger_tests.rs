@@ -427,10 +427,11 @@ fn services_of_one_peer_that_would_fill_the_maps_leave_its_neighbours_alone() {
     assert!(
         merger
             .refused()
+            .all()
             .values()
             .all(|refusal| refusal.to_string().starts_with("cluster 4 has no room left"))
     );
-    assert_eq!(merger.refused().len(), 3);
+    assert_eq!(merger.refused().all().len(), 3);
 }
 
 fn frontend_number(frontend: &Frontend) -> u8 {

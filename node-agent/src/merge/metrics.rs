@@ -1,4 +1,4 @@
-//! What the merge loop counts.
+//! Metrics of the merge loop.
 
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ pub(super) enum Map {
 impl Map {
     const ALL: [Self; 3] = [Self::Services, Self::Slots, Self::Backends];
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Services => "services",
             Self::Slots => "slots",

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the loop, which alone waits | `task`; `retired` waits for grace periods, `sources` reads the sources |
 //! | its passes, which are given the time | `passes`, over everything below |
-//! | deciding what has to change (pure) | `merger`, with `inputs`, `marks`, `claims`, `inherited`, `left_out`, `terminating`, `refusal` |
+//! | deciding what has to change (pure) | `merger`, with `inputs`, `marks`, `next_plan`, `one_service`, `claims`, `inherited`, `left_out`, `terminating`, `refused`, `refusal` |
 //! | writing it | `planner`, `writer`, `failures`, `retries`; `logged` tells what has no room |
 //! | repair of foreign writes | `sweep` |
 //! | sign of life | `heartbeat`; `failback` says when an agent that was away may give it |
@@ -26,11 +26,14 @@ pub mod merger;
 pub mod metrics;
 pub mod names;
 pub mod names_file;
+mod next_plan;
+mod one_service;
 mod passes;
 mod planner;
 pub mod query;
 pub mod reasons;
 mod refusal;
+mod refused;
 mod retired;
 mod retries;
 mod rows;

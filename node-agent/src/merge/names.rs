@@ -1,4 +1,4 @@
-//! What clusters and frontends are called: by the sources alone, and by an earlier agent where these are not synced, so that
+//! Names of clusters and frontends: by the sources alone, and by an earlier agent where these are not synced, so that
 //! whoever asks costs the merge loop nothing.
 
 use std::collections::BTreeMap;
@@ -16,11 +16,11 @@ use super::reasons::RefusedFrontend;
 use crate::peers::PeerSet;
 
 /// Names by cluster id, the own cluster's among them.
-pub type ClusterNames = BTreeMap<ClusterId, ClusterName>;
+pub(crate) type ClusterNames = BTreeMap<ClusterId, ClusterName>;
 /// The service and port name of each frontend.
-pub type FrontendNames = BTreeMap<Frontend, (ServiceName, Option<PortName>)>;
+pub(crate) type FrontendNames = BTreeMap<Frontend, (ServiceName, Option<PortName>)>;
 
-/// Whose each frontend is, and who wants it all the same.
+/// The owner of each frontend, and the services that want it all the same.
 fn owners(local: &ClusterSnapshot) -> (FrontendNames, Vec<RefusedFrontend>) {
     let (mut names, mut contested) = (FrontendNames::new(), Vec::new());
     for (name, service) in &local.services {
@@ -40,7 +40,7 @@ fn owners(local: &ClusterSnapshot) -> (FrontendNames, Vec<RefusedFrontend>) {
     (names, contested)
 }
 
-/// What an earlier agent called things, as its names file says.
+/// Names by an earlier agent, from its names file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Earlier {
     clusters: ClusterNames,
@@ -77,7 +77,7 @@ impl Names {
         clusters
     }
 
-    /// What several services want is the first one's by name. What the own source can't say yet is called as before.
+    /// A frontend that several services want is the first one's by name. Until the own source is synced, names are as before.
     pub fn frontends(&self) -> FrontendNames {
         let Some(local) = self.local.borrow().clone() else { return self.earlier.frontends.clone() };
         let mut names = owners(&local).0;
@@ -92,14 +92,14 @@ impl Names {
         names
     }
 
-    /// What services want that is another's.
+    /// Frontends that services want and that are another's.
     pub(crate) fn contested(&self) -> Vec<RefusedFrontend> {
         self.local.borrow().clone().map(|local| owners(&local).1).unwrap_or_default()
     }
 
     /// All of them; none before the own source is synced.
     pub(super) fn current(&self) -> Option<api::Names> {
-        // Whoever knows nothing yet has nothing to write.
+        // Without any knowledge there is nothing to write.
         self.local.borrow().as_ref()?;
         let clusters = self.clusters().into_iter().map(|(id, name)| api::NamedCluster { id, name });
         let named = self.frontends().into_iter();

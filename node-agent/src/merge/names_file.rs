@@ -74,7 +74,7 @@ enum ReadError {
     OtherCluster,
 }
 
-/// What the file of an earlier agent says; nothing where there is none, or none of this cluster. To be asked before [`run`]
+/// The file of an earlier agent; nothing where there is none, or none of this cluster. To be read before [`run`]
 /// writes another.
 pub fn load(path: &Path, own: &(ClusterId, ClusterName)) -> Earlier {
     read(path, own).unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! Brings what the sources say into the maps: observes, plans, has plans written, and does again what failed.
+//! Brings the sources' state into the maps: observes, plans, has plans written, and tries again after a failure.
 //!
 //! A write that fails is its frontend's alone: that one waits for a pause of its own, and everything else goes on. Waits for
 //! nothing itself: the task around it passes the time in and waits for grace periods.
@@ -45,10 +45,10 @@ impl<D: Datapath + Inspect> Planner<D> {
         &mut self.writer
     }
 
-    /// What there is to be shown. Costs four counted references.
+    /// The view for answers. Costs four counted references.
     pub(super) fn view(&self) -> View {
         View {
-            refused: self.merger.refused().clone(),
+            refused: self.merger.refused().all().clone(),
             left_out: self.merger.left_out().clone(),
             terminating: self.merger.terminating().clone(),
             last_plan: self.writer.last_plan().clone(),
@@ -82,8 +82,8 @@ impl<D: Datapath + Inspect> Planner<D> {
             self.write(plan, now);
         }
         self.plan_all(now);
-        // What is not to be written any more has nothing to wait for.
-        for frontend in due.iter().filter(|frontend| !self.merger.has_failed(frontend)) {
+        // A frontend that is not to be written any more has nothing to wait for.
+        for frontend in due.iter().filter(|frontend| !self.merger.refused().has_failed(frontend)) {
             self.writer.retries.succeeded(frontend);
         }
         self.tell();
@@ -102,7 +102,7 @@ impl<D: Datapath + Inspect> Planner<D> {
             Ok(Found { plan, wrong }) => {
                 for (map, elements) in wrong {
                     tracing::warn!(
-                        ?map,
+                        map = map.as_str(),
                         elements,
                         "the map held something else than was written: it is repaired"
                     );
@@ -130,7 +130,7 @@ impl<D: Datapath + Inspect> Planner<D> {
         self.tell();
     }
 
-    /// Writes what is no service's alone.
+    /// Writes a plan that is no service's alone.
     fn write(&mut self, plan: Plan, now: Instant) {
         self.writer.carry_out(&mut self.merger, Planned { plan, services: Vec::new() }, now);
     }
@@ -138,5 +138,67 @@ impl<D: Datapath + Inspect> Planner<D> {
     fn tell(&mut self) {
         self.writer.settled();
         self.logged.tell(&self.merger, self.writer.retries.len(), &self.metrics);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::merge::history_tests::kernel::Kernel;
+    use crate::merge::testing;
+
+    fn planner() -> Planner<Kernel> {
+        Planner::new(testing::merger(), testing::writer(), testing::metrics())
+    }
+
+    #[test]
+    fn nothing_is_settled_before_the_source_is_synced_and_all_is_afterwards() {
+        let (mut planner, now) = (planner(), Instant::now());
+        planner.settle(None, &testing::no_peers(), now);
+        assert!(!planner.is_settled());
+        planner.settle(Some(&testing::local(&[(1, &[1])])), &testing::no_peers(), now);
+        assert!(planner.is_settled() && planner.retry_at().is_none());
+        assert_eq!(planner.writer().maps.content().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_is_due_after_a_pause_shown_and_then_made_up_for() {
+        let (mut planner, now) = (planner(), Instant::now());
+        planner.writer_mut().maps.refused = Some(testing::frontend(1));
+        planner.settle(Some(&testing::local(&[(1, &[1])])), &testing::no_peers(), now);
+        assert!(!planner.is_settled() && planner.view().refused.contains_key(&testing::frontend(1)));
+        let due = planner.retry_at().unwrap();
+        assert!(due > now);
+        planner.writer_mut().maps.refused = None;
+        planner.retry(now);
+        assert!(!planner.is_settled(), "it is not due yet");
+        planner.retry(due);
+        assert!(planner.is_settled() && planner.view().refused.is_empty());
+    }
+
+    #[test]
+    fn a_frontend_that_is_not_wanted_any_more_has_nothing_to_wait_for() {
+        let (mut planner, now) = (planner(), Instant::now());
+        planner.writer_mut().maps.refused = Some(testing::frontend(1));
+        planner.settle(Some(&testing::local(&[(1, &[1])])), &testing::no_peers(), now);
+        planner.settle(Some(&testing::local(&[])), &testing::no_peers(), now);
+        planner.retry(now + Duration::from_secs(60));
+        assert!(planner.is_settled() && planner.retry_at().is_none());
+    }
+
+    #[test]
+    fn a_sweep_repairs_what_somebody_else_has_written() {
+        let (mut planner, now) = (planner(), Instant::now());
+        planner.settle(Some(&testing::local(&[(1, &[1, 2])])), &testing::no_peers(), now);
+        let before = planner.writer().maps.content();
+        planner.writer_mut().maps.damage(0, 0);
+        assert_ne!(planner.writer().maps.content(), before);
+        let rounds = planner.rounds();
+        while planner.rounds() < rounds + 2 {
+            planner.sweep(now);
+        }
+        assert_eq!(planner.writer().maps.content(), before);
     }
 }

@@ -27,7 +27,7 @@ pub struct Reader {
     pub maps: Maps,
     pub names: Names,
     pub view: watch::Receiver<Arc<View>>,
-    /// What is wrong with the own source's objects.
+    /// Faults of the own source's objects.
     pub source: watch::Receiver<Arc<Status>>,
 }
 
@@ -41,7 +41,7 @@ impl Reader {
         }
     }
 
-    /// What a mirror would say that is restored now.
+    /// A mirror restored now.
     fn actual(&self) -> Result<Actual, MapError> {
         Ok(restore(&self.maps.services.contents_in_use()?, self.maps.services.capacity()).actual)
     }

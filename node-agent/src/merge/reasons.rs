@@ -1,5 +1,5 @@
-//! What of a Service is not in use on this node, and why: puts together what the own source, the peers and the merge loop say of
-//! it. Pure, and asked only by people: nothing of a change waits for it.
+//! The parts of a Service that are not in use on this node, and the reasons, from own source, peers and merge loop. Pure, and
+//! asked only by people: nothing of a change waits for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct RefusedFrontend {
     pub frontend: Frontend,
     /// Unknown where the frontend was to be deleted.
     pub service: Option<ServiceName>,
-    /// Whose backends alone are concerned, if so.
+    /// The cluster whose backends alone are concerned, if so.
     pub cluster: Option<ClusterId>,
     pub reason: Reason,
     pub text: String,
@@ -45,7 +45,7 @@ impl Evidence<'_> {
         all.extend(self.refusals(name));
         match self.local.and_then(|local| local.services.get(name)) {
             Some(service) => all.extend(self.of_clusters(name, service)),
-            // What makes the Service what it is has been said.
+            // The Service itself is known.
             None if all.is_empty() => all.push(not_global()),
             None => {}
         }
@@ -54,7 +54,7 @@ impl Evidence<'_> {
         all
     }
 
-    /// What the own source could not make use of.
+    /// Objects that the own source could not use.
     fn of_source(&self, name: &ServiceName) -> Vec<Omission> {
         let Some(local) = self.local else {
             return vec![Omission::new(Reason::Unread, "the own source has not said everything yet")];
@@ -97,7 +97,7 @@ impl Evidence<'_> {
             all.extend(absence(peer).map(|omission| omission.of(id)));
             all.extend(peer.snapshot.faults.of(name).into_iter().map(|omission| omission.of(id)));
             let beyond = beyond_quota(peer, name).map(|omission| omission.of(id));
-            // What a refused file has been about is not in use.
+            // The content of a refused file is not in use.
             let known = peer.file.is_some() && peer.snapshot.synced;
             match peer.snapshot.services.get(name).filter(|_| known) {
                 Some(service) => offers.push((id, service.clone())),
@@ -155,7 +155,7 @@ fn beyond_quota(peer: &PeerStatus, name: &ServiceName) -> Option<Omission> {
     Some(Omission::new(Reason::OverQuota, cut.to_string()))
 }
 
-/// What a problem of the source means for the Service; none where the service takes part all the same.
+/// The meaning of a problem of the source for the Service; none where the service takes part all the same.
 fn of_problem(problem: &Problem) -> Option<Omission> {
     let reason = match problem.reason {
         Fault::Headless | Fault::ExternalName => Reason::NotBalanced,

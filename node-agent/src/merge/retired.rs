@@ -73,7 +73,7 @@ impl GraceQueue {
         self.not_before.is_some()
     }
 
-    /// What may be released now: begins the next grace period where there is something to wait for, and returns with the
+    /// Elements to release now: begins the next grace period where there is something to wait for, and returns with the
     /// first that has ended. Nothing is lost where the call is given up.
     pub(super) async fn released(&mut self) -> Retired {
         loop {

@@ -1,4 +1,4 @@
-//! What the maps hold, in the words of the admin API. Pure.
+//! The content of the maps in the words of the admin API. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,13 +13,13 @@ use super::view::View;
 use crate::datapath::actual::{Actual, MirrorEntry, MirrorGroup, unmapped};
 use crate::datapath::text;
 
-/// What the maps count and say beside the mirror.
+/// Counters and cluster states, which stand in the maps and not in the mirror.
 pub(super) struct Kernel {
     pub(super) counters: HashMap<u32, Counter>,
     pub(super) clusters: Option<Box<ClusterStates>>,
 }
 
-/// What is told of what stands in the maps.
+/// Everything beyond the mirror that an answer needs.
 pub(super) struct Known {
     pub(super) frontends: FrontendNames,
     pub(super) clusters: ClusterNames,
@@ -56,7 +56,7 @@ pub(super) fn services(
             ..shown
         });
     }
-    // What the maps have no room for, or only for another.
+    // Frontends for which the maps have no room, and those that are another service's.
     for ((frontend, service), text) in unseen {
         let port_name = known.service(&frontend).1;
         by_name.entry(service).or_default().push(shown(&frontend, port_name, Some(text)));
@@ -87,7 +87,7 @@ fn shown(frontend: &Frontend, port_name: Option<PortName>, refused: Option<&str>
     }
 }
 
-/// What the frontend's service calls a backend to which the maps give the best state that any service does.
+/// The backend's state for the frontend's service. The maps hold the best state that any service gives it.
 fn state_for(frontend: &Frontend, view: &View, state: u32) -> u32 {
     match state {
         STATE_ACTIVE if view.terminating.contains(frontend) => STATE_TERMINATING,
@@ -149,4 +149,94 @@ fn backends_of<'a>(
             state: text::state_of(state_for(frontend, view, state)),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_model::reason::Reason;
+
+    use super::*;
+    use crate::datapath::apply::apply;
+    use crate::merge::history_tests::kernel::Kernel as Maps;
+    use crate::merge::merger::Merger;
+    use crate::merge::{merger_tests, testing};
+
+    /// The mirror of two services, of which the second shares a backend with the first.
+    fn merger() -> Merger {
+        let (mut maps, mut merger) = (Maps::new(), testing::merger());
+        merger.observe(Some(&testing::local(&[(1, &[1, 2]), (2, &[2])])), &testing::no_peers());
+        while let Some(mut planned) = merger.next_plan() {
+            apply(&mut maps, &planned.plan).unwrap();
+            merger.actual_mut().written(&mut planned.plan);
+        }
+        merger
+    }
+
+    fn known(named: &[u8]) -> Known {
+        let name = |number: &u8| (testing::frontend(*number), (merger_tests::name(*number), None));
+        Known {
+            frontends: named.iter().map(name).collect(),
+            clusters: [(merger_tests::id(1), "hoth".parse().unwrap())].into(),
+            kernel: Kernel { counters: HashMap::new(), clusters: None },
+        }
+    }
+
+    #[test]
+    fn services_are_shown_by_name_with_their_groups() {
+        let all = services(merger().actual(), &View::default(), &[], &known(&[1, 2]));
+        let names: Vec<_> = all.iter().map(|service| service.service.clone().unwrap()).collect();
+        assert_eq!(names, [merger_tests::name(1), merger_tests::name(2)]);
+        let [frontend] = &all[0].frontends[..] else { panic!("{all:?}") };
+        let [group] = &frontend.groups[..] else { panic!("{frontend:?}") };
+        assert_eq!((group.active, group.terminating, group.weight), (2, 0, 2));
+        assert_eq!(group.cluster.as_ref().map(ToString::to_string).as_deref(), Some("hoth"));
+        assert!(frontend.plain_ok && frontend.refused.is_none() && !group.demoted);
+    }
+
+    #[test]
+    fn a_frontend_without_a_name_is_shown_and_one_without_room_too() {
+        let refused = RefusedFrontend {
+            frontend: testing::frontend(3),
+            service: Some(merger_tests::name(3)),
+            cluster: None,
+            reason: Reason::NoRoom,
+            text: "no room".into(),
+        };
+        let all = services(merger().actual(), &View::default(), &[refused], &known(&[1]));
+        let names: Vec<_> = all.iter().map(|service| service.service.clone()).collect();
+        assert_eq!(names, [None, Some(merger_tests::name(1)), Some(merger_tests::name(3))]);
+        let [frontend] = &all[2].frontends[..] else { panic!("{all:?}") };
+        assert_eq!((frontend.refused.as_deref(), frontend.groups.len()), (Some("no room"), 0));
+    }
+
+    #[test]
+    fn demoted_clusters_and_counts_come_from_the_maps() {
+        let merger = merger();
+        let mut known = known(&[1, 2]);
+        let counter = merger.actual().held(&testing::frontend(1)).unwrap().groups[0].counter;
+        known.kernel.counters.insert(counter, Counter { connections: 7, last_resort: 3 });
+        let mut states = ClusterStates { state: [CLUSTER_USABLE; mesh_abi::MAX_CLUSTERS] };
+        states.state[1] = mesh_abi::CLUSTER_DEMOTED;
+        known.kernel.clusters = Some(Box::new(states));
+        let all = services(merger.actual(), &View::default(), &[], &known);
+        let group = &all[0].frontends[0].groups[0];
+        assert_eq!((group.connections, group.last_resort, group.demoted), (7, 3, true));
+    }
+
+    #[test]
+    fn a_backend_has_the_state_that_its_own_service_gives_it() {
+        let merger = merger();
+        let names = known(&[1, 2]);
+        let view =
+            View { terminating: std::sync::Arc::new([testing::frontend(2)].into()), ..View::default() };
+        let rows = |only: Option<&ServiceName>| {
+            let all = backends(merger.actual(), &view, (&names.frontends, &names.clusters), only);
+            all.iter().map(|row| (row.address.to_string(), row.state)).collect::<Vec<_>>()
+        };
+        use mesh_admin::api::BackendState::{Active, Terminating};
+        let first = [("10.1.0.1".to_owned(), Active), ("10.1.0.2".to_owned(), Active)];
+        assert_eq!(rows(Some(&merger_tests::name(1))), first);
+        assert_eq!(rows(Some(&merger_tests::name(2))), [("10.1.0.2".to_owned(), Terminating)]);
+        assert_eq!(rows(None).len(), 3);
+    }
 }

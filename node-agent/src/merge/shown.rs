@@ -1,4 +1,4 @@
-//! What the merge loop shows after every pass: a view for those who answer questions, and whether everything is in the maps.
+//! Publishes the state of the merge loop after every pass: a view for answers, and whether everything is in the maps.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ impl Shown {
         Self { view, planned }
     }
 
-    /// `shortages`: frontends that wait for room in a map. What is not settled leaves the condition as it was.
+    /// `shortages`: frontends that wait for room in a map. An unsettled loop leaves the condition as it was.
     pub(super) fn show(&self, view: View, is_settled: bool, shortages: usize) {
         self.view.send_replace(Arc::new(view));
         match shortages {

@@ -1,4 +1,4 @@
-//! What the merge loop reads: the own source and the peers. Never decides what follows from it.
+//! The inputs of the merge loop: the own source and the peers. Never decides anything from them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::merger::PeerInputs;
 use crate::peers::PeerSet;
 
-/// What the loop reads.
+/// The channels that the loop reads.
 pub struct Inputs {
     pub local: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
     /// When the own source last said that its snapshot is current.
@@ -17,7 +17,7 @@ pub struct Inputs {
     pub peers: watch::Receiver<Arc<PeerSet>>,
 }
 
-/// What the sources say at one time.
+/// The state of the sources at one time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct News {
     pub(super) local: Option<Arc<ClusterSnapshot>>,

@@ -1,4 +1,4 @@
-//! What the merge loop begins with, and where it tells what it does.
+//! The start of the merge loop: its first state and its outputs.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::admin::events::Events;
 use crate::datapath::layouts::RetiringLayouts;
 use crate::datapath::plan::Retired;
 
-/// What the loop tells.
+/// The outputs of the loop.
 pub struct Outputs {
     pub events: Events,
     pub metrics: Metrics,
@@ -30,7 +30,7 @@ pub struct Outputs {
     pub view: watch::Sender<Arc<View>>,
 }
 
-/// What the loop begins with.
+/// The first state of the loop.
 pub struct Start<D> {
     pub services: D,
     pub control: Box<dyn Cell>,
@@ -39,7 +39,7 @@ pub struct Start<D> {
     pub first: Control,
     pub failback: Failback,
     pub merger: Merger,
-    /// What a crash left in the maps.
+    /// Elements that a crash left in the maps.
     pub leftover: Retired,
     /// Other layouts that serve until everything is in the maps.
     pub retiring: RetiringLayouts,

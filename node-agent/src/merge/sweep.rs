@@ -10,7 +10,7 @@ use crate::datapath::inspect::Inspect;
 use crate::datapath::maps::MapError;
 use crate::datapath::plan::Plan;
 
-/// What one step looks at, at most: about a millisecond's work.
+/// The most that one step looks at: about a millisecond's work.
 const FRONTENDS: usize = 128;
 const SLOTS: u32 = 4096;
 const KEYS: usize = 256;
@@ -35,7 +35,7 @@ pub(super) struct Sweep {
     rounds: u64,
 }
 
-/// What differed, by map, and the writes that make up for it.
+/// The differences by map, and the writes that repair them.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) plan: Plan,
@@ -132,4 +132,63 @@ fn keys(
     let is_over = keys.len() < KEYS || *seen > limit;
     *last = keys.last().copied();
     Ok(is_over.then_some(Place::Backends(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::apply::{apply, release};
+    use crate::merge::history_tests::kernel::Kernel;
+    use crate::merge::merger::Merger;
+    use crate::merge::testing;
+
+    /// Maps with two services, and the merger that wrote them.
+    fn written() -> (Kernel, Merger) {
+        let (mut kernel, mut merger) = (Kernel::new(), testing::merger());
+        merger.observe(Some(&testing::local(&[(1, &[1, 2]), (2, &[2, 3])])), &testing::no_peers());
+        while let Some(mut planned) = merger.next_plan() {
+            apply(&mut kernel, &planned.plan).unwrap();
+            merger.actual_mut().written(&mut planned.plan);
+        }
+        (kernel, merger)
+    }
+
+    /// Steps until a whole round is over, with the repairs written; the differences that were found.
+    fn round(kernel: &mut Kernel, merger: &mut Merger) -> Vec<(Map, usize)> {
+        let (mut sweep, mut wrong) = (Sweep::default(), Vec::new());
+        // The first round begins without frontends.
+        while sweep.rounds() < 2 {
+            let mut found = sweep.step(kernel, merger.actual_mut()).unwrap();
+            apply(kernel, &found.plan).unwrap();
+            let retired = merger.actual_mut().written(&mut found.plan);
+            assert!(release(kernel, merger.actual_mut(), retired).is_empty());
+            wrong.append(&mut found.wrong);
+        }
+        wrong
+    }
+
+    #[test]
+    fn a_round_over_sound_maps_finds_and_writes_nothing() {
+        let (mut kernel, mut merger) = written();
+        let before = kernel.content();
+        assert_eq!(round(&mut kernel, &mut merger), []);
+        assert_eq!(kernel.content(), before);
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_found_in_its_map_and_repaired() {
+        use Map::{Backends, Services, Slots};
+        let maps = [Services, Services, Services, Slots, Backends, Backends, Backends, Services];
+        for (kind, map) in maps.into_iter().enumerate() {
+            let (mut kernel, mut merger) = written();
+            let before = kernel.content();
+            let first = kernel.contents().services[0].1.groups[0].first;
+            let place = if map == Slots { first } else { 0 };
+            kernel.damage(kind.try_into().unwrap(), place.try_into().unwrap());
+            let wrong = round(&mut kernel, &mut merger);
+            assert!(wrong.iter().any(|(found, _)| *found == map), "kind {kind}: {wrong:?}");
+            assert_eq!(kernel.content(), before, "kind {kind}");
+            assert_eq!(round(&mut kernel, &mut merger), [], "kind {kind} is found once");
+        }
+    }
 }

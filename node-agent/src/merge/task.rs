@@ -1,5 +1,5 @@
 //! The merge loop: wakes when a source or a peer has something new, when a grace period or a pause has ended, and when it is
-//! time for a heartbeat. What each of these does stands in `passes`. Questions are answered elsewhere.
+//! time for a heartbeat. The work is in `passes`. Questions are answered elsewhere.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use mesh_abi::{Control, OUTCOMES};
+use mesh_model::annotation::Affinity;
+use mesh_model::desired::Frontend;
+use mesh_model::snapshot::{ClusterSnapshot, Protocol};
 use mesh_runtime::Readiness;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -11,12 +14,16 @@ use tokio::sync::watch;
 use super::connects::Outcomes;
 use super::failback::Failback;
 use super::heartbeat::Cell;
+use super::history_tests::CAPACITY;
 use super::history_tests::kernel::Kernel;
-use super::merger::Merger;
+use super::merger::{Merger, PeerInputs};
+use super::merger_tests;
 use super::metrics::Metrics;
 use super::passes::{Beat, Passes};
 use super::start::{Outputs, Start};
+use super::writer::Writer;
 use crate::admin::events::Events;
+use crate::datapath::actual::Actual;
 use crate::datapath::layouts::RetiringLayouts;
 use crate::datapath::maps::MapError;
 use crate::datapath::plan::Retired;
@@ -41,10 +48,43 @@ impl Outcomes for Idle {
     }
 }
 
+/// Metrics that nobody reads.
+pub(super) fn metrics() -> Metrics {
+    Metrics::register(&mut Registry::default())
+}
+
+/// The merger of cluster 1, over empty maps.
+pub(super) fn merger() -> Merger {
+    Merger::new(merger_tests::id(1), true, Actual::new(CAPACITY))
+}
+
+/// Writes into empty maps.
+pub(super) fn writer() -> Writer<Kernel> {
+    Writer::new(Kernel::new(), Retired::default(), Events::default(), metrics())
+}
+
+/// Services of cluster 1: the last byte of each one's ClusterIP, and of its endpoints' addresses.
+pub(super) fn local(services: &[(u8, &[u8])]) -> Arc<ClusterSnapshot> {
+    let service = |(number, hosts): &(u8, &[u8])| {
+        (merger_tests::name(*number), merger_tests::service(1, *number, Affinity::None, hosts))
+    };
+    Arc::new(merger_tests::snapshot(services.iter().map(service)))
+}
+
+/// The frontend of such a service.
+pub(super) fn frontend(number: u8) -> Frontend {
+    Frontend { address: [10, 96, 1, number].into(), port: 80, protocol: Protocol::Tcp }
+}
+
+/// A folder of peer files without any.
+pub(super) fn no_peers() -> PeerInputs {
+    PeerInputs { claimed: Some([].into()), ..PeerInputs::default() }
+}
+
 pub(super) fn outputs(readiness: &Readiness) -> Outputs {
     Outputs {
         events: Events::default(),
-        metrics: Metrics::register(&mut Registry::default()),
+        metrics: metrics(),
         planned: readiness.condition("plan", "waiting"),
         source: readiness.condition("source", "waiting"),
         writes: readiness.condition("writes", "waiting"),

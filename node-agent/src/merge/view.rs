@@ -1,4 +1,4 @@
-//! What the merge loop publishes after every pass, for those who answer questions.
+//! The view that the merge loop publishes after every pass, for answers of the admin API.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::datapath::text;
 /// Lines of the last plan that are kept for `/v1/plan`.
 const PLAN_LINES: usize = 1000;
 
-/// What the loop knows and neither sources nor maps say. Published after every plan, by counted references.
+/// The loop's own knowledge, which neither sources nor maps have. Published after every plan, by counted references.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Frontends that keep what they have, and why.

@@ -1,5 +1,5 @@
-//! Carries plans out and keeps account of what became of them: what may be released later, what failed and when that is tried
-//! again, and why nothing can be written at all.
+//! Carries plans out and keeps account: of elements to release later, of failures and their next attempts, and of the reason why
+//! nothing can be written at all.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +46,7 @@ impl<D: Datapath> Writer<D> {
         }
     }
 
-    /// Why plans can't be written. What a few frontends are refused does not count.
+    /// Why plans can't be written. Refusals of a few frontends do not count.
     pub(super) fn frozen(&self) -> Option<&str> {
         self.frozen.as_deref()
     }
@@ -60,7 +60,7 @@ impl<D: Datapath> Writer<D> {
         std::mem::take(&mut self.writes)
     }
 
-    /// What may be released once a grace period has passed that begins after this call.
+    /// Elements to release once a grace period has passed that begins after this call.
     pub(super) fn take_retired(&mut self) -> Retired {
         std::mem::take(&mut self.retired)
     }
@@ -138,5 +138,82 @@ fn maps_written(plan: &Plan, names: Vec<ServiceName>, applied: Applied) -> Event
             deleted_services: deleted.len(),
         },
         services: names,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::merge::history_tests::kernel::Kernel;
+    use crate::merge::testing;
+
+    /// Plans and writes until nothing is left.
+    fn write(writer: &mut Writer<Kernel>, merger: &mut Merger, services: &[(u8, &[u8])], now: Instant) {
+        merger.observe(Some(&testing::local(services)), &testing::no_peers());
+        while let Some(planned) = merger.next_plan() {
+            writer.carry_out(merger, planned, now);
+        }
+        writer.settled();
+    }
+
+    #[test]
+    fn writes_are_counted_told_and_kept_as_the_last_plan() {
+        let (mut writer, mut merger, now) = (testing::writer(), testing::merger(), Instant::now());
+        write(&mut writer, &mut merger, &[(1, &[1, 2])], now);
+        assert_eq!((writer.take_writes(), writer.take_writes()), (5, 0), "2 backends, 2 slots, 1 service");
+        let (events, _) = writer.events.subscribe(Some(0));
+        let [Event::MapsWritten { writes, services, .. }] =
+            &events.iter().map(|it| &**it).collect::<Vec<_>>()[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((writes.backends, writes.slots, writes.services, services.len()), (2, 2, 1, 1));
+        assert_eq!(writer.last_plan().lines().len(), 5);
+        write(&mut writer, &mut merger, &[(1, &[1, 2])], now);
+        assert_eq!(writer.take_writes(), 0, "nothing differs");
+    }
+
+    #[test]
+    fn what_a_plan_retires_is_cleared_when_it_is_released() {
+        let (mut writer, mut merger, now) = (testing::writer(), testing::merger(), Instant::now());
+        write(&mut writer, &mut merger, &[(1, &[1, 2])], now);
+        assert!(writer.take_retired().is_empty());
+        write(&mut writer, &mut merger, &[], now);
+        let retired = writer.take_retired();
+        assert!(!retired.is_empty() && writer.take_retired().is_empty());
+        assert_eq!(writer.maps.contents().backends.len(), 2, "a program may still read them");
+        writer.release(&mut merger, retired);
+        assert_eq!(writer.maps.contents().backends.len(), 0);
+    }
+
+    #[test]
+    fn a_refused_frontend_waits_for_its_next_attempt_and_freezes_nothing() {
+        let (mut writer, mut merger, now) = (testing::writer(), testing::merger(), Instant::now());
+        writer.maps.refused = Some(testing::frontend(1));
+        write(&mut writer, &mut merger, &[(1, &[1]), (2, &[2])], now);
+        assert!(merger.refused().has_failed(&testing::frontend(1)));
+        assert!(!merger.refused().has_failed(&testing::frontend(2)));
+        assert_eq!((writer.retries.len(), writer.frozen()), (1, None));
+        writer.maps.refused = None;
+        let due = writer.retries.take_due(now + Duration::from_secs(60));
+        due.iter().for_each(|frontend| merger.retry(frontend));
+        write(&mut writer, &mut merger, &[(1, &[1]), (2, &[2])], now);
+        assert!(writer.retries.is_empty() && !merger.refused().has_failed(&testing::frontend(1)));
+        assert_eq!(writer.maps.content().len(), 2);
+    }
+
+    #[test]
+    fn maps_that_take_no_write_at_all_are_frozen_until_one_succeeds() {
+        let (mut writer, mut merger, now) = (testing::writer(), testing::merger(), Instant::now());
+        writer.maps.budget = Some(0);
+        write(&mut writer, &mut merger, &[(1, &[1])], now);
+        assert!(writer.frozen().is_some());
+        let (events, _) = writer.events.subscribe(Some(0));
+        assert!(matches!(**events.last().unwrap(), Event::ApplyFailed { .. }), "{events:?}");
+        writer.maps.budget = None;
+        write(&mut writer, &mut merger, &[(1, &[1]), (2, &[2])], now);
+        assert_eq!(writer.frozen(), None, "although the first still waits");
     }
 }

@@ -231,7 +231,7 @@ impl Agent {
 
     /// The frontends that a write failed of.
     pub(super) fn refused(&self) -> Vec<Frontend> {
-        self.planner().merger().refused().keys().copied().collect()
+        self.planner().merger().refused().all().keys().copied().collect()
     }
 
     pub(super) fn is_settled_and_not_frozen(&self) -> bool {
@@ -239,7 +239,12 @@ impl Agent {
     }
 
     fn finish(&mut self) {
-        assert_eq!(self.planner().merger().shortages(), 0, "{:?}", self.planner().merger().refused());
+        assert_eq!(
+            self.planner().merger().refused().shortages(),
+            0,
+            "{:?}",
+            self.planner().merger().refused().all()
+        );
         self.kernel().settled();
         let retired = self.passes.take_retired();
         self.retired.append(retired);
@@ -266,7 +271,7 @@ impl Agent {
     /// One who knows the same, but has only the maps for a memory, finds nothing to do. What was refused is shown.
     pub(super) fn assert_settled(&self) {
         if self.planner().retry_at().is_some() {
-            let refused = self.planner().merger().refused().values();
+            let refused = self.planner().merger().refused().all().values();
             assert!(refused.filter(|refusal| refusal.to_string().contains("is tried again")).count() > 0);
             return;
         }
