@@ -22,7 +22,7 @@ fn rows(hook: &HookPrograms, wide: bool) -> impl Iterator<Item = Vec<String>> + 
 }
 
 fn row(hook: &HookPrograms, program: &HookProgram, wide: bool) -> Vec<String> {
-    // What others take is missed by ours.
+    // Our programs miss the frontends that others take.
     let dials = hook.dials.as_ref().filter(|_| program.runs == Runs::Ours);
     let mut row = vec![
         hook.hook.to_string(),

@@ -38,7 +38,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
     Ok(mesh_runtime::process::print(text)?)
 }
 
-/// What a table shows for something that is not there.
+/// The cell of a table for something that is not there.
 pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 here=e2e/kernels
 # What runs in the guests: integration tests of the node-agent. The first shows that the programs load, and what the
 # verifier makes of them. A new one needs its name here, and in `files` what it reads at run time.
-tests=(verifier hooks hooks_udp hooks_mptcp foreign comeback upgrade)
+tests=(verifier hooks hooks_udp hooks_mptcp foreign failback upgrade)
 [ "${1:-}" != --load ] || { tests=(verifier); KERNELS=${2:?a kernel}; }
 KERNELS=${KERNELS:-$(awk '!/^#/ && NF { print $1 }' "$here/matrix")}
 

@@ -1,4 +1,4 @@
-//! What a node's agent says of itself over HTTP, whichever lab it runs in.
+//! The HTTP API of a node's agent, whichever lab it runs in.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl AgentApi {
         Ok(values.iter().sum())
     }
 
-    /// What the maps hold of a service: "cluster address:port state".
+    /// The backends of a service in the maps: "cluster address:port state".
     pub fn backends(&self, service: &str) -> Result<Vec<String>> {
         let items = self.items(&format!("/v1/backends?service={service}"))?;
         let line = |item: &Value| {
@@ -74,7 +74,7 @@ impl AgentApi {
         Ok(())
     }
 
-    /// What became of its peers: state and the incarnation of their etcd, by name.
+    /// Its peers: state and the incarnation of their etcd, by name.
     pub fn peers(&self) -> Result<BTreeMap<String, (String, String)>> {
         let peers = self.items("/v1/peers")?;
         let named =

@@ -1,4 +1,4 @@
-//! What a lab needs of the machine, checked before anything is made, each with its remedy.
+//! A lab's requirements of the machine, checked before anything is made, each with its remedy.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use crate::lab::cgroup;
 use crate::lab::process::program;
 
-/// What the Kubernetes lab runs of the system's: programs, a flag that makes each of them do nothing, and their packages.
+/// The system's programs that the Kubernetes lab runs: their names, a flag that makes each of them do nothing, and their packages.
 const KUBE_TOOLS: &[(&str, &str, &str)] = &[
     ("containerd", "--version", "containerd"),
     ("ctr", "--version", "containerd"),

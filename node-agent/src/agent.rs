@@ -112,7 +112,7 @@ impl Servers {
     }
 }
 
-/// What the merge loop tells.
+/// The outputs of the merge loop.
 fn merge_outputs(
     readiness: &Readiness,
     events: Events,
@@ -130,7 +130,7 @@ fn merge_outputs(
     }
 }
 
-/// What watches the hooks, where it tells what it sees, and what of that the admin API shows.
+/// The watch of the hooks, its outputs, and the part of them that the admin API shows.
 fn hook_watch(
     args: &RunArgs,
     installed: &Installed,

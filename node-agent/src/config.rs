@@ -37,7 +37,7 @@ const COMPLETION: &str = "\
 For this shell only:   source <(node-agent completion bash)
 For every new one:     node-agent completion bash > /etc/bash_completion.d/node-agent";
 
-/// What the command line asks for.
+/// The task that the command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
     Run(Box<RunArgs>),
@@ -48,7 +48,7 @@ impl Invocation {
     /// Parses a command line, its first word the program's name.
     ///
     /// # Errors
-    /// What is wrong with it, or the help or version that it asked for.
+    /// The fault in it, or the help or version that it asked for.
     pub fn parse_from<T: Into<OsString> + Clone>(
         words: impl IntoIterator<Item = T>,
     ) -> Result<Self, clap::Error> {
@@ -160,7 +160,7 @@ pub struct PinArgs {
 
 impl PinArgs {
     /// Where what must outlive the machine's restart is.
-    pub fn instance_state_dir(&self) -> PathBuf {
+    pub(crate) fn instance_state_dir(&self) -> PathBuf {
         self.state_dir.join(&self.instance)
     }
 
@@ -298,8 +298,8 @@ impl RunArgs {
     }
 }
 
-/// What the agent asks of its own source.
-pub fn source_options(args: &RunArgs) -> Options {
+/// The demands of the agent on its own source.
+pub(crate) fn source_options(args: &RunArgs) -> Options {
     Options {
         node: Some(args.datapath.node_name.clone()),
         service_cidrs: args.identity.service_cidrs.is_empty(),

@@ -67,7 +67,7 @@ pub async fn plan(args: &RunArgs) -> Result<Vec<String>, DryRunError> {
     Ok(lines)
 }
 
-/// What the maps hold; nothing where there are none yet.
+/// The content of the maps; nothing where there are none yet.
 fn actual(args: &RunArgs) -> Result<Actual, MapError> {
     let maps = match Maps::open_pinned(&args.pins.bpffs, &args.pins.instance) {
         Ok(maps) => maps,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::datapath::kernel::{self, Feature};
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Whether the agent can run here.

@@ -1,4 +1,4 @@
-//! What the agent follows: its own cluster's source, the peers, and what earlier agents knew of both.
+//! Everything that the agent follows: its own cluster's source, the peers, and what earlier agents knew of both.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Following {
         Names { own, local: self.source.snapshots(), peers: self.peers.clone(), earlier }
     }
 
-    /// Starts all tasks. What stays because it can't be read is told beside readiness.
+    /// Starts all tasks. Readiness also lists the objects that stay as they were because they can't be read.
     pub(crate) fn spawn(self, supervisor: &mut Supervisor, readiness: &Readiness) {
         let token = supervisor.token();
         let mut ages = ProblemAges::default();

@@ -1,4 +1,4 @@
-//! What glibc's allocator is told; other C libraries' need no telling.
+//! Settings of glibc's allocator; those of other C libraries need none.
 
 #![allow(unsafe_code, reason = "glibc's functions are foreign")]
 

@@ -30,7 +30,7 @@ pub struct Installed {
     /// Whether that has to wait.
     pub failback: Failback,
     pub actual: Actual,
-    /// What a crash left in the maps.
+    /// Elements that a crash left in the maps.
     pub leftover: Retired,
     pub grace_periods: GracePeriods,
     /// Layouts that this version can't read: they serve beside until the own maps are complete.
@@ -40,7 +40,7 @@ pub struct Installed {
 /// Sets the datapath up.
 ///
 /// # Errors
-/// What is missing on this node, or what the kernel refused.
+/// Something missing on this node, or refused by the kernel.
 pub fn install(pins: &PinArgs, args: &DatapathArgs, events: &Events) -> Result<Installed, ProgramsError> {
     kernel::check()?;
     let installation = Installation::new(&pins.bpffs, &pins.instance, args.cgroup_root.as_deref())?;
@@ -96,7 +96,7 @@ pub fn install_with(
 
 /// The other layouts that are pinned.
 struct Layouts {
-    /// Newest first. What they hold is, or comes, into the own maps.
+    /// Newest first. Their content is in the own maps, or comes there.
     known: Vec<OtherLayout>,
     unknown: Vec<OtherLayout>,
 }
@@ -108,7 +108,7 @@ impl Layouts {
         Ok(Self { known, unknown })
     }
 
-    /// What the newest of them holds that can be read.
+    /// The content of the newest that can be read.
     fn read(&mut self) -> Option<Content> {
         while let Some(other) = self.known.first() {
             let layout = other.layout();
@@ -169,7 +169,7 @@ fn fill(maps: &mut Maps, old: Option<Content>, capacity: Capacity) -> Result<Act
     }
     apply(&mut maps.services, &plan)?;
     maps.clusters.write(&old.clusters)?;
-    // What has passed to kube-proxy must not come back before it is right again.
+    // Services that have passed to kube-proxy come back only when they are right again.
     let Control { heartbeat_ns, yield_after_ns, .. } = old.control;
     maps.control.write(&Control { heartbeat_ns, yield_after_ns, ..maps.control.read()? })?;
     tracing::info!(services = actual.frontend_count(), "filled new maps");

@@ -1,4 +1,5 @@
-//! What an agent leaves for the next one below `--state-dir`: what its own source and its peers folder said last.
+//! The memory that an agent leaves to the next one below `--state-dir`: the last content of its own source and of its peers
+//! folder.
 //!
 //! Owns which files there are and what they are about. Never decides what of it still counts.
 
@@ -19,7 +20,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of(args: &RunArgs, identity: &Identity) -> Self {
         let folder = args.pins.instance_state_dir();
-        // What was said of another cluster, by another source or in another folder says nothing of these.
+        // The memory of another cluster, another source or another folder says nothing of these.
         let cluster = format!("cluster {} with id {}", identity.name, identity.id);
         let source = format!("{cluster}, source {}", args.source);
         let peers = format!("{cluster}, peers folder {}", args.peers.peers_dir.display());
@@ -38,7 +39,7 @@ impl Memory {
         source.remembering(&known, maps_are_empty)
     }
 
-    /// What an earlier agent knew of the peers; nothing where that is not known.
+    /// The peers as an earlier agent knew them; nothing where that is not known.
     pub(crate) fn load_peers(&self) -> Remembered {
         let remembered: Remembered = load(&self.peers).unwrap_or_default();
         if !remembered.is_empty() {

@@ -6,7 +6,7 @@ use mesh_model::view::Quota;
 use crate::datapath::actual::Capacity;
 use crate::datapath::shares::Share;
 
-/// What a peer may have, by the command line.
+/// The share of a peer, by the command line.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Quotas of each peer")]
 pub struct QuotaArgs {
@@ -46,14 +46,14 @@ impl Default for QuotaArgs {
 
 impl QuotaArgs {
     /// The same for a view of a peer.
-    pub fn of_view(&self, capacity: Capacity, peers: usize) -> Quota {
+    pub(crate) fn of_view(&self, capacity: Capacity, peers: usize) -> Quota {
         let Share { backends, slots } = self.of_maps(capacity, peers);
         let mib = usize::try_from(self.max_peer_memory).unwrap_or(usize::MAX);
         Quota { bytes: mib.saturating_mul(1 << 20), backends: backends.into(), slots: slots.into() }
     }
 
-    /// What each of so many peers may have for good.
-    pub fn of_maps(&self, capacity: Capacity, peers: usize) -> Share {
+    /// The share of each of so many peers, for good.
+    pub(crate) fn of_maps(&self, capacity: Capacity, peers: usize) -> Share {
         let clusters = u32::try_from(peers).unwrap_or(u32::MAX).saturating_add(1);
         Share {
             // Id 0 is never used.
@@ -63,7 +63,7 @@ impl QuotaArgs {
     }
 
     /// The same with what it takes to replace it.
-    pub fn while_rewriting(&self, capacity: Capacity, peers: usize) -> Share {
+    pub(crate) fn while_rewriting(&self, capacity: Capacity, peers: usize) -> Share {
         let Share { backends, slots } = self.of_maps(capacity, peers);
         Share { backends, slots: slots.saturating_mul(2) }
     }

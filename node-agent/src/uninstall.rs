@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::config::PinArgs;
 use crate::datapath::programs::{self, ProgramsError};
 
-/// What could not be removed.
+/// Objects that could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
     #[error(transparent)]

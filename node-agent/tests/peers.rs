@@ -52,7 +52,7 @@ async fn a_peer_is_followed_as_its_file_comes_changes_and_goes() {
 }
 
 #[tokio::test]
-async fn an_edited_file_keeps_what_is_known_until_the_peer_speaks_again() {
+async fn an_edited_file_keeps_what_is_known_until_the_peer_is_synced_again() {
     let mut world = World::new();
     let mut etcd = world.etcd("peer");
     fill(&etcd, "mustafar", 2, &["10.2.0.1"]);

@@ -1,4 +1,4 @@
-//! What the node agent and whoever asks it have in common: the shapes of the admin API, and where an instance keeps its
+//! Shared by the node agent and its clients: the shapes of the admin API, and where an instance keeps its
 //! socket and its names.
 //!
 //! Plain data, for any operating system. Never serves, never asks.

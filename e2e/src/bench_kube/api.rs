@@ -109,7 +109,7 @@ impl Api {
         Ok(sighting.with_context(|| what)?.metadata.resource_version)
     }
 
-    /// What happens to the objects of a path, which says that it is a watch.
+    /// The events of a path, which says that it is a watch.
     pub(crate) async fn watch(
         &self,
         path: &str,

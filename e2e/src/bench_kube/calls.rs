@@ -11,7 +11,7 @@ use crate::kube::pod_log::PodLog;
 
 /// New connections a second of each pod.
 const RATE: u32 = 25;
-/// For one call. What is cut is refused or reset at once; a machine that is busy only takes its time.
+/// For one call. A cut call is refused or reset at once; a machine that is busy only takes its time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// For a pod to have called.
 const START: Duration = Duration::from_secs(90);

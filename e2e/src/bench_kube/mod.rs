@@ -18,7 +18,7 @@ use crate::bench::row::Row;
 use crate::bench::{self, Effort};
 use crate::kube::KubeFlags;
 
-/// What to measure, and on which Kubernetes.
+/// The measurements, and the Kubernetes to take them on.
 #[derive(Debug, clap::Args)]
 // Each set of flags is a group of its own, named by its type: two of one name are refused by debug builds.
 #[group(id = "bench_kube")]

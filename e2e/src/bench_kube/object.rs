@@ -52,7 +52,7 @@ fn slices() -> String {
     format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")
 }
 
-/// What shows the changes of all slices from now on.
+/// A watch of the changes of all slices from now on.
 pub(crate) fn watch_of_slices() -> String {
     format!("{}?watch=1", slices())
 }

@@ -1,4 +1,4 @@
-//! What a large cluster costs us of which hardly anything is ours: thousands of Services, few of them global, beside
+//! Our cost in a large cluster of which hardly anything is ours: thousands of Services, few of them global, beside
 //! kube-proxy, which needs them all.
 
 use std::thread;
@@ -15,7 +15,7 @@ use crate::kube::chart::NAMESPACE;
 use crate::kube::{KubeCluster, KubeSpec};
 use crate::wait;
 
-/// In each cluster. What a process costs doesn't depend on it, and each more brings another kube-proxy that takes most of a
+/// In each cluster. The cost of a process doesn't depend on it, and each more brings another kube-proxy that takes most of a
 /// CPU under these changes.
 const NODES: u8 = 1;
 /// Of endpoints that are none of ours.

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// For everything to be known.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// What each change took, in milliseconds.
+/// The time of each change, in milliseconds.
 #[derive(Debug, Default)]
 struct Seen {
     /// From the request to the map write.

@@ -105,7 +105,7 @@ fn calls_of(callers: &[PodLog], (from, to): (u64, u64), patience: Duration) -> R
     let later = to + u64::try_from(patience.as_micros())?;
     let mut records = Vec::new();
     for caller in callers {
-        // Who has told of a later call has told of those.
+        // A caller that has logged a later call has logged those.
         caller.records.begun_since(later, 1, PATIENCE).context("a caller's calls")?;
         let all = caller.records.all().into_iter();
         records.extend(all.filter(|record| (from..to).contains(&record.start_unix_us)));

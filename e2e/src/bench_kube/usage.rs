@@ -1,4 +1,4 @@
-//! What processes of a cluster's nodes cost, as the kernel counts it.
+//! The cost of processes of a cluster's nodes, as the kernel counts it.
 
 use std::fs;
 use std::thread;

@@ -13,7 +13,7 @@ use super::api::{Api, Door};
 use super::object;
 use crate::wait::unix_us;
 
-/// What came, and when.
+/// An event, and its time.
 type Seen = (String, u64);
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What a lab's processes hold: map elements, pins, namespaces, open files. What grows over failures leaks.
+//! The resources of a lab's processes: map elements, pins, namespaces, open files. One that grows over failures leaks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ const MORE_FILES: usize = 32;
 /// Counts by what is counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holdings {
-    /// What the same desired state always takes as much of.
+    /// Resources of which the same desired state always takes as much.
     exact: BTreeMap<String, usize>,
     /// A group that shrank keeps its room, up to twice what it needs.
     slots: BTreeMap<String, usize>,

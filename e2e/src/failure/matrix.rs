@@ -1,6 +1,6 @@
 //! Which faults make up a run: every single one, a covering set of pairs, or all pairs.
 //!
-//! What takes 20 s happens in both clusters at the same time, so that the wait is shared.
+//! A failure that takes 20 s happens in both clusters at the same time, so that the wait is shared.
 
 use super::{Failure, Fault, Round, Victim};
 

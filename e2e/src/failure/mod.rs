@@ -26,7 +26,7 @@ impl Victim {
     pub(crate) const ALL: [Self; 4] = [Self::Agent, Self::Leader, Self::Standby, Self::Etcd];
 }
 
-/// What happens to it.
+/// The failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// `kill -9`; started again later.

@@ -1,4 +1,4 @@
-//! Who may talk to a cluster's API server: tokens, and the kubeconfigs that hold them.
+//! Access to a cluster's API server: tokens, and the kubeconfigs that hold them.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the mesh's service accounts asked of an API server, as its audit log tells it.
+//! Requests of the mesh's service accounts to an API server, by its audit log.
 
 use std::fs;
 use std::path::Path;

@@ -26,7 +26,7 @@ use crate::lab::netns::Netns;
 use crate::lab::process::{Launch, Process, Program};
 use crate::wait;
 
-/// What all clusters of a lab share.
+/// Shared by all clusters of a lab.
 #[derive(Clone, Debug)]
 pub(super) struct Testbed {
     pub(super) lab_dir: Arc<LabDir>,
@@ -169,7 +169,7 @@ impl KubeCluster {
 
     fn run(&mut self, launch: &Launch) -> Result<()> {
         let process = launch.start(&self.testbed.lab_dir)?;
-        // Whoever was there before has been killed; dropping it takes its zombie away.
+        // The process before has been killed; dropping it takes its zombie away.
         self.processes.insert(launch.name.clone(), process);
         Ok(())
     }
@@ -224,7 +224,7 @@ impl KubeCluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// What the mesh asked of the API server so far.
+    /// The mesh's requests to the API server so far.
     pub fn requests_of_the_mesh(&self) -> Result<Vec<audit::Request>> {
         audit::read(&self.control.audit_log())
     }

@@ -45,7 +45,7 @@ impl Part {
     }
 }
 
-/// What the parts are started with.
+/// The command lines of the parts.
 #[derive(Clone, Debug)]
 pub(super) struct Control {
     pub(super) cluster: String,
@@ -142,7 +142,7 @@ impl Control {
         self.folder.join("audit.log")
     }
 
-    /// What the API server reads at its start beside keys.
+    /// The files that the API server reads at its start beside keys.
     pub(super) fn write_audit_policy(&self) -> Result<()> {
         let path = self.folder.join(AUDIT_POLICY);
         fs::write(&path, audit::policy()).with_context(|| format!("writing {}", path.display()))
@@ -163,7 +163,7 @@ impl Control {
         args
     }
 
-    /// What controller manager and scheduler have in common.
+    /// Shared by controller manager and scheduler.
     fn component(&self, user: &str) -> Vec<String> {
         let config = kubeconfig(&self.folder, user);
         let mut args: Vec<_> = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]

@@ -17,7 +17,7 @@ pub struct Gate {
     /// The namespace in which to listen; the process is started in the one to which it leads.
     #[arg(long)]
     listen_in: PathBuf,
-    /// What to dial.
+    /// The address to dial.
     #[arg(long)]
     to: SocketAddr,
     /// Where to write the address at which it listens.

@@ -13,7 +13,7 @@ use crate::lab::cgroup::{self, LEGACY, TREE};
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Legacy {
     mount: PathBuf,
-    /// What `mount -o` takes: `cpu,cpuacct`, or `none,name=systemd`.
+    /// The options of `mount -o`: `cpu,cpuacct`, or `none,name=systemd`.
     options: String,
     /// The lab's folder.
     lab: PathBuf,
@@ -61,14 +61,14 @@ impl Hierarchies {
         }
         let above: Vec<_> = node.ancestors().take_while(|path| path.starts_with(&self.unified)).collect();
         for folder in above.into_iter().skip(1).collect::<Vec<_>>().into_iter().rev() {
-            // What a machine's root does not offer, its kubelet will complain about by name.
+            // Of a controller that the machine's root does not offer the kubelet will complain by name.
             for controller in ["cpu", "cpuset", "io", "memory", "pids"] {
                 let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"));
             }
         }
     }
 
-    /// What a node mounts: lines of mount point, type and options.
+    /// A node's mounts: lines of mount point, type and options.
     pub(super) fn mounts(&self) -> String {
         let legacy =
             self.legacy.iter().map(|one| format!("{} cgroup {}\n", one.mount.display(), one.options));
@@ -109,7 +109,7 @@ fn parse(mounts: &str, own: &str, id: &str) -> Vec<Legacy> {
     legacy.collect()
 }
 
-/// What to mount it with, and where the process is, if a line of /proc/self/cgroup is about the hierarchy that is mounted with
+/// The mount options, and where the process is, if a line of /proc/self/cgroup is about the hierarchy that is mounted with
 /// `options`.
 fn place_in(line: &str, options: &str) -> Option<(String, String)> {
     let mut parts = line.splitn(3, ':').skip(1);

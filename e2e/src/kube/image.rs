@@ -31,7 +31,7 @@ struct Image {
     name: &'static str,
     /// The program first, then what else lies beside it.
     programs: Vec<PathBuf>,
-    /// What follows the program.
+    /// The program's arguments.
     args: &'static [&'static str],
 }
 

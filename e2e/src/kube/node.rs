@@ -15,7 +15,7 @@ use crate::lab::cgroup::{self, Cgroup};
 use crate::lab::process::{Launch, Program};
 use crate::wait;
 
-/// Who a node is, and where its things are.
+/// The identity of a node, and where its things are.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     /// Unique in the lab: "hoth-n1".

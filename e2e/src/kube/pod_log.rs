@@ -1,4 +1,4 @@
-//! What a pod that calls a service says of every call, followed in its log.
+//! The log of a pod that calls a service, with a line for every call, followed.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};

@@ -1,4 +1,4 @@
-//! Providers of real clusters: this lab is one, kind another. Whoever tells a story in them needs no more than this.
+//! Providers of real clusters: this lab is one, kind another. A story in them needs no more than this.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub struct Site {
     pub context: Context,
 }
 
-/// What is needed beyond the clusters' API servers.
+/// Everything that a story needs beyond the clusters' API servers.
 pub trait Provider {
     fn sites(&self) -> Vec<Site>;
     /// The root of a node's file system, as this machine sees it: the agent's socket is below it.

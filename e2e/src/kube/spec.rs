@@ -1,4 +1,4 @@
-//! What to build, and how it is written down for those who come later.
+//! The description of a lab, and how it is written down for later commands.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ impl ProxyMode {
     }
 }
 
-/// What both programs let their callers choose of a lab.
+/// The choices of a lab that both programs offer.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KubeFlags {
     /// Of Kubernetes: 1.33, 1.34, 1.37, or a full one.

@@ -17,7 +17,7 @@ use crate::wait;
 /// How long clients may take to see a change.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What to dial, and how often.
+/// The target, and how often to dial it.
 #[derive(Clone, Debug)]
 pub struct LoadSpec {
     pub target: SocketAddr,
@@ -43,7 +43,7 @@ impl LoadSpec {
     }
 }
 
-/// What clients said so far; clones share it.
+/// The clients' records so far; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Records(Arc<Mutex<Vec<Record>>>);
 

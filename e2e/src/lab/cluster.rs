@@ -173,7 +173,7 @@ impl Cluster {
         &self.control
     }
 
-    /// What a peer file says of this cluster.
+    /// The content of a peer file of this cluster.
     pub fn peer_file(&self) -> serde_json::Value {
         let plan = self.identity.plan;
         let endpoint = SocketAddr::new(plan.control()[0], ETCD_PORT);

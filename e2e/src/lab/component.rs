@@ -53,7 +53,7 @@ impl Component {
         &self.launch.name
     }
 
-    /// What it is started with; a change counts from the next start.
+    /// Its command line; a change counts from the next start.
     pub fn launch_mut(&mut self) -> &mut Launch {
         &mut self.launch
     }

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::lab_dir::LabDir;
 
-/// What fills a disk.
+/// The file that fills a disk.
 const BALLAST: &str = "ballast";
 
 /// A file system in memory.

@@ -1,4 +1,4 @@
-//! What the agents say of their own work: when a change first reached a node's maps.
+//! The agents' events: when a change first reached a node's maps.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;

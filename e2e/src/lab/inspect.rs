@@ -1,4 +1,4 @@
-//! What a node's maps hold, and whether it is what a fresh agent would put there.
+//! The content of a node's maps, and whether a fresh agent would write the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a lab's process does when it is told to end: it ends its labs first.
+//! Signals that end a lab's process: it ends its labs first.
 
 use std::sync::Once;
 use std::thread;

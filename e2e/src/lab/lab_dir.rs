@@ -1,6 +1,6 @@
 //! A lab's directory: its id, its lock, what lies below it, and the removal of everything that carries the id.
 //!
-//! Whatever a lab makes (namespaces, cgroups, the bpffs mount, files, processes) is named after the id or lies
+//! Everything that a lab makes (namespaces, cgroups, the bpffs mount, files, processes) is named after the id or lies
 //! below the folder or the lab's cgroup. Teardown therefore needs no list of what was made: it looks for what carries the id, and
 //! works just as well on the leftovers of an owner that was killed. The owner holds a lock on a file in the folder;
 //! a lab whose lock is free has no owner.
@@ -19,7 +19,7 @@ use super::interrupt;
 
 /// Where `ip netns` keeps its names.
 pub(super) const NETNS: &str = "/run/netns";
-/// What every lab's id begins with.
+/// The prefix of every lab's id.
 const PREFIX: &str = "cm";
 
 /// Every lab of this process, so that a signal finds them; `None` once it has ended them.
@@ -39,7 +39,7 @@ pub struct LabDir {
     kept: bool,
     /// Whether somebody else built it: then it stays when this owner leaves.
     adopted: bool,
-    /// Whoever makes something holds it for reading; teardown takes it for writing and sets it: nothing appears
+    /// A thread that makes something holds it for reading; teardown takes it for writing and sets it: nothing appears
     /// behind teardown's back.
     closed: RwLock<bool>,
     /// Held, never read: dropping it tells others that this lab has no owner.
@@ -286,7 +286,7 @@ fn sweep(id: &str, folder: &Path) {
         }
         Err(error) => note(Err(error)),
     }
-    // What could not be ended now is left for the next clean-up.
+    // Anything that could not be ended now is left for the next clean-up.
     if failures.is_empty() {
         let removed = fs::remove_dir_all(folder);
         failures.extend(removed.err().map(|error| format!("removing {}: {error}", folder.display())));
@@ -315,7 +315,7 @@ fn remove_namespaces(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// What `ip netns delete` does; without its process, so that teardown takes no time.
+/// As `ip netns delete`, but without a process, so that teardown takes no time.
 pub(super) fn remove_namespace(path: &Path) -> Result<()> {
     unmount(path)?;
     match fs::remove_file(path) {

@@ -1,4 +1,4 @@
-//! What the lab's processes logged: the unexpected in it, and its end when something failed.
+//! Logs of the lab's processes: their unexpected lines, and their last ones when something failed.
 
 use std::fs;
 use std::path::Path;

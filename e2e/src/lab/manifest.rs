@@ -22,7 +22,7 @@ pub struct ServiceSpec {
     pub(crate) name: String,
     pub annotations: BTreeMap<String, String>,
     pub(crate) dual_stack: bool,
-    /// What clients dial; pods listen at [`TARGET_PORT`].
+    /// The port that clients dial; pods listen at [`TARGET_PORT`].
     pub port: u16,
     pub(crate) replicas: usize,
     /// Whether it answers DNS too, over UDP at port 53.

@@ -1,4 +1,4 @@
-//! What is done to all clusters of a lab at once, and the load that most tests run under.
+//! Actions on all clusters of a lab at once, and the load that most tests run under.
 
 use std::time::Duration;
 

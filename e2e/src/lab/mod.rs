@@ -42,7 +42,7 @@ use pod::Pod;
 /// How long a lab's processes may take until they are ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to build.
+/// The lab to build.
 #[derive(Clone, Debug)]
 pub struct LabSpec {
     pub clusters: Vec<String>,
@@ -107,7 +107,7 @@ impl Lab {
         let mut lab = Self::build(spec)?;
         if spec.mesh {
             lab.join_all()?;
-            // What nobody could have waited for: an etcd that isn't there yet is a warning to all who dial it.
+            // Nobody could have waited for this: an etcd that isn't there yet is a warning to all who dial it.
             lab.clusters.iter_mut().try_for_each(Cluster::start_etcd)?;
             lab.clusters.iter_mut().try_for_each(Cluster::start)?;
             lab.wait_ready().inspect_err(|_| lab.say_tails())?;

@@ -26,7 +26,7 @@ const BASE: &[(&str, &str)] = &[
     ("ipv4/conf/default/rp_filter", "0"),
 ];
 
-/// What makes a namespace a router.
+/// The settings that make a namespace a router.
 const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Netns {
         })
     }
 
-    /// Runs `work` on a thread that is in the namespace. What opens a socket there keeps it when it leaves.
+    /// Runs `work` on a thread that is in the namespace. A socket that is opened there stays there.
     pub fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let path = self.path();
         let entered = thread::Builder::new().name("in-netns".into()).spawn(move || {

@@ -23,7 +23,7 @@ use crate::wait;
 const ADMIN_PORT: u16 = 9101;
 const DISK_MB: u32 = 4;
 
-/// What the agents of one cluster have in common.
+/// Shared by the agents of one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) cluster: String,

@@ -23,7 +23,7 @@ use crate::wait;
 /// who sends any has heard of it.
 pub(crate) const LINGER: Duration = Duration::from_millis(1500);
 
-/// What the EndpointSlices say of a pod.
+/// The state of a pod in the EndpointSlices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     Ready,

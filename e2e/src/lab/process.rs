@@ -56,7 +56,7 @@ impl Program {
     }
 }
 
-/// What to start, and where.
+/// The program to start, and where.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// Names the log file, and the process in messages.

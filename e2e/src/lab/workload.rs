@@ -1,4 +1,4 @@
-//! What a cluster runs: services and the pods behind them, and the part of Kubernetes' controllers that keeps
+//! The workload of a cluster: services and the pods behind them, and the part of Kubernetes' controllers that keeps
 //! their objects true.
 
 use std::collections::BTreeMap;
@@ -170,7 +170,7 @@ impl Cluster {
         self.workloads.deployed_mut(service)?.pods.iter_mut().try_for_each(Pod::kill)
     }
 
-    /// What Kubernetes does some time later: the endpoints of killed pods go. The pods' sandboxes follow when the
+    /// Kubernetes' reaction some time later: the endpoints of killed pods go. The pods' sandboxes follow when the
     /// service is scaled again.
     pub(crate) fn notice_killed_pods(&mut self, service: &str) -> Result<Change> {
         let deployed = self.workloads.deployed_mut(service)?;

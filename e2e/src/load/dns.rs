@@ -57,7 +57,7 @@ fn question_end(message: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// What `dig TXT a.b` sends, without EDNS.
+    /// The question of `dig TXT a.b`, without EDNS.
     const QUESTION: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x01a\x01b\0\0\x10\0\x01";
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a client says of one connection: a line of JSON.
+//! A client's record of one connection: a line of JSON.
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Who answered: "cluster/pod".
+    /// The server that answered: "cluster/pod".
     Answer(String),
     Error(Failure),
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub struct Serve {
-    /// What to answer.
+    /// The answer.
     #[arg(long)]
     answer: String,
     /// Where to listen, on all addresses of both families.
@@ -69,7 +69,7 @@ async fn accept(listener: &TcpListener, requests: &TaskTracker, answer: &str) ->
     }
 }
 
-/// Answers DNS questions until the socket fails. What can't be answered is left to the client's timeout.
+/// Answers DNS questions until the socket fails. A question that can't be answered is left to the client's timeout.
 async fn answer_questions(socket: &UdpSocket, answer: &str) -> Result<Infallible> {
     let mut question = [0; 512];
     loop {

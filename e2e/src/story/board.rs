@@ -1,4 +1,4 @@
-//! What the story and its audience share: who flies, and which step is under way.
+//! Shared by the story and its audience: the x-wings that fly, and the step that is under way.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! What the story expects of its steps, and how it says that something else was seen.
+//! The story's expectations of its steps, and the words for something else that was seen.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) enum Expectation {
 type Mine<'a> = [(&'a str, Vec<&'a Record>)];
 
 impl Expectation {
-    /// What was seen instead, if it was not met.
+    /// The observation instead, if it was not met.
     pub(super) fn failure(&self, step: &Step, mine: &Mine<'_>) -> Option<String> {
         match self {
             Self::NoErrors => no_errors(mine),

@@ -1,4 +1,4 @@
-//! What happens, in order.
+//! The events of the story, in order.
 
 use std::thread;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Who answered whom, second by second: what the live view and the picture show.
+//! Answers by client and server, second by second, for the live view and the picture.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::load::record::{Failure, Outcome};
 
 use super::board::Board;
 
-/// What the x-wings of one cluster saw in one second.
+/// The calls of one cluster's x-wings in one second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Second {
     /// Per answering cluster, in the board's order.

@@ -14,7 +14,7 @@ use super::expect::Expectation;
 /// How long a step's outcome is watched.
 const HOLD: Duration = Duration::from_secs(4);
 
-/// What moved in a step.
+/// The traffic that moved in a step.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub(crate) change: Change,
@@ -67,7 +67,7 @@ pub struct Step {
     pub(super) expectations: Vec<Expectation>,
 }
 
-/// What became of it.
+/// Its outcome.
 #[derive(Clone, Debug)]
 pub struct Outcomes {
     pub(crate) name: String,
@@ -158,8 +158,8 @@ impl Step {
 
 /// The rename to the start of the last connection that the old place answered; 0 if there was none.
 ///
-/// Where traffic comes back, the old place goes on answering its part. What counts then is for how long it still
-/// answered everything: until the last x-wing's first answer from the new place.
+/// Where traffic comes back, the old place goes on answering its part. The time that counts then is the one in which it
+/// still answered everything: until the last x-wing's first answer from the new place.
 fn traffic(moved: &Move, mine: &[(&str, Vec<&Record>)]) -> Duration {
     let renamed = moved.change.renamed_unix_us;
     let from_place = |record: &&&Record| answering(record) == Ok(moved.change.cluster.as_str());

@@ -10,7 +10,7 @@ pub(crate) fn render(steps: &[Outcomes], clusters: &[String], legend: &str) -> S
     draw(steps, clusters, legend, Look::of_stdout())
 }
 
-/// What the columns mean where the clusters are made of manifests.
+/// The meaning of the columns where the clusters are made of manifests.
 pub const MANIFESTS: &str = "control: manifest renamed → last peer node's first map write; traffic: manifest renamed → start of \
                   the\nlast connection that the old place answered (alone, where pods come back)";
 /// And where they are Kubernetes.

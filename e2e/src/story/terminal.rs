@@ -11,7 +11,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// What standard output and the environment ask for (<https://no-color.org>).
+    /// As standard output and the environment ask for (<https://no-color.org>).
     pub(super) fn of_stdout() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
@@ -45,7 +45,7 @@ impl Look {
     }
 }
 
-/// What the `place`th cluster's part of a bar is drawn with, so that bars can be read without colours.
+/// The character of the `place`th cluster's part of a bar, so that bars can be read without colours.
 pub(super) fn glyph(place: usize) -> &'static str {
     ["█", "▒", "▓", "░", "▚"][place % 5]
 }

@@ -1,4 +1,4 @@
-//! What to try in a lab that was left up.
+//! Commands to try in a lab that was left up.
 
 use std::fmt::Write;
 

@@ -62,7 +62,7 @@ impl View {
         self.seconds.update(&self.board);
         let text = if self.look.live { self.redraw() } else { self.news() };
         let mut out = std::io::stdout().lock();
-        // Whoever closed our output does not look any more; the story goes on.
+        // Our output was closed, so nobody looks any more; the story goes on.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 

@@ -1,4 +1,4 @@
-//! What the routes ask the agent. Whoever knows the answers implements it: the routes know nobody.
+//! The questions that the routes ask. The owner of the answers implements them: the routes know nobody.
 
 use mesh_admin::api::{Backend, Peer, Service};
 use mesh_model::name::ServiceName;

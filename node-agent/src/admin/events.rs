@@ -1,4 +1,4 @@
-//! What happened lately, for those who stream it and those who ask afterwards.
+//! The latest events, for readers that stream them and for readers that ask afterwards.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use super::answers::{Answers, PeerRows, Unanswered};
 use super::events::Events;
 
-/// Whom the routes ask.
+/// The sources of the answers.
 #[derive(Clone)]
 pub struct Sources {
     pub answers: Arc<dyn Answers>,

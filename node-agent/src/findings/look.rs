@@ -1,4 +1,4 @@
-//! One look at what stands: asks for the Services that this node speaks for what `clustermesh service show` asks.
+//! One look for findings: asks about each Service that this node speaks for what `clustermesh service show` asks.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::merge::reasons::Evidence;
 /// So many findings are looked after at most; the others come when these have gone.
 const MAX_FINDINGS: usize = 1000;
 
-/// What is looked at.
+/// The inputs of a look.
 #[derive(Clone, Debug)]
 pub struct Sources {
     pub node: NodeName,
     pub names: Names,
-    /// What is wrong with the own source's objects.
+    /// Faults of the own source's objects.
     pub status: watch::Receiver<Arc<Status>>,
     /// None where there is no Kubernetes: then this node speaks for itself.
     pub uids: Option<watch::Receiver<Uids>>,
     pub readiness: Readiness,
 }
 
-/// What a look has found.
+/// The findings of a look.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     /// How many Services this node speaks for.

@@ -1,4 +1,4 @@
-//! What is counted about findings.
+//! Metrics of findings.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;

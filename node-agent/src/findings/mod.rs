@@ -1,13 +1,13 @@
-//! What only agents see and somebody can act on, found out now and then, and told where people look: to the owner of a
-//! Service by an Event on it, to who runs the node by one on its Node; without Kubernetes in the log.
+//! Findings: faults that only agents see and that somebody can act on. Looks for them now and then, and reports them to the
+//! owner of a Service by an Event on it, to whoever runs the node by an Event on its Node, and without Kubernetes in the log.
 //!
 //! Nothing of a change waits for it, and nothing but Events and lines comes of it: it never touches maps or readiness.
 
 mod look;
 pub mod metrics;
 pub mod node;
+mod seen;
 mod service;
-mod standing;
 mod stretch;
 pub mod task;
 

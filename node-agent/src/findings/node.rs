@@ -1,4 +1,4 @@
-//! What keeps this node from balancing because of the node itself, for who runs it. Pure.
+//! Causes on this node that keep it from balancing, for whoever runs the node. Pure.
 
 use mesh_model::name::NodeName;
 use mesh_runtime::Missing;
@@ -7,7 +7,7 @@ use mesh_source::kubernetes::{Notice, Subject};
 /// The conditions of readiness that depend on the node.
 pub const CANARY: &str = "canary";
 pub const HOOKS: &str = "hooks";
-pub const WRITES: &str = "writes";
+pub(crate) const WRITES: &str = "writes";
 
 pub(super) fn notices(node: &NodeName, missing: &[Missing]) -> Vec<Notice> {
     let notice = |missing: &Missing| {

@@ -1,4 +1,4 @@
-//! What of the omissions of a Service its owner should hear, and in which words. Pure.
+//! The omissions of a Service that its owner should hear of, in words. Pure.
 
 use std::fmt::Write;
 

@@ -79,7 +79,7 @@ mod tests {
         (0..count).map(|number| format!("shop/service-{number}").parse().unwrap()).collect()
     }
 
-    /// Who speaks for each of the Services.
+    /// The nodes that speak for each of the Services.
     fn speakers<'a>(nodes: &'a [NodeName], services: &'a [ServiceName]) -> Vec<BTreeSet<&'a NodeName>> {
         let stretches: Vec<_> = nodes.iter().map(|own| (own, Stretch::of(own, nodes))).collect();
         let of = |service: &ServiceName| {

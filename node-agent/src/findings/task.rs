@@ -1,4 +1,4 @@
-//! Looks now and then, and tells what has stood for two looks.
+//! Looks now and then, and reports the findings of two looks in a row.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::look::Looked;
 use super::metrics::Metrics;
-use super::standing::Standing;
+use super::seen::Seen;
 use super::stretch::fraction;
 
 pub use super::look::Sources;
 
-/// Who tells it.
-pub const CONTROLLER: &str = "clustermesh.io/node-agent";
+/// The reporter of the Events.
+pub(crate) const CONTROLLER: &str = "clustermesh.io/node-agent";
 /// So many are told after one look: what all nodes find at once comes to the API server little by little.
 const MAX_TOLD: usize = 5;
 
-/// Where it is told.
+/// Where findings are reported.
 #[derive(Debug)]
 pub enum Voice {
     Events(Box<EventWriter>),
@@ -63,7 +63,7 @@ impl Findings {
     }
 
     async fn follow(&mut self) {
-        let mut standing = Standing::default();
+        let mut seen = Seen::default();
         // The nodes of a cluster take turns.
         let first = Instant::now() + self.every.mul_f64(fraction(&self.sources.node));
         let mut looks = interval_at(first, self.every);
@@ -71,13 +71,13 @@ impl Findings {
         loop {
             looks.tick().await;
             let Some(looked) = self.look().await else { return };
-            let due = standing.take(looked.notices, Instant::now());
-            self.metrics.standing.set(gauge(standing.len()));
+            let due = seen.take(looked.notices, Instant::now());
+            self.metrics.standing.set(gauge(seen.len()));
             for notice in due.iter().take(MAX_TOLD) {
                 if !self.voice.tell(notice).await.is_final() {
                     break;
                 }
-                standing.told(notice, Instant::now());
+                seen.told(notice, Instant::now());
             }
         }
     }

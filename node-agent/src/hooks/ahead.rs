@@ -9,7 +9,7 @@ use crate::datapath::hook_order::Order;
 /// Another balancer may insist on being first, too.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// What was tried.
+/// The attempt.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     last: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What is counted about the programs of others.
+//! Metrics of the programs of others.
 
 use mesh_admin::Hook;
 use mesh_runtime::ByLabel;

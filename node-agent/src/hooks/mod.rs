@@ -1,6 +1,7 @@
-//! Who else is at our hooks, and whether pods are served: watched, and told in log, metrics, readiness and admin API.
+//! Watches the programs of others at our hooks and whether pods are served, and reports both in log, metrics, readiness and
+//! admin API.
 //!
-//! What there is to know, and how a program gets its place, is the datapath's.
+//! Reading the hooks and placing a program there is the datapath's.
 
 mod ahead;
 pub mod metrics;

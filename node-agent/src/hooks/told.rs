@@ -1,4 +1,4 @@
-//! What others have been told of the programs at our hooks: each change once.
+//! Reports about the programs at our hooks: each change once.
 
 use std::path::Path;
 use std::sync::Arc;

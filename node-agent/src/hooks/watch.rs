@@ -23,7 +23,7 @@ pub const INTERVAL: Duration = Duration::from_secs(60);
 /// And while there is nothing to dial yet.
 const SOON: Duration = Duration::from_millis(500);
 
-/// What is looked at, and how often.
+/// The hooks to look at, and how often.
 #[derive(Clone, Debug)]
 pub struct Watch {
     pub canary: Canary,

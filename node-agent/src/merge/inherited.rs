@@ -85,9 +85,8 @@ mod tests {
             services: std::iter::once((two.clone(), BTreeMap::new())).collect(),
             ..Unread::default()
         };
-        let may_be = |owner: Option<&ServiceName>, unread: &Unread| {
-            inherited.may_be_served(&frontend, owner, unread)
-        };
+        let may_be =
+            |owner: Option<&ServiceName>, unread: &Unread| inherited.may_be_served(&frontend, owner, unread);
         assert!(!may_be(Some(&one), &unread), "another is unreadable");
         assert!(may_be(Some(&two), &unread) && may_be(None, &unread), "its name may not be known");
         assert!(!may_be(Some(&two), &Unread::default()));

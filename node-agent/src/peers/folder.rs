@@ -27,22 +27,22 @@ use crate::quota::QuotaArgs;
 /// A peer's task ends within this time.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What all peers share.
+/// Everything that all peers share.
 #[derive(Clone, Debug)]
 pub struct FolderConfig {
     pub folder: PathBuf,
     pub own_name: ClusterName,
     pub own_id: ClusterId,
-    /// What no peer may claim. No peer is followed before it is known.
+    /// The own identity, which no peer may claim. No peer is followed before it is known.
     pub own_ranges: Known,
     /// A folder with `tls.crt` and `tls.key`: our identity towards all peers.
     pub identity: Option<PathBuf>,
-    /// What the own source says: only what it asks for is kept of a peer. Without it everything is.
+    /// The own cluster's snapshot: only services that it names are kept of a peer. Without it everything is.
     pub local: Option<watch::Receiver<Option<Arc<ClusterSnapshot>>>>,
     pub quotas: QuotaArgs,
     /// Of the maps that the peers share.
     pub capacity: Capacity,
-    /// What an agent before this one knew.
+    /// The memory of an earlier agent.
     pub remembered: Remembered,
 }
 
@@ -95,7 +95,7 @@ pub struct PeerFolder {
     /// The same with its time.
     problem_shown: Option<String>,
     known: watch::Sender<Option<Remembered>>,
-    /// What each peer may have, by the number of their files.
+    /// The share of each peer, by the number of their files.
     quota: watch::Sender<Quota>,
 }
 
@@ -116,7 +116,7 @@ impl PeerFolder {
         (Self { config, board, peers, tasks, supervisor, problem, problem_shown, known, quota }, receiver)
     }
 
-    /// What shall outlive this process; `None` until the folder has been looked at.
+    /// The memory that shall outlive this process; `None` until the folder has been looked at.
     pub fn known(&self) -> watch::Receiver<Option<Remembered>> {
         self.known.subscribe()
     }

@@ -1,4 +1,4 @@
-//! What the peers' tasks count.
+//! Metrics of the peers' tasks.
 
 use mesh_admin::api::PeerState;
 use mesh_model::name::ClusterName;

@@ -71,7 +71,7 @@ pub enum Phase {
 }
 
 impl PeerStatus {
-    /// What became of the peer, and why where that is not obvious.
+    /// The state of the peer, and its cause where that is not obvious.
     pub fn state(&self) -> (PeerState, Option<String>) {
         if self.file.is_none() {
             return (PeerState::Refused, self.file_error.clone());
@@ -92,7 +92,7 @@ impl PeerStatus {
         (state, (!reasons.is_empty()).then(|| reasons.join("; ")))
     }
 
-    /// What keeps a peer that is followed from counting as known.
+    /// The reason why a peer that is followed does not count as known.
     fn waits_for(&self) -> &'static str {
         let nothing_asked = self.snapshot.tracked.as_ref().is_some_and(OrdSet::is_empty);
         if nothing_asked {
@@ -162,7 +162,7 @@ fn cut(cut: &Cut) -> PeerCut {
 }
 
 impl PeerSet {
-    /// What counts although the folder or a file can't be read as it is now, and since when; one line each.
+    /// Peers that count although the folder or their file can't be read as it is now, and since when; one line each.
     pub fn kept(&self) -> Vec<String> {
         let kept = self.peers.values().filter(|peer| peer.kept_since.is_some());
         self.problem.iter().cloned().chain(kept.filter_map(|peer| peer.file_error.clone())).collect()

@@ -35,10 +35,10 @@ pub(super) struct PeerTask {
     wanted: watch::Sender<Wanted>,
 }
 
-/// What is asked of a peer, and how much.
+/// The services that are asked of a peer, and how much.
 #[derive(Clone)]
 pub(super) struct Asked {
-    /// What the own source says; without it everything is asked for.
+    /// The own cluster's snapshot; without it everything is asked for.
     pub(super) local: Option<watch::Receiver<Option<Arc<ClusterSnapshot>>>>,
     pub(super) quota: watch::Receiver<Quota>,
     pub(super) max_records: u64,
@@ -93,7 +93,7 @@ impl PeerTask {
         Self { file, shown, view, own_ranges, asked, link: Link::default(), board, wanted }
     }
 
-    /// Follows the peer by its file, which may change. What is known stays, as far as file and own ranges allow it now,
+    /// Follows the peer by its file, which may change. Known records stay, as far as file and own ranges allow it now,
     /// whether the peer can be reached or not.
     pub(super) async fn run(self, mut followed: watch::Receiver<Followed>, token: CancellationToken) {
         let (mut own_ranges, mut asked) = (self.own_ranges.clone(), self.asked.clone());

@@ -1,4 +1,4 @@
-//! What the agents of a cluster's nodes say, through their sockets on the nodes.
+//! Answers of the agents of a cluster's nodes, through their sockets on the nodes.
 
 use std::collections::BTreeMap;
 

@@ -20,11 +20,11 @@ const RATE: u64 = 10;
 const SETTLED: usize = 20;
 const NAME: &str = "callers";
 
-/// What was seen of some connections.
+/// Outcomes of some connections.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub calls: usize,
-    /// Who answered, as they call themselves: "cluster/pod".
+    /// The servers that answered, by their own names: "cluster/pod".
     pub answers: BTreeSet<String>,
     pub failures: Vec<Record>,
 }
@@ -83,7 +83,7 @@ impl Callers {
         Ok(Self { logs })
     }
 
-    /// What all of them saw of their connections to a target that began since then.
+    /// The outcomes of all their connections to a target that began since then.
     pub fn since(&mut self, unix_us: u64, target: &str) -> Result<Seen> {
         let mut seen = Seen::default();
         for log in self.logs.iter_mut().filter(|log| log.target == target) {
@@ -114,7 +114,7 @@ impl Callers {
             let too_early = seen.failures.is_empty() && fewest < SETTLED;
             ensure!(!too_early, "{fewest} calls so far, answered by {:?}", seen.answers);
             let moment = begin;
-            // What was not as it should be makes all before it count for nothing.
+            // A wrong outcome makes all before it count for nothing.
             seen.expect(clusters, SETTLED).inspect_err(|_| begin = unix_us())?;
             Ok(moment)
         })

@@ -1,4 +1,4 @@
-//! What the lab's tests share: how they come to the lab that `make test-kube` has brought up, what they put into it, who
+//! Shared by the lab's tests: how they come to the lab that `make test-kube` has brought up, what they put into it, who
 //! calls there, and what the agents say.
 
 pub mod agents;

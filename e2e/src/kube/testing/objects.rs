@@ -93,7 +93,7 @@ pub fn rolled_out(context: &Context, namespace: &str, workload: &str) -> Result<
     context.kubectl(&["-n", namespace, "rollout", "status", workload, "--timeout=120s"]).map(drop)
 }
 
-/// What pods dial: a Service by its whole name, which is looked up once and not in every search domain.
+/// The name that pods dial: a Service's whole name, which is looked up once and not in every search domain.
 pub fn dialled(namespace: &str, service: &str, port: u16) -> String {
     format!("{service}.{namespace}.svc.cluster.local.:{port}")
 }

@@ -1,4 +1,4 @@
-//! What the agents of a cluster's nodes say, through their sockets.
+//! Answers of the agents of a cluster's nodes, through their sockets.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What happens, in order.
+//! The events of the story, in order.
 
 use std::thread;
 use std::time::Duration;
@@ -77,7 +77,7 @@ struct Teller<'t> {
     _squadron: Squadron,
 }
 
-/// What the table's reader should know of a step: who is to blame for a power cut's errors.
+/// A note on a step for the table's reader: the cause of a power cut's errors.
 pub fn remark(step: &Step) -> Option<String> {
     let change = &step.moved.as_ref()?.change;
     let took = Duration::from_micros(change.renamed_unix_us.saturating_sub(step.begun_us));
@@ -139,7 +139,7 @@ impl Teller<'_> {
         Ok(())
     }
 
-    /// What moved: from the first change that the watch saw since the step began; all of it was there at `seen`.
+    /// The move: from the first change that the watch saw since the step began; all of it was there at `seen`.
     fn moved(&self, site: &Site, begun_us: u64, seen: Seen, direction: Direction) -> Result<Move> {
         let change = |at_unix_us| Change {
             cluster: site.name.clone(),
@@ -149,7 +149,7 @@ impl Teller<'_> {
         let first = change(self.watch(site).first_change(begun_us)?);
         let agents = agents::of(self.provider, self.peer(site))?;
         let control = agents::control_time(&agents, &first).map_err(|error| format!("{error:#}"));
-        // Who leaves has left when the last endpoint has; who comes back is there with the first one.
+        // A cluster has left when its last endpoint has; it is back with the first one.
         let change = if direction == Direction::Away { change(seen.at_unix_us) } else { first };
         Ok(Move { change, control, direction })
     }
@@ -214,7 +214,7 @@ impl Teller<'_> {
         self.provider.power_off(&site.name, node)?;
         let seen = self.watch(site).wait(REPLICAS - 1)?;
         let moved = self.moved(site, step.begun_us, seen, Direction::Away)?;
-        // What began before the notice may still fail; only then is it settled.
+        // Calls that began before the notice may still fail; only then is it settled.
         thread::sleep(GRACE);
         let failures = Expectation::FailuresEndWithNotice { bound: NOTICE, grace: GRACE };
         // One pod is left: whoever answers, it is both clusters still.
