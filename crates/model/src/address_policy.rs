@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub use self::forbidden::forbidden;
+pub(crate) use self::ranges::MAX_RANGES;
 pub use self::ranges::{DeclaredWord, OwnRanges, PeerRanges, Ranges};
 use crate::address_set::AddressSet;
 

@@ -4,7 +4,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address_set::AddressSet;
-use crate::record::MAX_RANGES;
+
+/// How many address ranges a cluster record may have, and how many addresses and pod CIDRs that of a Node.
+pub(crate) const MAX_RANGES: usize = 1024;
 
 /// Address ranges of a cluster that may hold backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

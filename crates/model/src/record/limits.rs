@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub(crate) use crate::address_policy::MAX_RANGES;
 use crate::snapshot::{Service, ServicePort, SlicePort};
 
 /// Largest value in bytes; a larger one is refused. etcd's own default limit of a whole request is 1.5 MiB.
@@ -17,8 +18,6 @@ pub const MAX_SERVICE_ENDPOINTS: usize = 100_000;
 pub const MAX_PORTS: usize = 20_000;
 /// Bytes of a writer's ports in one record, so that [`MAX_SLICE_ENDPOINTS`] fit beside them.
 pub(crate) const MAX_PORT_BYTES: usize = 950_000;
-/// How many address ranges a cluster record may have, and how many addresses and pod CIDRs that of a Node.
-pub(crate) const MAX_RANGES: usize = 1024;
 /// Longest zone or hostname in bytes (label values and DNS labels have at most 63; some room for others).
 pub(crate) const MAX_TEXT_BYTES: usize = 253;
 /// Longest `created_at` in bytes; RFC 3339 with nanoseconds has 35.
