@@ -7,7 +7,7 @@ use mesh_model::desired::Frontend;
 use mesh_model::snapshot::Protocol;
 
 use super::Effort;
-use super::dial::{Measure, Outcome, Plan, Variant};
+use super::dial::{Hook, Measure, Outcome, Plan, Variant};
 use super::nft;
 use super::row::{Goal, Row};
 use super::seed::{Datapath, service};
@@ -35,7 +35,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
         let echo = service(frontend(0), 81, 1, |_| (backend(0), ECHO_PORT))?;
         let (tcp, desired) = echo.clone();
         datapath.fill(&[echo, (Frontend { protocol: Protocol::Udp, ..tcp }, desired)])?;
-        datapath.fill_up(0, size - 1)?;
+        datapath.fill_up(0, size - 1, 1)?;
         datapaths.push(datapath);
     }
     let mut rows = Vec::new();
@@ -59,11 +59,14 @@ fn variants(testbed: &Testbed, datapaths: &[Datapath], (port, direct): (u16, u16
     let cluster_ip = SocketAddr::from((frontend(0), port));
     let backend = SocketAddr::from((backend(0), direct));
     let first = datapaths.first().context("no datapath")?;
-    let variant =
-        |name: &str, cgroup: &crate::lab::cgroup::Cgroup, netns: usize, target| -> Result<Variant> {
-            let netns = testbed.client(netns)?.name().to_owned();
-            Ok(Variant { name: name.into(), cgroup: cgroup.path().into(), netns, target, program: None })
-        };
+    let variant = |name: &str,
+                   cgroup: &crate::lab::cgroup::Cgroup,
+                   netns: usize,
+                   target|
+     -> Result<Variant> {
+        let netns = testbed.client(netns)?.name().to_owned();
+        Ok(Variant { name: name.into(), cgroup: cgroup.path().into(), netns, target, hook: Hook::default() })
+    };
     let mut variants = vec![
         variant("direct", &first.cgroup, 0, backend)?,
         variant("direct_again", &first.cgroup, 0, backend)?,

@@ -4,14 +4,14 @@
 //! the dialler therefore makes all sockets of a block first, moving between cgroups and namespaces as it goes, and then dials them one by one in an
 //! order drawn anew for each round: every kind of dial meets the same moments of the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
@@ -27,8 +27,20 @@ pub(crate) struct Variant {
     pub(crate) cgroup: PathBuf,
     pub(crate) netns: String,
     pub(crate) target: SocketAddr,
-    /// The program whose time counts, for [`Measure::Hook`].
-    pub(crate) program: Option<u32>,
+    /// The rest is for [`Measure::Hook`].
+    pub(crate) hook: Hook,
+}
+
+/// How [`Measure::Hook`] dials.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Hook {
+    /// The programs whose mean runs are added up.
+    pub(crate) programs: Vec<u32>,
+    /// Of so many addresses from the target's on each dial draws one; 0 for the target alone.
+    pub(crate) spread: u32,
+    /// Connections that are open meanwhile; each dial closes the oldest.
+    pub(crate) live: usize,
+    pub(crate) is_udp: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -61,6 +73,7 @@ pub fn run(path: &std::path::Path) -> Result<()> {
     let plan: Plan = serde_json::from_slice(&text).context("the plan is no plan")?;
     let mut outcome = Outcome::new();
     let mut order = Order(0x9e37_79b9);
+    kernel::raise_open_files()?;
     // The first block warms everything up and is not counted.
     for block in 0..=plan.blocks {
         let values = match plan.measure {
@@ -88,6 +101,12 @@ impl Order {
         }
         order
     }
+
+    /// A number below the bound.
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        u32::try_from((u64::from(self.0) * u64::from(bound)) >> 32).expect("below the bound")
+    }
 }
 
 impl Variant {
@@ -105,6 +124,20 @@ impl Variant {
     fn sockets(&self, count: usize) -> Result<Vec<Socket>> {
         self.enter()?;
         (0..count).map(|_| reset_on_close()).collect()
+    }
+
+    /// Makes a socket and dials one of the targets.
+    fn open(&self, order: &mut Order) -> Result<Socket> {
+        let socket = if self.hook.is_udp {
+            Socket::new(Domain::IPV4, Type::DGRAM, None).context("making a socket")?
+        } else {
+            reset_on_close()?
+        };
+        let SocketAddr::V4(first) = self.target else { bail!("{} is not IPv4", self.target) };
+        let address = u32::from(*first.ip()) + order.below(self.hook.spread);
+        let target = SocketAddr::from((Ipv4Addr::from(address), first.port()));
+        socket.connect(&target.into()).with_context(|| format!("{}: dialling {target}", self.name))?;
+        Ok(socket)
     }
 
     fn connect(&self, socket: &Socket) -> Result<()> {
@@ -190,16 +223,20 @@ fn runs(plan: &Plan, order: &mut Order) -> Result<Vec<f64>> {
     let mut values = vec![0.0; plan.variants.len()];
     for index in order.draw(plan.variants.len()) {
         let variant = &plan.variants[index];
-        let program = variant.program.context("no program to ask about")?;
         variant.enter()?;
-        let before = kernel::run_time(program)?;
+        let live = (0..variant.hook.live).map(|_| variant.open(order));
+        let mut live = live.collect::<Result<VecDeque<_>>>()?;
+        let run_times = || variant.hook.programs.iter().map(|program| kernel::run_time(*program));
+        let before = run_times().collect::<Result<Vec<_>>>()?;
         // Made one by one, as applications do: thousands of sockets made beforehand leave the caches, and the hook
         // would pay for that.
         for _ in 0..plan.dials {
-            variant.connect(&reset_on_close()?)?;
+            live.push_back(variant.open(order)?);
+            live.pop_front();
         }
-        let after = kernel::run_time(program)?;
-        values[index] = after.since(before).context("the hook did not run")?;
+        let after = run_times().collect::<Result<Vec<_>>>()?;
+        let means = after.iter().zip(before).map(|(after, before)| after.since(before));
+        values[index] = means.sum::<Option<f64>>().context("the hook did not run")?;
     }
     Ok(values)
 }

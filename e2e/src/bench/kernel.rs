@@ -132,3 +132,16 @@ pub(crate) fn run_time(program: u32) -> Result<RunTime> {
     let nanoseconds = u64::try_from(found.run_time().as_nanos())?;
     Ok(RunTime { nanoseconds, runs: found.run_count() })
 }
+
+/// Lets this process open as many files as it may.
+pub(crate) fn raise_open_files() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes, then reads, a limit that outlives the calls.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if raised { Ok(()) } else { Err(io::Error::last_os_error()).context("raising RLIMIT_NOFILE") }
+}

@@ -14,7 +14,9 @@ use node_agent::datapath::programs::{Found, Installation};
 
 use crate::lab::cgroup::Cgroup;
 
+use super::agent::map_bytes;
 use super::kernel;
+use super::serve::ACCEPT_PORT;
 use super::testbed::{Testbed, backend, frontend};
 
 /// Room for more than any row asks for.
@@ -36,20 +38,38 @@ pub(crate) struct Datapath {
 
 impl Datapath {
     pub(crate) fn install(testbed: &Testbed, instance: &str) -> Result<Self> {
+        Self::install_with(testbed, instance, CAPACITY)
+    }
+
+    pub(crate) fn install_with(testbed: &Testbed, instance: &str, capacity: Capacity) -> Result<Self> {
         let cgroup = testbed.cgroup(instance)?;
         let bpffs = testbed.lab_dir.bpffs();
         let installation = Installation::new(&bpffs, instance, Some(cgroup.path()))?;
-        let Found::Built { mut maps, old: None } = installation.maps(CAPACITY)? else {
+        let Found::Built { mut maps, old: None } = installation.maps(capacity)? else {
             bail!("instance {instance} is there already")
         };
         installation.attach(&mut maps)?;
-        let actual = Actual::new(CAPACITY);
+        let actual = Actual::new(capacity);
         Ok(Self { cgroup, maps, actual, bpffs, instance: instance.into() })
     }
 
     /// The id of the program on `connect` of IPv4 sockets.
     pub(crate) fn connect4(&self) -> Result<u32> {
-        kernel::program_of("mesh_connect4", &pin_dir(&self.bpffs, &self.instance).join("maps/SERVICES"))
+        kernel::program_of("mesh_connect4", &self.pins().join("SERVICES"))
+    }
+
+    /// The id of the program that runs when a socket is closed.
+    pub(crate) fn release(&self) -> Result<u32> {
+        kernel::program_of("mesh_release", &self.pins().join("SOCKETS"))
+    }
+
+    /// Bytes of kernel memory of all its maps.
+    pub(crate) fn map_bytes(&self) -> Result<f64> {
+        map_bytes(&self.pins())
+    }
+
+    fn pins(&self) -> PathBuf {
+        pin_dir(&self.bpffs, &self.instance).join("maps")
     }
 
     pub(crate) fn fill(&mut self, services: &[(Frontend, Option<DesiredService>)]) -> Result<()> {
@@ -60,9 +80,9 @@ impl Datapath {
         Ok(())
     }
 
-    /// Fills the maps with so many services of one backend each, from the `from`th ClusterIP on.
-    pub(crate) fn fill_up(&mut self, from: usize, count: usize) -> Result<()> {
-        let one = |number| service(frontend(number), 80, 1, |at| (backend(number + at), 8080));
+    /// Fills the maps with so many services of so many groups of one backend, from the `from`th ClusterIP on.
+    pub(crate) fn fill_up(&mut self, from: usize, count: usize, groups: usize) -> Result<()> {
+        let one = |number| service(frontend(number), 80, groups, |at| (backend(number + at), ACCEPT_PORT));
         for first in (from..from + count).step_by(PER_PLAN) {
             let services = (first..(from + count).min(first + PER_PLAN)).map(one);
             self.fill(&services.collect::<Result<Vec<_>>>()?)?;
