@@ -11,7 +11,7 @@ use mesh_abi::{
 use mesh_admin::api::Names;
 use node_agent::datapath::actual::Capacity;
 use node_agent::datapath::dump;
-use node_agent::datapath::plan::Freed;
+use node_agent::datapath::plan::Retired;
 use node_agent::datapath::restore::{Contents, restore};
 
 const CAPACITY: Capacity = Capacity { services: 64, slots: 256, backends: 64, counters: 64 };
@@ -28,9 +28,9 @@ fuzz_target!(|data: &[u8]| {
     // Whatever it was, it can be deleted, and then nothing is left of it.
     let all: Vec<_> = actual.frontends().map(|(frontend, _)| (*frontend, None)).collect();
     let mut plan = actual.plan(&all);
-    let mut freed: Freed = actual.written(&mut plan);
-    freed.append(leftover);
-    actual.release(freed);
+    let mut retired: Retired = actual.written(&mut plan);
+    retired.append(leftover);
+    actual.release(retired);
     assert_eq!(actual.frontend_count(), 0);
 });
 
@@ -72,7 +72,8 @@ impl Bytes<'_> {
         backends.dedup_by_key(|(id, _)| *id);
         backends.retain(|(_, backend)| backend.state != mesh_abi::STATE_FREE);
         let slots = (0..slots).map(|_| SlotEntry { backend: self.size(), service: self.size() }).collect();
-        Contents { services, slots, backends }
+        let tables = (0..self.u8() % 4).map(|_| self.size()).collect();
+        Contents { services, slots, backends, tables }
     }
 
     fn address(&mut self) -> [u8; 16] {
@@ -105,8 +106,6 @@ impl Bytes<'_> {
             key: if is_torn { self.key() } else { key },
             group_count: groups,
             flags: self.u8(),
-            zero: [0; 2],
-            cells: [0; MAX_GROUPS],
             groups: [Group::default(); MAX_GROUPS],
             tail: if is_torn { Stamp::default() } else { head },
         };

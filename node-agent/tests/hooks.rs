@@ -20,8 +20,8 @@ use node_agent::datapath::maps::{Datapath, Maps, NAMES};
 use node_agent::datapath::programs::{Found, HOOKS, uninstall};
 
 use support::{
-    CAPACITY, Dialler, INSTANCE, Service, UNROUTED, World, beat, cells_in_use, dial, outcome, server, shares,
-    with_owners,
+    CAPACITY, Dialler, INSTANCE, Service, UNROUTED, World, beat, cells_in_use, counted_sockets, dial,
+    outcome, server, shares, with_owners,
 };
 
 /// Nothing routes there: what isn't translated fails at once.
@@ -397,18 +397,27 @@ impl Drop for DoneWhenDropped<'_> {
 
 /// Dials while a thread of its own rewrites the services' entries, flat out; returns the number of rewrites.
 fn rewriting(maps: &mut Maps, services: &[&Service], dialling: impl FnOnce()) -> u64 {
+    rewriting_in_turn(maps, &[services], dialling)
+}
+
+/// The same with entries of which one list is written after the other.
+fn rewriting_in_turn(maps: &mut Maps, turns: &[&[&Service]], dialling: impl FnOnce()) -> u64 {
     let done = AtomicBool::new(false);
-    let mut entries: Vec<_> = services.iter().map(|service| (service.key(), service.entry())).collect();
+    let entry = |service: &&Service| (service.key(), service.entry());
+    let mut turns: Vec<Vec<_>> = turns.iter().map(|services| services.iter().map(entry).collect()).collect();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let mut rewrites = 0;
+            let (mut rewrites, mut generation) = (0, 1_u32);
             while !done.load(Ordering::Relaxed) {
-                for (_, entry) in &mut entries {
-                    entry.head.generation = entry.head.generation.wrapping_add(1);
-                    entry.tail = entry.head;
+                for entries in &mut turns {
+                    generation = generation.wrapping_add(1);
+                    for (_, entry) in entries.iter_mut() {
+                        entry.head.generation = generation;
+                        entry.tail = entry.head;
+                    }
+                    assert!(maps.services.write_services(entries).is_empty());
+                    rewrites += entries.len() as u64;
                 }
-                assert!(maps.services.write_services(&entries).is_empty());
-                rewrites += entries.len() as u64;
             }
             rewrites
         });
@@ -478,6 +487,66 @@ fn entries_rewritten_all_the_while_never_lead_astray() {
     assert!(rewrites > 1000, "{rewrites} rewrites");
     assert_eq!(outcome(&maps, Outcome::Translated), 6000);
     assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
+}
+
+#[test]
+fn services_that_grow_and_shrink_all_the_while_never_lead_astray() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let servers: Vec<_> = (1..=8).map(|last| server(&format!("127.0.1.{last}:80"))).collect();
+    let all: Vec<_> = servers.iter().collect();
+    let frontends = [FRONTEND, "10.96.0.2:80"];
+    let of_groups = |id: u32, groups: usize| {
+        let first = (id as usize - 1) * 4;
+        let service = Service::new(id, frontends[id as usize - 1]);
+        (1..)
+            .zip(&all[first..first + groups])
+            .fold(service, |service, (cluster, server)| service.group(cluster, 0, 1, &[*server]))
+    };
+    let (two, many) = ([of_groups(1, 2), of_groups(2, 2)], [of_groups(1, 4), of_groups(2, 3)]);
+    many.iter().chain(&two).for_each(|service| service.write(&mut maps));
+    let connects = connects(6000);
+    let turns = [[&two[0], &many[1]], [&many[0], &two[1]], [&many[0], &many[1]], [&two[0], &two[1]]];
+    let turns: Vec<&[&Service]> = turns.iter().map(|turn| &turn[..]).collect();
+    let rewrites = rewriting_in_turn(&mut maps, &turns, || {
+        for number in 0..connects {
+            let index = usize::from(number % 2 == 1);
+            let got = dial(frontends[index], &all).unwrap();
+            assert_eq!(got / 4, index, "{} reached server {got}", frontends[index]);
+        }
+    });
+    assert!(rewrites > 1000, "{rewrites} rewrites");
+    assert_eq!(outcome(&maps, Outcome::Translated), connects);
+    assert_eq!(outcome(&maps, Outcome::GaveUp), 0);
+}
+
+#[test]
+fn sockets_are_counted_for_as_long_as_they_have_storage() {
+    let world = World::new();
+    let mut maps = world.attached();
+    let a = server("127.0.1.1:80");
+    Service::new(1, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    Service::new(2, "10.96.0.2:80").group(1, 0, 1, &[&a]).write(&mut maps);
+    Service::udp(3, FRONTEND).group(1, 0, 1, &[&a]).write(&mut maps);
+    with_owners(&world, |owners| owners.fill(u64::MAX));
+    let mut held: Vec<_> = (0..20).map(|_| dial_and_hold(&a)).collect();
+    assert_eq!(counted_sockets(&world), 20);
+    // Each is counted once, whatever it dials.
+    support::reconnect(&held[0], "10.96.0.2:80");
+    assert_eq!(counted_sockets(&world), 20);
+    support::reconnect(&held[0], "127.0.1.1:80");
+    assert_eq!(held[0].peer_addr().unwrap(), "127.0.1.1:80".parse().unwrap());
+    assert_eq!(counted_sockets(&world), 19);
+    held.truncate(10);
+    assert_eq!(counted_sockets(&world), 9);
+    drop(held);
+    assert_eq!(counted_sockets(&world), 0);
+
+    let datagrams = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    datagrams.connect(FRONTEND).unwrap();
+    assert_eq!((counted_sockets(&world), datagrams.peer_addr().unwrap()), (1, FRONTEND.parse().unwrap()));
+    drop(datagrams);
+    assert_eq!(counted_sockets(&world), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use mesh_abi::{Group, ServiceCell, ServiceEntry};
+use mesh_abi::{Group, ServiceCell, ServiceVersion};
 
 const OBJECT: &[u8] = include_bytes!("../../ebpf/object/mesh.bpf.o");
 /// The programs that choose a backend.
@@ -18,7 +18,7 @@ const LOAD_BYTE: u8 = 0x71;
 const LOAD_DOUBLE: u8 = 0x79;
 const AND_32: u8 = 0x54;
 const AND_64: u8 = 0x57;
-const MULTIPLY: u8 = 0x27;
+const SHIFT_LEFT: u8 = 0x67;
 const ADD_REGISTER: u8 = 0x0f;
 const OR_REGISTER: u8 = 0x4f;
 const MOVE: u8 = 0xbf;
@@ -66,20 +66,21 @@ fn instructions(elf: &[u8], wanted: &str) -> Vec<Instruction> {
     elf[start..start + length].chunks_exact(8).map(Instruction::parse).collect()
 }
 
-/// `version = cell + (cell.current & 1) * size`, without a branch. What it begins with is kept aside meanwhile.
+/// `version = cell + ((cell.current & 1) << the size's logarithm)`, without a branch. What it begins with is kept aside
+/// meanwhile.
 fn is_version_by_address(window: &[Instruction]) -> bool {
     let kept = window.iter().filter(|next| !matches!(next.op, STORE_WORD | STORE_DOUBLE));
     let steps: Vec<_> = kept.filter(|next| next.op != MOVE).take(4).collect();
     let [load, mask, scale, add] = steps[..] else { return false };
     let current = i16::try_from(offset_of!(ServiceCell, current)).unwrap();
-    let version = i32::try_from(size_of::<ServiceEntry>()).unwrap();
+    let version = i32::try_from(size_of::<ServiceVersion>().trailing_zeros()).unwrap();
     let (index, cell) = (load.destination, load.source);
     let is_copied =
         window.iter().any(|next| (next.op, next.source, next.destination) == (MOVE, cell, add.destination));
     (load.op, load.offset) == (LOAD_WORD, current)
         && matches!(mask.op, AND_32 | AND_64)
         && (mask.destination, mask.immediate) == (index, 1)
-        && (scale.op, scale.destination, scale.immediate) == (MULTIPLY, index, version)
+        && (scale.op, scale.destination, scale.immediate) == (SHIFT_LEFT, index, version)
         && (add.op, add.source) == (ADD_REGISTER, index)
         && (add.destination == cell || is_copied)
 }
@@ -109,7 +110,8 @@ fn distances(all: &[Instruction]) -> Vec<usize> {
 
 /// The loads at addresses to which a register was added: operation and offset of the first load through each.
 fn loads_at_distance(after: &[Instruction], distance: u8) -> Vec<(u8, i16)> {
-    let adds = after.windows(2).filter(|pair| (pair[0].op, pair[0].source) == (ADD_REGISTER, distance));
+    let loads: Vec<_> = after.iter().filter(|next| next.op != MOVE).collect();
+    let adds = loads.windows(2).filter(|pair| (pair[0].op, pair[0].source) == (ADD_REGISTER, distance));
     adds.filter(|pair| pair[1].source == pair[0].destination)
         .map(|pair| (pair[1].op, pair[1].offset))
         .collect()
@@ -118,7 +120,7 @@ fn loads_at_distance(after: &[Instruction], distance: u8) -> Vec<(u8, i16)> {
 #[test]
 fn what_tells_whether_an_entry_is_whole_is_read_at_an_address_made_of_all_that_was_read_of_it() {
     let current = offset(offset_of!(ServiceCell, current));
-    let head = offset(offset_of!(ServiceEntry, head));
+    let head = offset(offset_of!(ServiceVersion, head));
     for program in CHOOSING {
         let all = instructions(OBJECT, program);
         let [at] = distances(&all)[..] else { panic!("{program}: not one `x & 0`: see docs/kernels.md") };
@@ -126,7 +128,7 @@ fn what_tells_whether_an_entry_is_whole_is_read_at_an_address_made_of_all_that_w
         // The cell's word, and from the stamp on all the rest of the entry, behind one another.
         let loads = loads_at_distance(&all[at + 1..at + 16], seen);
         assert_eq!(loads, [(LOAD_WORD, current), (LOAD_DOUBLE, head)], "{program}");
-        // Two stamps, the flags, the word that chooses a group, and the group.
+        // Two stamps, the flags with the number of groups, the word that chooses a group, and the group.
         let words = all.iter().filter(|or| (or.op, or.destination) == (OR_REGISTER, seen)).count();
         assert!(words >= 4 + GROUP_FIELDS, "{program}: {words} words are seen");
         assert_eq!(groups_seen(&all, Some(seen)), 1, "{program}: the group that is chosen");
@@ -142,7 +144,6 @@ const GROUP_FIELDS: usize = 6;
 
 /// How often all fields of a group are loaded, one after the other, and then put, one after the other, into one register.
 fn groups_seen(all: &[Instruction], into: Option<u8>) -> usize {
-    let groups = offset_of!(ServiceEntry, groups);
     let fields = [
         (LOAD_HALF, offset_of!(Group, cluster)),
         (LOAD_BYTE, offset_of!(Group, tier)),
@@ -151,7 +152,7 @@ fn groups_seen(all: &[Instruction], into: Option<u8>) -> usize {
         (LOAD_WORD, offset_of!(Group, count)),
         (LOAD_WORD, offset_of!(Group, counter)),
     ]
-    .map(|(op, field)| (op, offset(groups + field)));
+    .map(|(op, field)| (op, offset(field)));
     let is_seen = |at: &usize| {
         let (loads, rest) = all[*at..].split_at(GROUP_FIELDS);
         let ors: Vec<_> =

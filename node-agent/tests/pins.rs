@@ -97,7 +97,7 @@ fn a_missing_pin_is_repaired_and_connects_go_on() {
         assert_connects(&backend, name);
         let mut installed = world.installed("");
         assert_connects(&backend, name);
-        let essential = ["SERVICES", "SLOTS", "BACKENDS"].contains(&name);
+        let essential = ["SERVICES", "GROUPS", "SLOTS", "BACKENDS"].contains(&name);
         assert_eq!(installed.actual.held(&frontend()).is_none(), essential, "{name}");
         assert_eq!(installed.retiring.is_empty(), !essential, "{name}");
         if essential {

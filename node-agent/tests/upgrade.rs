@@ -21,8 +21,8 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use mesh_abi::{
-    BackendEntry, CLUSTER_DEMOTED, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE, ServiceCell, ServiceKey,
-    SlotEntry,
+    BackendEntry, CLUSTER_DEMOTED, EarlierCell, EarlierEntry, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE,
+    ServiceEntry, ServiceKey, SlotEntry, alias_cells,
 };
 use node_agent::datapath::actual::{Actual, unmapped};
 use node_agent::datapath::apply::apply;
@@ -274,6 +274,12 @@ fn insert<V: mesh_abi::Plain>(map: Map, entries: impl Iterator<Item = (ServiceKe
     entries.for_each(|(key, value)| services.insert(Bytes(key), Bytes(value), 0).unwrap());
 }
 
+/// The entry as layouts up to 6 had it.
+fn earlier(entry: &ServiceEntry) -> EarlierEntry {
+    let &ServiceEntry { head, key, group_count, flags, groups, tail } = entry;
+    EarlierEntry { head, key, group_count, flags, zero: [0; 2], cells: alias_cells(&groups), groups, tail }
+}
+
 /// Writes what that version's agent would: entries were what they are, and in layout 1 nothing was around them.
 fn fill(programs: &mut Ebpf, layout: u32, backend: &TcpListener) {
     let mut actual = Actual::new(CAPACITY);
@@ -285,9 +291,13 @@ fn fill(programs: &mut Ebpf, layout: u32, backend: &TcpListener) {
     let mut slots: Array<MapData, Bytes<SlotEntry>> = map(programs, "SLOTS").try_into().unwrap();
     plan.slots.iter().for_each(|(index, entry)| slots.set(*index, Bytes(*entry), 0).unwrap());
     match layout {
-        1 => insert(map(programs, "SERVICES"), plan.services.iter().copied()),
+        1 => {
+            let entries = plan.services.iter().map(|(key, entry)| (*key, earlier(entry)));
+            insert(map(programs, "SERVICES"), entries);
+        }
         _ => {
-            let cells = plan.services.iter().map(|(key, entry)| (*key, ServiceCell::new(*entry)));
+            let cell = |entry| EarlierCell { lock: Default::default(), current: 0, versions: [entry; 2] };
+            let cells = plan.services.iter().map(|(key, entry)| (*key, cell(earlier(entry))));
             insert(map(programs, "SERVICES"), cells);
         }
     }

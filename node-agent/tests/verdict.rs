@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use mesh_abi::{BackendEntry, CLUSTER_DEMOTED, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{BackendEntry, CLUSTER_DEMOTED, ServiceEntry, ServiceKey, SlotEntry, TableKey};
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::{ClusterId, ServiceName};
 use mesh_model::snapshot::Protocol;
@@ -48,6 +48,10 @@ impl Datapath for InTheMiddle {
 
     fn delete_services(&mut self, keys: &[ServiceKey]) -> Vec<Refused> {
         self.services.delete_services(keys)
+    }
+
+    fn delete_tables(&mut self, keys: &[TableKey]) -> Vec<Refused> {
+        self.services.delete_tables(keys)
     }
 
     fn reset_counters(&mut self, ids: &[u32]) -> Vec<Refused> {

@@ -3,7 +3,10 @@
 //!
 //! The random word names one of sixteen columns; each column belongs to one group up to a threshold and to one
 //! other group, its alias, above it. The thresholds are such that every group of the first tier gets its share.
+//!
+//! Of two groups, one threshold chooses.
 
+use crate::entry::INLINE_GROUPS;
 use crate::group::{Group, MAX_GROUPS};
 
 /// Bits of a cell and of a random word that name a column.
@@ -45,6 +48,24 @@ fn scaled_weights(groups: &[Group]) -> [u64; MAX_GROUPS] {
         *column = u64::from(group.weight) * MAX_GROUPS as u64;
     }
     scaled
+}
+
+/// The threshold of a first group that is always chosen.
+const ALWAYS: u32 = 1 << 31;
+
+/// What lies below chooses the first of two groups, whose order is by tier: shares of the first tier only, exact to
+/// 2^-31. If no group of the first tier has a weight, it is the first.
+pub(crate) fn threshold(groups: [Group; INLINE_GROUPS]) -> u32 {
+    let [first, second] = groups;
+    let other = if second.tier == first.tier { u64::from(second.weight) } else { 0 };
+    let share = (u64::from(first.weight) * u64::from(ALWAYS)).checked_div(u64::from(first.weight) + other);
+    share.map_or(ALWAYS, |share| share as u32)
+}
+
+/// Which of two groups a random word chooses.
+#[inline(always)]
+pub(crate) const fn one_of_two(threshold: u32, random: u32) -> usize {
+    (random >> 1 >= threshold) as usize
 }
 
 /// The column that a random word names.
@@ -117,6 +138,27 @@ mod tests {
         #[test]
         fn any_cell_names_a_group_in_bounds(cell in any::<u32>(), random in any::<u32>()) {
             prop_assert!(chosen(cell, random) < MAX_GROUPS);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_share_of_the_first_of_two_follows_the_weights(
+            first in 0..=MAX_WEIGHT, second in 0..=MAX_WEIGHT, same_tier in any::<bool>()
+        ) {
+            let threshold = threshold([group(1, first), group(if same_tier { 1 } else { 2 }, second)]);
+            let share = f64::from(threshold) / f64::from(ALWAYS);
+            let other = if same_tier { f64::from(second) } else { 0.0 };
+            prop_assume!(f64::from(first) + other > 0.0);
+            prop_assert!((share - f64::from(first) / (f64::from(first) + other)).abs() < 1e-9);
+        }
+
+        #[test]
+        fn a_group_that_stands_alone_or_without_weight_is_chosen_always_or_never(random in any::<u32>()) {
+            prop_assert_eq!(one_of_two(threshold([group(0, 7), group(0, 0)]), random), 0);
+            prop_assert_eq!(one_of_two(threshold([group(0, 7), group(1, 7)]), random), 0);
+            prop_assert_eq!(one_of_two(threshold([group(0, 0), group(0, 7)]), random), 1);
+            prop_assert_eq!(one_of_two(threshold([group(0, 0), group(1, 7)]), random), 0);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::plain;
 
 /// Version of the maps' layout. It also stands in the pin path; maps of another layout are never touched.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// The single element of `CONTROL`.
 #[repr(C)]

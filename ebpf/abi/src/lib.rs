@@ -16,6 +16,8 @@ mod backend;
 mod cluster;
 mod control;
 mod counter;
+mod earlier;
+mod entry;
 mod group;
 mod key;
 mod order;
@@ -27,6 +29,7 @@ mod reply;
 mod scan;
 mod service;
 mod slot;
+mod table;
 
 pub use address::{from_quarters, is_mapped, mapped, quarters};
 pub use alias::alias_cells;
@@ -34,14 +37,17 @@ pub use backend::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STA
 pub use cluster::{CLUSTER_DEMOTED, CLUSTER_USABLE, ClusterStates, MAX_CLUSTERS};
 pub use control::{Control, LAYOUT};
 pub use counter::{Counter, Cpu, OUTCOMES, Outcome};
+pub use earlier::{EarlierCell, EarlierEntry};
+pub use entry::{INLINE_GROUPS, ServiceEntry};
 pub use group::{Group, MAX_GROUPS, MAX_WEIGHT};
 pub use key::{KeyWords, PROTOCOL_TCP, PROTOCOL_UDP, ServiceKey};
-pub use origin::{CELLS, Origin, Sockets, cell_index};
+pub use origin::{CELLS, Origin, Sockets, cell_index, count_index};
 pub use pick::{ATTEMPTS, Choice, Tables, Verdict, decide};
 pub use reply::{ReplyEntry, ReplyKey};
 pub use scan::{LOOK_TORN, Scan, look};
-pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceEntry, Stamp, bpf_spin_lock};
+pub use service::{FLAG_CANARY, FLAG_PLAIN_OK, ServiceCell, ServiceVersion, Stamp, bpf_spin_lock};
 pub use slot::SlotEntry;
+pub use table::{GroupTable, TableKey};
 
 /// Marks a type as plain bytes: `repr(C)`, no padding, every bit pattern valid.
 ///

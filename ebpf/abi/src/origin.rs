@@ -81,9 +81,14 @@ impl Origin {
 /// As many translated TCP sockets remember what they had dialled without an allocation.
 pub const CELLS: usize = 1 << 16;
 
+/// So many cells share a count of the sockets that have storage although a cell of these would be theirs.
+const CELLS_PER_COUNT: usize = 16;
+const COUNTS: usize = CELLS / CELLS_PER_COUNT;
+
 /// The single element of `SOCKETS`, so that a program looks it up once and then indexes it: cells by [`cell_index`].
 ///
-/// The owners lie apart from the origins, because every connect reads one: close together they stay in the cache.
+/// The owners lie apart from the origins, because every connect reads one: close together they stay in the cache. So do the
+/// counts, which tell most connects that there is no storage to look for.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Sockets {
@@ -92,12 +97,20 @@ pub struct Sockets {
     pub owners: [u64; CELLS],
     /// What it had dialled.
     pub origins: [Origin; CELLS],
+    /// How many sockets have storage in `ORIGINS`, by [`count_index`]: at least as many as have.
+    pub stored: [u32; COUNTS],
 }
-plain!(Sockets, size 56 * CELLS, align 8);
+plain!(Sockets, size 56 * CELLS + 4 * COUNTS, align 8);
 
 /// Index of the cell that a socket may have; where that is another socket's, `ORIGINS` has room. Sockets lie side by
 /// side: a multiplication by the golden ratio (Knuth's, for 64 bits) spreads them.
 #[inline(always)]
 pub const fn cell_index(socket: u64) -> usize {
     (socket.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CELLS.trailing_zeros())) as usize
+}
+
+/// Index of the count in which a socket of this [`cell_index`] is counted.
+#[inline(always)]
+pub const fn count_index(cell: usize) -> usize {
+    cell / CELLS_PER_COUNT
 }

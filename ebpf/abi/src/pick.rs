@@ -8,14 +8,14 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use crate::address::is_mapped;
-use crate::alias;
+use crate::alias::{chosen, column, one_of_two};
 use crate::order::Seen;
 use crate::read;
 use crate::reading::Reading;
 use crate::scan::{Scan, look, thorough};
 use crate::{
-    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, KeyWords, STATE_ACTIVE,
-    ServiceCell, ServiceEntry, ServiceKey, SlotEntry,
+    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, GroupTable, KeyWords,
+    STATE_ACTIVE, ServiceCell, ServiceKey, SlotEntry, TableKey,
 };
 
 /// How often a changing entry is looked up before the program gives up.
@@ -31,6 +31,8 @@ const QUICK_SLOTS: u32 = 3;
 pub unsafe trait Tables {
     /// The cell under `key` in `SERVICES`.
     fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceCell>>;
+    /// The table under `key` in `GROUPS`.
+    fn table(&mut self, key: &TableKey) -> Option<NonNull<GroupTable>>;
     /// Element `index` of `SLOTS`.
     fn slot(&mut self, index: u32) -> Option<NonNull<SlotEntry>>;
     /// Element `id` of `BACKENDS`.
@@ -45,11 +47,11 @@ pub unsafe trait Tables {
     fn torn(&mut self);
     /// [`look`], where the implementor wants it.
     #[inline(always)]
-    fn look(&mut self, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32
+    fn look(&mut self, group: NonNull<Group>, scan: &mut Scan) -> u32
     where
         Self: Sized,
     {
-        look(self, entry, scan)
+        look(self, group, scan)
     }
 }
 
@@ -157,10 +159,10 @@ fn choose<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice)
         return Some(true);
     }
     cold_path();
-    // A word of its own: what a function is given the address of lies in memory, also for the quick way.
-    let mut seen = reading.seen;
-    let pick = Pick::unpack(thorough(tables, reading.entry, reading.service(), &mut seen));
-    reading.seen = seen;
+    let groups = reading.groups(tables)?;
+    let mut scan = Scan::new(groups.first, reading.group_count(), reading.service(), tables.random());
+    let pick = Pick::unpack(thorough(tables, groups.first, groups.mask, &mut scan));
+    reading.seen.add(scan.seen.word());
     if pick.backend == Pick::TORN.backend {
         return None;
     }
@@ -232,9 +234,7 @@ impl Pick {
 #[inline(always)]
 fn quick<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) -> Option<bool> {
     let mut random = tables.random();
-    let cell = read::cell(reading.entry, alias::column(random));
-    reading.seen.add(cell.into());
-    let group = GroupView::read(reading.entry, alias::chosen(cell, random), &mut reading.seen);
+    let group = first_choice(tables, reading, random)?;
     if group.count == 0 || group.weight == 0 {
         return Some(false);
     }
@@ -254,6 +254,24 @@ fn quick<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) 
     Some(false)
 }
 
+/// The group that the random word chooses by weight; nothing if its table shows that it isn't the entry's.
+#[inline(always)]
+fn first_choice<T: Tables>(tables: &mut T, reading: &mut Reading, random: u32) -> Option<GroupView> {
+    let group = if reading.is_wide() {
+        let table = reading.table(tables)?;
+        let cell = read::cell(table, column(random));
+        reading.seen.add(cell.into());
+        // SAFETY: a table has as many groups as columns, and the index is below that number.
+        unsafe { read::group(read::table_groups(table), chosen(cell, random)) }
+    } else {
+        let threshold = read::threshold(reading.version);
+        reading.seen.add(threshold.into());
+        // SAFETY: a version has two groups.
+        unsafe { read::group(read::inline_groups(reading.version), one_of_two(threshold, random)) }
+    };
+    Some(GroupView::read(group, &mut reading.seen))
+}
+
 /// A group's fields, read at once: the verifier follows every value of a live index on its own, and so the
 /// index must not outlive this.
 #[derive(Clone, Copy)]
@@ -267,16 +285,15 @@ pub(crate) struct GroupView {
 }
 
 impl GroupView {
-    /// The group at `index`, which must be below [`MAX_GROUPS`](crate::MAX_GROUPS).
     #[inline(always)]
-    pub(crate) fn read(entry: NonNull<ServiceEntry>, index: usize, seen: &mut Seen) -> Self {
+    pub(crate) fn read(from: NonNull<Group>, seen: &mut Seen) -> Self {
         let group = Self {
-            cluster: read::cluster(entry, index),
-            tier: u32::from(read::tier(entry, index)),
-            weight: read::weight(entry, index),
-            first: read::first(entry, index),
-            count: read::count(entry, index),
-            counter: read::counter(entry, index),
+            cluster: read::cluster(from),
+            tier: u32::from(read::tier(from)),
+            weight: read::weight(from),
+            first: read::first(from),
+            count: read::count(from),
+            counter: read::counter(from),
         };
         seen.add(group.cluster.into());
         seen.add(group.tier.into());

@@ -6,7 +6,8 @@
 use core::ptr::{NonNull, addr_of};
 
 use crate::{
-    BackendEntry, ClusterStates, Group, KeyWords, MAX_CLUSTERS, ServiceCell, ServiceEntry, SlotEntry,
+    BackendEntry, ClusterStates, Group, GroupTable, KeyWords, MAX_CLUSTERS, ServiceCell, ServiceVersion,
+    SlotEntry,
 };
 
 /// Reads a field through a pointer to its struct.
@@ -22,30 +23,30 @@ macro_rules! field {
     };
 }
 
-/// Port and protocol of the entry's key, and its padding.
+/// Port and protocol of the cell's key, and its padding.
 #[inline(always)]
-fn key_rest(entry: NonNull<ServiceEntry>) -> u32 {
-    // SAFETY: the three fields lie side by side inside the entry, from an aligned one on.
-    unsafe { addr_of!((*entry.as_ptr()).key.port).cast::<u32>().read_volatile() }
+fn key_rest(cell: NonNull<ServiceCell>) -> u32 {
+    // SAFETY: the three fields lie side by side inside the cell, from an aligned one on.
+    unsafe { addr_of!((*cell.as_ptr()).key.port).cast::<u32>().read_volatile() }
 }
 
-/// Reads a field of the group at an index, which must be below [`MAX_GROUPS`](crate::MAX_GROUPS).
-macro_rules! group_field {
-    ($name:ident: $type:ty) => {
+/// The pointer to a field.
+macro_rules! place {
+    ($(#[$doc:meta])* $name:ident: $struct:ty => $field:ident as $type:ty) => {
+        $(#[$doc])*
         #[inline(always)]
-        pub(crate) fn $name(entry: NonNull<ServiceEntry>, index: usize) -> $type {
-            // SAFETY: callers keep `index` below the number of groups, so the pointer stays inside the entry,
-            // which they got under the promise of `Tables`.
-            unsafe {
-                let group = addr_of!((*entry.as_ptr()).groups).cast::<Group>().add(index);
-                addr_of!((*group).$name).read_volatile()
-            }
+        pub(crate) fn $name(of: NonNull<$struct>) -> NonNull<$type> {
+            // SAFETY: the field lies inside a struct that the caller got under the promise of `Tables`.
+            unsafe { NonNull::new_unchecked(core::ptr::addr_of_mut!((*of.as_ptr()).$field).cast::<$type>()) }
         }
     };
 }
 
-field!(flags: ServiceEntry => flags as u8);
-field!(used_groups: ServiceEntry => group_count as u8);
+field!(
+    /// Number of groups, flags and padding, as they lie in memory.
+    group_count_and_flags: ServiceVersion => group_count as u32
+);
+field!(threshold: ServiceVersion => threshold as u32);
 field!(
     /// The port as it lies in memory: network order.
     port: BackendEntry => port as u16
@@ -57,27 +58,42 @@ field!(
 );
 field!(state: BackendEntry => state as u32);
 field!(address: BackendEntry => address as [u64; 2]);
-field!(head: ServiceEntry => head as u64);
-field!(tail: ServiceEntry => tail as u64);
-field!(key_address: ServiceEntry => key as [u64; 2]);
-group_field!(cluster: u16);
-group_field!(tier: u8);
-group_field!(weight: u32);
-group_field!(first: u32);
-group_field!(count: u32);
-group_field!(counter: u32);
+field!(head: ServiceVersion => head as u64);
+field!(tail: ServiceVersion => tail as u64);
+field!(key_address: ServiceCell => key as [u64; 2]);
+field!(table_head: GroupTable => head as u64);
+field!(table_tail: GroupTable => tail as u64);
+field!(cluster: Group => cluster as u16);
+field!(tier: Group => tier as u8);
+field!(weight: Group => weight as u32);
+field!(first: Group => first as u32);
+field!(count: Group => count as u32);
+field!(counter: Group => counter as u32);
+place!(
+    /// The first of the groups of a version that has no table.
+    inline_groups: ServiceVersion => groups as Group
+);
+place!(
+    /// The first of the groups of a table.
+    table_groups: GroupTable => groups as Group
+);
+
+/// The group at an index.
+///
+/// # Safety
+/// There are more groups than `index` behind the pointer.
+#[inline(always)]
+pub(crate) unsafe fn group(groups: NonNull<Group>, index: usize) -> NonNull<Group> {
+    // SAFETY: as the caller promises.
+    unsafe { groups.add(index) }
+}
 
 /// The cell of a column, which must be below [`MAX_GROUPS`](crate::MAX_GROUPS).
 #[inline(always)]
-pub(crate) fn cell(entry: NonNull<ServiceEntry>, column: usize) -> u32 {
-    // SAFETY: callers keep `column` below the number of cells, so the pointer stays inside the entry, which
+pub(crate) fn cell(table: NonNull<GroupTable>, column: usize) -> u32 {
+    // SAFETY: callers keep `column` below the number of cells, so the pointer stays inside the table, which
     // they got under the promise of `Tables`.
-    unsafe { addr_of!((*entry.as_ptr()).cells).cast::<u32>().add(column).read_volatile() }
-}
-
-#[inline(always)]
-pub(crate) fn group_count(entry: NonNull<ServiceEntry>) -> u32 {
-    u32::from(used_groups(entry))
+    unsafe { addr_of!((*table.as_ptr()).cells).cast::<u32>().add(column).read_volatile() }
 }
 
 /// State of the cluster; ids wrap at the number of states, as they do nowhere.
@@ -105,19 +121,19 @@ field!(
 
 /// The version that `current` names.
 #[inline(always)]
-pub(crate) fn version(cell: NonNull<ServiceCell>, current: u32) -> NonNull<ServiceEntry> {
+pub(crate) fn version(cell: NonNull<ServiceCell>, current: u32) -> NonNull<ServiceVersion> {
     let index = current as usize & 1;
     // SAFETY: there are two versions inside the cell, which the caller got under the promise of `Tables`.
     unsafe {
-        let versions = core::ptr::addr_of_mut!((*cell.as_ptr()).versions).cast::<ServiceEntry>();
+        let versions = core::ptr::addr_of_mut!((*cell.as_ptr()).versions).cast::<ServiceVersion>();
         NonNull::new_unchecked(versions.add(index))
     }
 }
 
-/// Whether the entry is the one that was looked up: the kernel hands a replaced element to another key at
+/// Whether the cell is the one that was looked up: the kernel hands a replaced element to another key at
 /// once.
 #[inline(always)]
-pub(crate) fn stands_under(entry: NonNull<ServiceEntry>, key: KeyWords) -> bool {
-    let address = key_address(entry);
-    address[0] == key.address[0] && address[1] == key.address[1] && key_rest(entry) == key.rest
+pub(crate) fn stands_under(cell: NonNull<ServiceCell>, key: KeyWords) -> bool {
+    let address = key_address(cell);
+    address[0] == key.address[0] && address[1] == key.address[1] && key_rest(cell) == key.rest
 }

@@ -6,10 +6,7 @@ use core::ptr::NonNull;
 use crate::order::Seen;
 use crate::pick::{GroupView, Pick, Tables, below, next_random};
 use crate::read;
-use crate::{
-    BackendEntry, MAX_GROUPS, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceEntry,
-    SlotEntry,
-};
+use crate::{BackendEntry, Group, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, SlotEntry};
 
 /// Slots that the thorough way looks at, over all groups: two in each of sixteen groups, all of a group of 32
 /// that stands alone.
@@ -17,26 +14,26 @@ const SCAN_SLOTS: u32 = 32;
 
 /// The thorough way: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,
 /// groups of one rank share by weight and by how many of their slots are of that rank. Kept out of line, so
-/// that the quick way stays short. Returns a packed [`Pick`].
+/// that the quick way stays short. `mask` keeps an index below the number of groups that there is room for. Returns a packed
+/// [`Pick`].
 #[inline(never)]
 pub(crate) fn thorough<T: Tables>(
     tables: &mut T,
-    entry: NonNull<ServiceEntry>,
-    service: u32,
-    seen: &mut Seen,
+    groups: NonNull<Group>,
+    mask: usize,
+    scan: &mut Scan,
 ) -> u64 {
-    let random = tables.random();
-    let mut scan = Scan::new(entry, service, random);
     let mut step = 0u32;
     while step < SCAN_SLOTS && scan.groups != 0 {
         step += 1;
-        match tables.look(entry, &mut scan) {
+        // SAFETY: there is room for more groups than the mask says.
+        let group = unsafe { read::group(groups, scan.index as usize & mask) };
+        match tables.look(group, scan) {
             LOOK_NEXT => {}
             LOOK_DONE => break,
             _ => return Pick::TORN.pack(),
         }
     }
-    seen.add(scan.seen.word());
     scan.pick().pack()
 }
 
@@ -52,8 +49,8 @@ pub const LOOK_TORN: u32 = 2;
 #[repr(C)]
 #[derive(Debug)]
 pub struct Scan {
-    /// Everything that was read of the entry.
-    seen: Seen,
+    /// Everything that was read of the groups.
+    pub(crate) seen: Seen,
     service: u32,
     groups: u32,
     first_tier: u32,
@@ -70,10 +67,9 @@ pub struct Scan {
 
 impl Scan {
     #[inline(always)]
-    fn new(entry: NonNull<ServiceEntry>, service: u32, random: u32) -> Self {
-        let (groups, first_tier) = (read::group_count(entry), u32::from(read::tier(entry, 0)));
+    pub(crate) fn new(first: NonNull<Group>, groups: u32, service: u32, random: u32) -> Self {
+        let first_tier = u32::from(read::tier(first));
         let mut seen = Seen::NOTHING;
-        seen.add(groups.into());
         seen.add(first_tier.into());
         Self {
             seen,
@@ -129,8 +125,8 @@ impl Scan {
 
 /// A step of the thorough way: looks at one slot of one group. Returns whether another may be better.
 #[inline(always)]
-pub fn look<T: Tables>(tables: &mut T, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32 {
-    let group = GroupView::read(entry, scan.index as usize % MAX_GROUPS, &mut scan.seen);
+pub fn look<T: Tables>(tables: &mut T, group: NonNull<Group>, scan: &mut Scan) -> u32 {
+    let group = GroupView::read(group, &mut scan.seen);
     scan.random = next_random(scan.random);
     if group.count != 0 {
         let Some((slot, backend)) = owned(tables, group.slot(scan.at % group.count), scan.service) else {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use mesh_abi::{
-    ATTEMPTS, BackendEntry, CLUSTER_DEMOTED, Choice, ClusterStates, Group, MAX_CLUSTERS, MAX_GROUPS,
-    PROTOCOL_TCP, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceCell, ServiceEntry,
-    ServiceKey, SlotEntry, Stamp, Tables, Verdict, alias_cells, decide,
+    ATTEMPTS, BackendEntry, CLUSTER_DEMOTED, Choice, ClusterStates, Group, GroupTable, MAX_CLUSTERS,
+    MAX_GROUPS, PROTOCOL_TCP, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, ServiceCell,
+    ServiceEntry, ServiceKey, SlotEntry, Stamp, TableKey, Tables, Verdict, decide,
 };
 use proptest::prelude::*;
 
@@ -38,6 +38,8 @@ type Writer = Box<dyn FnMut(&mut World, u32)>;
 
 struct World {
     cell: Box<UnsafeCell<ServiceCell>>,
+    /// Of both versions of the service.
+    tables: Box<UnsafeCell<[GroupTable; 2]>>,
     slots: Vec<SlotEntry>,
     backends: Vec<BackendEntry>,
     clusters: Box<ClusterStates>,
@@ -87,40 +89,58 @@ impl World {
                 slots.push(SlotEntry { backend, service: SERVICE });
             }
         }
-        let cell = ServiceCell::new(entry(SERVICE, 1, wanted.len(), groups));
-        let cell = Box::new(UnsafeCell::new(cell));
-        Self { cell, slots, backends, clusters, random: seed, lookups: 0, torn: 0, strays: 0, is_old: false }
+        let entry = entry(SERVICE, 1, wanted.len(), groups);
+        let cell = Box::new(UnsafeCell::new(ServiceCell::new(&entry)));
+        let tables = Box::new(UnsafeCell::new([GroupTable::of(&entry); 2]));
+        Self {
+            cell,
+            tables,
+            slots,
+            backends,
+            clusters,
+            random: seed,
+            lookups: 0,
+            torn: 0,
+            strays: 0,
+            is_old: false,
+        }
     }
 
-    /// The version that counts.
-    fn entry(&mut self) -> &mut ServiceEntry {
-        let cell = self.cell.get_mut();
-        &mut cell.versions[cell.current as usize & 1]
+    /// What the version says that counts.
+    fn entry(&mut self) -> ServiceEntry {
+        let (cell, tables) = (self.cell.get_mut(), self.tables.get_mut());
+        cell.entry(cell.table().map(|key| &tables[key.version as usize]))
     }
 
     fn groups(&mut self) -> [Group; MAX_GROUPS] {
         self.entry().groups
+    }
+
+    /// Writes the table and the version that don't count, and switches to them.
+    fn rewrite(&mut self, entry: &ServiceEntry) {
+        let cell = self.cell.get_mut();
+        let spare = cell.spare_table(SERVICE);
+        self.tables.get_mut()[spare.version as usize] = GroupTable::of(entry);
+        *cell = cell.prepared(entry).switched();
     }
 }
 
 fn entry(id: u32, generation: u32, count: usize, groups: [Group; MAX_GROUPS]) -> ServiceEntry {
     let stamp = Stamp { id, generation };
     let group_count = u8::try_from(count).unwrap();
-    let cells = alias_cells(&groups[..count]);
-    ServiceEntry { head: stamp, key: key(), group_count, flags: 0, zero: [0; 2], cells, groups, tail: stamp }
+    ServiceEntry { head: stamp, key: key(), group_count, flags: 0, groups, tail: stamp }
 }
 
-const ENTRY_WORDS: usize = size_of::<ServiceEntry>() / size_of::<u64>();
+const CELL_WORDS: usize = size_of::<ServiceCell>() / size_of::<u64>();
+const TABLE_WORDS: usize = size_of::<GroupTable>() / size_of::<u64>();
 
-/// Copies the words of an entry that are wanted.
-fn copy_words(to: &mut ServiceEntry, from: ServiceEntry, wanted: &[bool]) {
-    // SAFETY: an entry is plain bytes, aligned as words are and as long as so many of them.
-    let (to, from) = unsafe {
-        let from: [u64; ENTRY_WORDS] = std::mem::transmute(from);
-        (&mut *std::ptr::from_mut(to).cast::<[u64; ENTRY_WORDS]>(), from)
-    };
+/// Copies the words that are wanted.
+fn copy_words<T: mesh_abi::Plain>(to: &mut T, from: &T, wanted: &[bool]) {
+    assert_eq!(size_of_val(wanted) * size_of::<u64>(), size_of::<T>());
+    let (to, from) = (std::ptr::from_mut(to).cast::<u64>(), std::ptr::from_ref(from).cast::<u64>());
     for (index, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
-        to[index] = from[index];
+        // SAFETY: both are plain bytes, aligned as words are and as long as so many of them.
+        unsafe { to.add(index).write(from.add(index).read()) };
     }
 }
 
@@ -148,6 +168,13 @@ unsafe impl Tables for Reader {
     fn service(&mut self, _: &ServiceKey) -> Option<NonNull<ServiceCell>> {
         self.step();
         NonNull::new(self.world.cell.get())
+    }
+
+    fn table(&mut self, key: &TableKey) -> Option<NonNull<GroupTable>> {
+        self.step();
+        let tables = NonNull::new(self.world.tables.get())?.cast::<GroupTable>();
+        // SAFETY: there are tables of two versions.
+        (key.service == SERVICE).then(|| unsafe { tables.add(key.version as usize & 1) })
     }
 
     fn slot(&mut self, index: u32) -> Option<NonNull<SlotEntry>> {
@@ -255,8 +282,8 @@ proptest! {
     /// A writer hands slots, backends and entry to another service before any one lookup; a reader that had
     /// begun never comes out with the other service's backend.
     #[test]
-    fn a_reader_in_the_middle_of_a_rewrite_never_gets_anothers_backend(at in 0..12_u32, whole in any::<bool>(), seed in any::<u64>()) {
-        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE; 4] }];
+    fn a_reader_in_the_middle_of_a_rewrite_never_gets_anothers_backend(at in 0..12_u32, whole in any::<bool>(), count in 1..4_usize, seed in any::<u64>()) {
+        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE; 4] }; count];
         let mut reader = Reader::new(World::new(&wanted, seed));
         reader.writer = Box::new(move |world, lookup| {
             if lookup == at {
@@ -264,13 +291,16 @@ proptest! {
                 let mut groups = world.groups();
                 if !whole {
                     groups[0] = Group { first: 1, count: 4, ..groups[0] };
+                    groups[1..].fill(Group::default());
                     for slot in &mut world.slots {
                         slot.service = SERVICE + 1;
                     }
                 }
                 let mut other = entry(SERVICE + 1, 9, 1, groups);
                 other.key = ServiceKey::new(mapped(2), 80, PROTOCOL_TCP);
-                *world.entry() = other;
+                // One copy, over the version that counts; the tables of both wait for a grace period.
+                let current = world.cell.get_mut().current;
+                *world.cell.get_mut() = ServiceCell { current, ..ServiceCell::new(&other) };
             }
         });
         let (verdict, choice) = reader.decide();
@@ -284,24 +314,35 @@ proptest! {
     /// slots stay the service's, so nothing but the count of switches shows it where the stamps are none of these words.
     #[test]
     fn a_version_overwritten_under_its_reader_is_noticed_in_whatever_order_its_words_come(
-        at in 1..12_u32, words in proptest::collection::vec(any::<bool>(), ENTRY_WORDS), active in any::<bool>(), seed in any::<u64>()
+        at in 1..12_u32,
+        words in proptest::collection::vec(any::<bool>(), CELL_WORDS + TABLE_WORDS),
+        active in any::<bool>(),
+        counts in proptest::collection::vec(1..4_usize, 3),
+        seed in any::<u64>()
     ) {
         // Without an active backend the thorough way looks too.
         let states = vec![if active { STATE_ACTIVE } else { STATE_TERMINATING }; 4];
-        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states }];
-        let mut reader = Reader::new(World::new(&wanted, seed));
-        let counted = |world: &mut World, counter| {
-            let mut groups = world.groups();
-            groups[0].counter = counter;
-            groups[0].tier = 1;
-            entry(SERVICE, counter, 1, groups)
+        // From two groups to three a table comes, and back it goes.
+        let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states }; 3];
+        let mut world = World::new(&wanted, seed);
+        let all = world.groups();
+        let counted = move |counter: u32| {
+            let count = counts[counter as usize - 1];
+            let mut groups = [Group::default(); MAX_GROUPS];
+            for (group, from) in groups.iter_mut().zip(&all).take(count) {
+                *group = Group { counter, tier: 1, ..*from };
+            }
+            entry(SERVICE, counter, count, groups)
         };
+        *world.cell.get_mut() = ServiceCell::new(&counted(1));
+        world.tables.get_mut().fill(GroupTable::of(&counted(1)));
+        let mut reader = Reader::new(world);
         reader.writer = Box::new(move |world, lookup| {
             if lookup == at {
-                let (second, third) = (counted(world, 2), counted(world, 3));
-                let cell = world.cell.get_mut();
-                *cell = cell.prepared(second).switched();
-                copy_words(&mut cell.versions[0], third, &words);
+                world.rewrite(&counted(2));
+                let third = world.cell.get_mut().prepared(&counted(3));
+                copy_words(world.cell.get_mut(), &third, &words[..CELL_WORDS]);
+                copy_words(&mut world.tables.get_mut()[0], &GroupTable::of(&counted(3)), &words[CELL_WORDS..]);
             }
         });
         let (verdict, choice) = reader.decide();
@@ -317,10 +358,10 @@ proptest! {
         let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }];
         let mut reader = Reader::new(World::new(&wanted, seed));
         let mut seen = 0;
-        reader.world.entry().tail.generation = 2;
+        reader.world.cell.get_mut().versions[0].tail.generation = 2;
         reader.writer = Box::new(move |world, _| {
             if seen == torn_for {
-                world.entry().head.generation = 2;
+                world.cell.get_mut().versions[0].head.generation = 2;
             }
             seen += 1;
         });
@@ -332,13 +373,34 @@ proptest! {
 }
 
 #[test]
+fn a_table_that_is_another_versions_or_missing_is_not_read() {
+    let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }; 3];
+    let damages: [fn(&mut GroupTable); 3] = [
+        |table| table.head.generation = 7,
+        |table| table.tail.generation = 7,
+        |table| (table.head.id, table.tail.id) = (SERVICE + 1, SERVICE + 1),
+    ];
+    for damage in damages {
+        let mut reader = Reader::new(World::new(&wanted, 1));
+        assert_eq!(reader.decide().0, Verdict::Translate);
+        damage(&mut reader.world.tables.get_mut()[0]);
+        assert_eq!((reader.decide().0, reader.world.torn), (Verdict::GiveUp, ATTEMPTS));
+    }
+    let mut reader = Reader::new(World::new(&wanted, 1));
+    let other = SERVICE + 1;
+    let cell = reader.world.cell.get_mut();
+    (cell.versions[0].head.id, cell.versions[0].tail.id) = (other, other);
+    assert_eq!(reader.decide().0, Verdict::GiveUp);
+}
+
+#[test]
 fn an_old_heartbeat_yields_only_with_the_flag() {
     let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states: vec![STATE_ACTIVE] }];
     let mut reader = Reader::new(World::new(&wanted, 1));
     reader.world.is_old = true;
     assert_eq!(reader.decide().0, Verdict::Translate);
-    reader.world.entry().flags = mesh_abi::FLAG_PLAIN_OK;
+    reader.world.cell.get_mut().versions[0].flags = mesh_abi::FLAG_PLAIN_OK;
     assert_eq!(reader.decide().0, Verdict::Yield);
-    reader.world.entry().flags = mesh_abi::FLAG_CANARY;
+    reader.world.cell.get_mut().versions[0].flags = mesh_abi::FLAG_CANARY;
     assert_eq!(reader.decide().0, Verdict::Refuse);
 }

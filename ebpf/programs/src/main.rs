@@ -67,7 +67,7 @@ pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
 /// A socket is closed: nobody will ask for its peer any more.
 #[cgroup_sock(sock_release)]
 pub fn mesh_release(ctx: SockContext) -> i32 {
-    memory::give_cell_back(memory::closing(&ctx));
+    memory::closed(&ctx);
     PROCEED
 }
 

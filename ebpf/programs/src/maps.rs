@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, Cpu, LOOK_TORN, Origin, Outcome, ReplyEntry, ReplyKey,
-    Scan, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, Sockets, Tables,
+    BackendEntry, ClusterStates, Control, Counter, Cpu, Group, GroupTable, LOOK_TORN, Origin, Outcome,
+    ReplyEntry, ReplyKey, Scan, ServiceCell, ServiceKey, SlotEntry, Sockets, TableKey, Tables,
 };
 
 /// Entries come and go by the thousand, and a preallocated element is reused even sooner.
@@ -18,6 +18,8 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, ServiceCell, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static GROUPS: HashMap<TableKey, GroupTable, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static SLOTS: Array<SlotEntry, 1024> = Array::new();
 #[btf_map]
@@ -54,6 +56,11 @@ unsafe impl Tables for Maps {
     #[inline(always)]
     fn service(&mut self, key: &ServiceKey) -> Option<NonNull<ServiceCell>> {
         SERVICES.get_ptr_mut(key).and_then(NonNull::new)
+    }
+
+    #[inline(always)]
+    fn table(&mut self, key: &TableKey) -> Option<NonNull<GroupTable>> {
+        GROUPS.get_ptr_mut(key).and_then(NonNull::new)
     }
 
     #[inline(always)]
@@ -110,8 +117,8 @@ unsafe impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn look(&mut self, entry: NonNull<ServiceEntry>, scan: &mut Scan) -> u32 {
-        mesh_look(entry.as_ptr(), scan)
+    fn look(&mut self, group: NonNull<Group>, scan: &mut Scan) -> u32 {
+        mesh_look(group.as_ptr(), scan)
     }
 }
 
@@ -120,15 +127,15 @@ unsafe impl Tables for Maps {
 /// pointers). As part of the loop around it, it would take up to all of what the verifier allows, by kernel.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn mesh_look(entry: *mut ServiceEntry, scan: *mut Scan) -> u32 {
+pub extern "C" fn mesh_look(group: *mut Group, scan: *mut Scan) -> u32 {
     // To the verifier any caller may pass nothing.
-    let (Some(entry), Some(mut scan), Some(mut maps)) =
-        (NonNull::new(entry), NonNull::new(scan), Maps::of_this_cpu())
+    let (Some(group), Some(mut scan), Some(mut maps)) =
+        (NonNull::new(group), NonNull::new(scan), Maps::of_this_cpu())
     else {
         return LOOK_TORN;
     };
     // SAFETY: the caller's state is nobody else's meanwhile.
-    mesh_abi::look(&mut maps, entry, unsafe { scan.as_mut() })
+    mesh_abi::look(&mut maps, group, unsafe { scan.as_mut() })
 }
 
 impl Maps {

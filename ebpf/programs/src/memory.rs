@@ -3,7 +3,7 @@
 
 use core::hint::cold_path;
 use core::intrinsics::AtomicOrdering::SeqCst;
-use core::intrinsics::atomic_cxchg;
+use core::intrinsics::{atomic_cxchg, atomic_xadd, atomic_xsub};
 use core::ptr::{addr_of, addr_of_mut, null_mut};
 
 use aya_ebpf::EbpfContext;
@@ -11,7 +11,7 @@ use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skc_to_mptcp_sock};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use mesh_abi::{Choice, Origin, PROTOCOL_TCP, ReplyEntry, ReplyKey, cell_index};
+use mesh_abi::{Choice, Origin, PROTOCOL_TCP, ReplyEntry, ReplyKey, cell_index, count_index};
 
 use crate::maps::{MPTCP, ORIGINS, REPLIES, SOCKETS};
 use crate::peer::Endpoint;
@@ -43,37 +43,45 @@ impl Memory for OfSocket {
             )
         };
         let mptcp = mptcp_socket(ctx, protocol);
-        if mptcp.is_null() && protocol == PROTOCOL_TCP && take_cell(dialling(ctx), &origin()) {
+        if mptcp.is_null() && protocol == PROTOCOL_TCP && take_cell(ctx, &origin()) {
             return true;
         }
         cold_path();
-        let mut origin = origin();
-        if !mptcp.is_null() {
-            return store_at(mptcp, &mut origin);
-        }
-        // SAFETY: the context's socket is valid while the program runs.
-        let stored = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
-        if stored.is_null() {
-            return false;
-        }
-        // SAFETY: the storage lives as long as the socket, and only the task that connects it writes it.
-        unsafe { origin.store(stored) };
-        true
+        let socket = if mptcp.is_null() { context_socket(ctx) } else { mptcp };
+        store_at(socket, &mut origin())
     }
 
     /// Both places are cleared: which of them a socket got may differ from one connect to the next. An MPTCP socket's
     /// stays: its further subflows dial the backend's other addresses, and pass by here too.
     #[inline(always)]
     fn forget(ctx: &SockAddrContext) {
-        give_cell_back(dialling(ctx));
-        // SAFETY: the context's socket is valid while the program runs. That there was nothing is no error.
-        unsafe {
-            // To look is cheaper than to delete what isn't there, and most sockets have nothing there.
-            if !ORIGINS.get_ptr_mut(ctx).is_null() {
-                let _gone_already = ORIGINS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
+        let Some(place) = Place::of(dialling(ctx)) else { return };
+        place.give_cell_back();
+        if place.may_have_storage() {
+            cold_path();
+            // SAFETY: the context's socket is valid while the program runs.
+            unsafe {
+                // To look is cheaper than to delete what isn't there.
+                if !ORIGINS.get_ptr_mut(ctx).is_null() {
+                    let _gone_already = ORIGINS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
+                    place.uncount();
+                }
             }
         }
     }
+}
+
+/// Puts the origin into the cell of the socket that connects; false where that is another's.
+#[inline(always)]
+fn take_cell(ctx: &SockAddrContext, origin: &Origin) -> bool {
+    Place::of(dialling(ctx)).is_some_and(|place| place.take_cell(origin))
+}
+
+/// The socket that connects.
+#[inline(always)]
+fn context_socket(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the kernel passes a valid context with a socket.
+    unsafe { addr_of!((*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile().cast() }
 }
 
 /// The MPTCP socket for which a TCP socket of the kernel's own (a subflow) connects; null for all others, and where the
@@ -93,19 +101,28 @@ fn mptcp_socket(ctx: &SockAddrContext, protocol: u8) -> *mut c_void {
     }
 }
 
-/// Remembers an origin in the storage of a socket that is not the context's; false where there is no room.
+/// Remembers an origin in a socket's storage; false where there is no room.
 #[inline(always)]
 fn store_at(socket: *mut c_void, origin: &mut Origin) -> bool {
-    // SAFETY: the map is one of socket storage, the socket is one that a helper has just returned, and a value of the
-    // map's type is copied. The storage lives as long as the socket, and only the task that connects it writes it.
+    let Some(place) = Place::of(Socket::at(socket)) else { return false };
+    // SAFETY: the map is one of socket storage, the socket is the context's or one that a helper has just returned, and a
+    // value of the map's type is copied. The storage lives as long as the socket, and only the task that connects it
+    // writes it.
     unsafe {
         let map = addr_of!(ORIGINS).cast_mut().cast();
+        let stored = bpf_sk_storage_get(map, socket, null_mut(), 0);
+        if !stored.is_null() {
+            origin.store(stored.cast());
+            return true;
+        }
+        // Counted first, so that the count is never too small.
+        place.count();
         let value: *mut Origin = origin;
         let stored = bpf_sk_storage_get(map, socket, value.cast(), BPF_SK_STORAGE_GET_F_CREATE.into());
         if stored.is_null() {
+            place.uncount();
             return false;
         }
-        origin.store(stored.cast());
     }
     true
 }
@@ -114,10 +131,14 @@ impl OfSocket {
     /// What the socket had dialled, if `peer` is what it became.
     #[inline(always)]
     pub(crate) fn recall(ctx: &SockAddrContext, peer: Endpoint) -> Option<Endpoint> {
-        let origin = match own_cell(dialling(ctx)) {
-            Some(origin) => origin,
+        let place = Place::of(dialling(ctx))?;
+        let origin = if place.has_cell() {
+            place.origin
+        } else if place.may_have_storage() {
             // SAFETY: the context's socket is valid while the program runs.
-            None => unsafe { ORIGINS.get_ptr_mut(ctx) },
+            unsafe { ORIGINS.get_ptr_mut(ctx) }
+        } else {
+            return None;
         };
         if origin.is_null() {
             return None;
@@ -151,73 +172,110 @@ impl Socket {
 /// The socket that connects, or whose peer is asked for.
 #[inline(always)]
 fn dialling(ctx: &SockAddrContext) -> Socket {
-    // SAFETY: the kernel passes a valid context with a socket.
-    Socket::at(unsafe { addr_of!((*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() })
+    Socket::at(context_socket(ctx))
 }
 
-/// The socket that is closed. To programs of this kind the kernel passes nothing else.
+/// A socket is closed: its cell is free, and with the socket goes its storage. To programs of this kind the kernel passes
+/// nothing but sockets that are closed.
 #[inline(always)]
-pub(crate) fn closing(ctx: &SockContext) -> Socket {
-    Socket::at(ctx.sock)
+pub(crate) fn closed(ctx: &SockContext) {
+    let Some(place) = Place::of(Socket::at(ctx.sock)) else { return };
+    place.give_cell_back();
+    if place.may_have_storage() {
+        cold_path();
+        // SAFETY: the map is one of socket storage, and for programs of this kind the context is the socket.
+        let stored = unsafe {
+            bpf_sk_storage_get(addr_of!(ORIGINS).cast_mut().cast(), ctx.sock.cast(), null_mut(), 0)
+        };
+        if !stored.is_null() {
+            place.uncount();
+        }
+    }
 }
 
-/// Where a socket's memory may be, by where the socket lies.
+/// Where a socket's memory may be, by where the socket lies, and what is known of it.
 #[derive(Clone, Copy)]
-struct Cell {
+struct Place {
+    socket: Socket,
+    /// The cell's owner, which was another's at the time, the socket's, or nobody's.
+    holder: u64,
     owner: *mut u64,
     origin: *mut Origin,
+    stored: *mut u32,
 }
 
-/// The socket's cell, and whose it is.
-#[inline(always)]
-fn cell(socket: Socket) -> Option<(Cell, u64)> {
-    let sockets = SOCKETS.get_ptr_mut(0)?;
-    let index = cell_index(socket.0);
-    // SAFETY: the element lives as long as its map and is aligned, and the index is below the number of cells.
-    unsafe {
-        let cell = Cell {
-            owner: addr_of_mut!((*sockets).owners).cast::<u64>().add(index),
-            origin: addr_of_mut!((*sockets).origins).cast::<Origin>().add(index),
-        };
-        Some((cell, cell.owner.read_volatile()))
+impl Place {
+    #[inline(always)]
+    fn of(socket: Socket) -> Option<Self> {
+        let sockets = SOCKETS.get_ptr_mut(0)?;
+        let index = cell_index(socket.0);
+        // SAFETY: the element lives as long as its map and is aligned, and the indices are below the numbers of cells and
+        // counts.
+        unsafe {
+            let owner = addr_of_mut!((*sockets).owners).cast::<u64>().add(index);
+            let origin = addr_of_mut!((*sockets).origins).cast::<Origin>().add(index);
+            let stored = addr_of_mut!((*sockets).stored).cast::<u32>().add(count_index(index));
+            Some(Self { socket, holder: owner.read_volatile(), owner, origin, stored })
+        }
     }
-}
 
-/// The origin in the socket's cell, if it has one.
-#[inline(always)]
-fn own_cell(socket: Socket) -> Option<*mut Origin> {
-    let (cell, owner) = cell(socket)?;
-    (owner == socket.0).then_some(cell.origin)
-}
-
-/// Puts the origin into the socket's cell; false where that is another socket's.
-#[inline(always)]
-fn take_cell(socket: Socket, origin: &Origin) -> bool {
-    let Some((cell, owner)) = cell(socket) else { return false };
-    let is_own = owner == socket.0 || owner == 0 && claim(cell.owner, socket);
-    if is_own {
-        // SAFETY: cells live as long as their map; only the task that connects the cell's socket writes it.
-        unsafe { origin.store(cell.origin) };
+    /// Whether the cell is the socket's.
+    #[inline(always)]
+    fn has_cell(&self) -> bool {
+        self.holder == self.socket.0
     }
-    is_own
-}
 
-/// Puts a socket where there was none, unless another CPU does it first.
-#[inline(always)]
-fn claim(owner: *mut u64, socket: Socket) -> bool {
-    // SAFETY: cells live as long as their map, and the word is aligned. The instruction is there since Linux 5.12;
-    // the target has no stable name for it.
-    unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(owner, 0, socket.0).1 }
-}
+    /// Puts the origin into the cell; false where that is another socket's.
+    #[inline(always)]
+    fn take_cell(&self, origin: &Origin) -> bool {
+        let is_own = self.has_cell() || self.holder == 0 && self.claim();
+        if is_own {
+            // SAFETY: cells live as long as their map; only the task that connects the cell's socket writes it.
+            unsafe { origin.store(self.origin) };
+        }
+        is_own
+    }
 
-/// Gives the socket's cell back, if it has one.
-#[inline(always)]
-pub(crate) fn give_cell_back(socket: Socket) {
-    if let Some((cell, owner)) = cell(socket)
-        && owner == socket.0
-    {
-        // SAFETY: cells live as long as their map and are aligned; nobody else writes what is the socket's.
-        unsafe { cell.owner.write_volatile(0) };
+    /// Puts the socket where there was none, unless another CPU does it first.
+    #[inline(always)]
+    fn claim(&self) -> bool {
+        // SAFETY: cells live as long as their map, and the word is aligned. The instruction is there since Linux 5.12;
+        // the target has no stable name for it.
+        unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(self.owner, 0, self.socket.0).1 }
+    }
+
+    /// Gives the socket's cell back, if it has one.
+    #[inline(always)]
+    fn give_cell_back(&self) {
+        if self.has_cell() {
+            // SAFETY: cells live as long as their map and are aligned; nobody else writes what is the socket's.
+            unsafe { self.owner.write_volatile(0) };
+        }
+    }
+
+    /// Whether any socket that is counted here has storage: asking for the storage itself is a call, which most connects
+    /// are spared.
+    ///
+    /// What the socket did itself it did under its lock, and so is seen here. A count stays too large where a socket was
+    /// closed without the hook; that costs the call.
+    #[inline(always)]
+    fn may_have_storage(&self) -> bool {
+        // SAFETY: counts live as long as their map and are aligned.
+        unsafe { self.stored.read_volatile() != 0 }
+    }
+
+    /// The socket gets storage.
+    #[inline(always)]
+    fn count(&self) {
+        // SAFETY: counts live as long as their map and are aligned; the target has no stable name for the instruction.
+        unsafe { atomic_xadd::<u32, u32, { SeqCst }>(self.stored, 1) };
+    }
+
+    /// The socket has no storage any more.
+    #[inline(always)]
+    fn uncount(&self) {
+        // SAFETY: as above.
+        unsafe { atomic_xsub::<u32, u32, { SeqCst }>(self.stored, 1) };
     }
 }
 

@@ -3,12 +3,12 @@
 //! Never touches a map itself. `plan` changes the mirror and says what to write; `parts` corrects the mirror where a write
 //! failed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use mesh_abi::{
-    FLAG_PLAIN_OK, Group, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP, STATE_QUARANTINED,
-    ServiceEntry, ServiceKey, Stamp, alias_cells,
+    FLAG_PLAIN_OK, Group, INLINE_GROUPS, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP,
+    STATE_QUARANTINED, ServiceEntry, ServiceKey, Stamp,
 };
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
@@ -46,6 +46,8 @@ pub struct Actual {
     pub(super) extents: Extents,
     pub(super) service_ids: Ids,
     pub(super) counters: Ids,
+    /// Ids of the services whose groups lie in tables.
+    pub(super) tables: HashSet<u32>,
     pub(super) capacity: Capacity,
     pub(super) bound: Option<Bound>,
 }
@@ -111,6 +113,7 @@ impl Actual {
             extents: Extents::new(capacity.slots),
             service_ids: Ids::new(u32::MAX),
             counters: Ids::new(capacity.counters),
+            tables: HashSet::new(),
             capacity,
             bound: None,
         }
@@ -211,11 +214,14 @@ impl MirrorEntry {
             key: service_key(frontend),
             group_count: u8::try_from(self.groups.len().min(MAX_GROUPS)).expect("at most 16"),
             flags: self.flags,
-            zero: [0; 2],
-            cells: alias_cells(&groups),
             groups,
             tail: self.stamp,
         }
+    }
+
+    /// The groups are more than a cell of `SERVICES` has room for.
+    pub(super) fn is_wide(&self) -> bool {
+        self.groups.len() > INLINE_GROUPS
     }
 
     /// Kube-proxy may serve the frontend when the agent is gone.

@@ -9,7 +9,7 @@ use mesh_model::desired::Frontend;
 
 use super::actual::{Actual, frontend_of};
 use super::maps::{Datapath, MapError, Refused};
-use super::plan::{Plan, Retired};
+use super::plan::{Cleared, Plan, Retired};
 
 /// When a plan's writes happened.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +56,15 @@ pub fn apply(maps: &mut impl Datapath, plan: &Plan) -> Result<Option<Applied>, M
     }
 }
 
-/// Clears what plans no longer need, after a grace period. Gives the entries that could not be cleared; the ids are free
+/// Clears what plans no longer need, after a grace period. Gives what could not be cleared; the ids are free
 /// all the same, for nothing leads there.
 pub fn release(maps: &mut impl Datapath, actual: &mut Actual, retired: Retired) -> Vec<Refused> {
-    let cleared = actual.release(retired);
-    if cleared.is_empty() { Vec::new() } else { maps.write_backends(&cleared) }
+    let Cleared { backends, tables } = actual.release(retired);
+    let mut refused = if backends.is_empty() { Vec::new() } else { maps.write_backends(&backends) };
+    if !tables.is_empty() {
+        refused.extend(maps.delete_tables(&tables));
+    }
+    refused
 }
 
 /// A plan on its way into the maps.

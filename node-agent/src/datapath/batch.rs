@@ -179,7 +179,7 @@ mod tests {
         const COUNT: u32 = 100_000;
         let map = sys::create_hash((4, 856), COUNT).unwrap();
         let keys: Vec<u32> = (0..COUNT).collect();
-        let value = mesh_abi::ServiceCell::new(mesh_abi::ServiceEntry {
+        let entry = mesh_abi::EarlierEntry {
             head: Default::default(),
             key: mesh_abi::ServiceKey::new([0; 16], 80, mesh_abi::PROTOCOL_TCP),
             group_count: 0,
@@ -188,9 +188,10 @@ mod tests {
             cells: [0; mesh_abi::MAX_GROUPS],
             groups: Default::default(),
             tail: Default::default(),
-        });
+        };
+        let value = mesh_abi::EarlierCell { lock: Default::default(), current: 0, versions: [entry; 2] };
         assert!(update(map.as_fd(), &keys, &vec![value; keys.len()], How::Plain).is_empty());
-        let found = scan::dump::<u32, mesh_abi::ServiceCell>(map.as_fd(), usize::MAX, How::Plain).unwrap();
+        let found = scan::dump::<u32, mesh_abi::EarlierCell>(map.as_fd(), usize::MAX, How::Plain).unwrap();
         assert_eq!(found.len(), keys.len());
     }
 }

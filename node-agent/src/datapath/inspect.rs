@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use mesh_abi::{BackendEntry, ServiceCell, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{BackendEntry, ServiceEntry, ServiceKey, SlotEntry};
 
 use super::maps::MapError;
 use super::scan;
@@ -21,8 +21,7 @@ pub trait Inspect {
 
 impl Inspect for ServiceMaps {
     fn read_services(&self, keys: &[ServiceKey]) -> Result<Vec<Option<ServiceEntry>>, MapError> {
-        let read = |key| self.services.lookup::<_, ServiceCell>(key);
-        keys.iter().map(|key| Ok(read(key)?.map(|cell| *cell.entry()))).collect()
+        keys.iter().map(|key| self.read_entry(key)).collect()
     }
 
     fn keys_after(&self, key: Option<&ServiceKey>, limit: usize) -> Result<Vec<ServiceKey>, MapError> {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use mesh_abi::{
-    BackendEntry, ClusterStates, Control, Counter, LAYOUT, MAX_CLUSTERS, Plain, STATE_FREE, ServiceCell,
-    ServiceEntry, ServiceKey, SlotEntry,
+    BackendEntry, ClusterStates, Control, Counter, EarlierCell, EarlierEntry, LAYOUT, MAX_CLUSTERS, Plain,
+    STATE_FREE, ServiceKey, SlotEntry,
 };
 
 use super::actual::Capacity;
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the value of `SERVICES` is in the layouts that can be read. All else is as it is now; where that changes, the old
 /// form belongs here, or the layout out of this list.
-const READABLE: [(u32, Form); 5] =
-    [(1, Form::Entry), (2, Form::Cell), (3, Form::Cell), (4, Form::Cell), (5, Form::Cell)];
+const READABLE: [(u32, Form); 6] =
+    [(1, Form::Entry), (2, Form::Cell), (3, Form::Cell), (4, Form::Cell), (5, Form::Cell), (6, Form::Cell)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -126,13 +126,17 @@ impl OtherLayout {
     pub fn read(&self) -> Result<Content, UnreadableError> {
         let (services, entries) = match self.form().ok_or(UnreadableError::Unknown)? {
             Form::Entry => {
-                let map = self.open::<ServiceKey, ServiceEntry>("SERVICES")?;
-                (map.max_entries, map.dump::<ServiceKey, ServiceEntry>(How::Plain)?)
+                let map = self.open::<ServiceKey, EarlierEntry>("SERVICES")?;
+                let entries = map.dump::<ServiceKey, EarlierEntry>(How::Plain)?;
+                (map.max_entries, entries.into_iter().map(|(key, entry)| (key, entry.entry())).collect())
             }
             Form::Cell => {
-                let map = self.open::<ServiceKey, ServiceCell>("SERVICES")?;
-                let cells = map.dump::<ServiceKey, ServiceCell>(How::Locked)?;
-                (map.max_entries, cells.into_iter().map(|(key, cell)| (key, *cell.entry())).collect())
+                let map = self.open::<ServiceKey, EarlierCell>("SERVICES")?;
+                let cells = map.dump::<ServiceKey, EarlierCell>(How::Locked)?;
+                (
+                    map.max_entries,
+                    cells.into_iter().map(|(key, cell)| (key, cell.entry())).collect::<Vec<_>>(),
+                )
             }
         };
         let slots = self.open::<u32, SlotEntry>("SLOTS")?;
@@ -147,6 +151,7 @@ impl OtherLayout {
                 services: entries,
                 slots: slots.dump::<u32, SlotEntry>(How::Plain)?.into_iter().map(|(_, slot)| slot).collect(),
                 backends: backends.dump(How::Plain)?.into_iter().filter(in_use).collect(),
+                tables: Vec::new(),
             },
             capacity: Capacity {
                 services,

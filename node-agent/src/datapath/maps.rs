@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mesh_abi::{BackendEntry, LAYOUT, ReplyEntry, ReplyKey, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{BackendEntry, LAYOUT, ReplyEntry, ReplyKey, ServiceEntry, ServiceKey, SlotEntry, TableKey};
 
 use super::clusters::ClusterMap;
 use super::control::ControlMap;
@@ -13,9 +13,9 @@ use super::outcomes::OutcomeMap;
 use super::service_maps::ServiceMaps;
 
 /// Names of the maps in the object, and of their pins.
-pub const NAMES: [&str; 10] = [
-    "SERVICES", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "CPUS", "ORIGINS", "SOCKETS",
-    "REPLIES",
+pub const NAMES: [&str; 11] = [
+    "SERVICES", "GROUPS", "SLOTS", "BACKENDS", "CLUSTERS", "CONTROL", "COUNTERS", "CPUS", "ORIGINS",
+    "SOCKETS", "REPLIES",
 ];
 
 /// What went wrong with which map.
@@ -50,6 +50,8 @@ pub trait Datapath {
     fn write_services(&mut self, entries: &[(ServiceKey, ServiceEntry)]) -> Vec<Refused>;
     /// A key that is not there is fine.
     fn delete_services(&mut self, keys: &[ServiceKey]) -> Vec<Refused>;
+    /// Removes groups that no service has any more. A key that is not there is fine.
+    fn delete_tables(&mut self, keys: &[TableKey]) -> Vec<Refused>;
     /// These count from zero again.
     fn reset_counters(&mut self, ids: &[u32]) -> Vec<Refused>;
     /// Whether the maps can be written at all: writes an element of each that changes nothing.

@@ -134,6 +134,7 @@ impl Actual {
         let owed = held.owed.get_or_insert_default();
         owed.extents.append(&mut kept.extents);
         owed.counters.append(&mut kept.counters);
+        self.tables.extend(kept.tables);
         let mut last: HashMap<u32, usize> = HashMap::new();
         kept.backends.iter().for_each(|id| *last.entry(*id).or_default() += 1);
         for member in left {

@@ -20,7 +20,7 @@ use super::maps::NAMES;
 use super::programs::{ProgramsError, create, failed, remove_folder};
 
 /// Maps without which no backend is found.
-const ESSENTIAL: [&str; 3] = ["SERVICES", "SLOTS", "BACKENDS"];
+const ESSENTIAL: [&str; 4] = ["SERVICES", "GROUPS", "SLOTS", "BACKENDS"];
 /// How the folder of programs whose maps are lost is named behind its layout's name.
 const DAMAGED: &str = "_damaged";
 

@@ -5,7 +5,9 @@
 //! may be used again only once it has been written and a grace period has passed: until then an old entry still leads
 //! to it.
 
-use mesh_abi::{BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey, SlotEntry, Stamp};
+use mesh_abi::{
+    BackendEntry, FLAG_CANARY, FLAG_PLAIN_OK, ServiceEntry, ServiceKey, SlotEntry, Stamp, TableKey,
+};
 use mesh_model::desired::{DesiredService, Frontend};
 use mesh_model::name::{ClusterId, ServiceName};
 
@@ -53,6 +55,15 @@ pub struct Retired {
     pub(super) extents: Vec<Extent>,
     pub(super) services: Vec<u32>,
     pub(super) counters: Vec<u32>,
+    /// Services whose groups lie in no table any more.
+    pub(super) tables: Vec<u32>,
+}
+
+/// What is to be cleared in the maps once nobody reads it any more.
+#[derive(Debug, Default)]
+pub struct Cleared {
+    pub backends: Vec<(u32, BackendEntry)>,
+    pub tables: Vec<TableKey>,
 }
 
 impl Retired {
@@ -70,6 +81,7 @@ impl Retired {
         self.extents.append(&mut other.extents);
         self.services.append(&mut other.services);
         self.counters.append(&mut other.counters);
+        self.tables.append(&mut other.tables);
     }
 }
 
@@ -181,13 +193,14 @@ impl Actual {
             damaged: false,
             owed: None,
         };
+        self.settle_tables(&held, &mut plan);
         plan.write_service(&CANARY, held.entry(&CANARY));
         self.services.insert(CANARY, held);
         plan
     }
 
-    /// A grace period has passed since the plans that retired these. Gives the backend entries to clear.
-    pub fn release(&mut self, retired: Retired) -> Vec<(u32, BackendEntry)> {
+    /// A grace period has passed since the plans that retired these. Gives what is to be cleared.
+    pub fn release(&mut self, retired: Retired) -> Cleared {
         for extent in retired.extents {
             self.extents.release(extent);
         }
@@ -197,7 +210,12 @@ impl Actual {
         for id in retired.counters {
             self.counters.release(id);
         }
-        retired.backends.into_iter().filter_map(|id| Some((id, self.backends.release(id)?))).collect()
+        // A service may have got so many groups again meanwhile.
+        let unused = retired.tables.into_iter().filter(|service| !self.tables.contains(service));
+        let tables = unused.flat_map(TableKey::all_of).collect();
+        let backends = retired.backends.into_iter();
+        let backends = backends.filter_map(|id| Some((id, self.backends.release(id)?))).collect();
+        Cleared { backends, tables }
     }
 
     /// The services that own the given frontends in the mirror.
@@ -212,6 +230,7 @@ impl Actual {
         let part = plan.begin(frontend);
         part.deleted = Some(Deleted { stamp, flags, service, port_name });
         part.retired.services.push(stamp.id);
+        part.retired.tables.extend(self.tables.take(&stamp.id));
         for group in groups {
             self.drop_group(group, plan);
         }
@@ -249,6 +268,7 @@ impl Actual {
             damaged: false,
             owed: None,
         };
+        self.settle_tables(&held, plan);
         if before != Some(held.entry(frontend)) {
             held.stamp.generation = held.stamp.generation.wrapping_add(1);
             plan.write_service(frontend, held.entry(frontend));
@@ -291,6 +311,15 @@ impl Actual {
 
     fn new_stamp(&mut self) -> Stamp {
         Stamp { id: self.service_ids.take().unwrap_or(u32::MAX), generation: 0 }
+    }
+
+    /// Notes whether the frontend's groups lie in tables from now on.
+    fn settle_tables(&mut self, held: &MirrorEntry, plan: &mut Plan) {
+        if held.is_wide() {
+            self.tables.insert(held.stamp.id);
+        } else {
+            plan.part().retired.tables.extend(self.tables.take(&held.stamp.id));
+        }
     }
 
     /// The frontend no longer needs what the maps may still lead to, once the plan is written.

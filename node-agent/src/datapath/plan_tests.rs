@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_abi::{STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED};
+use mesh_abi::{
+    GroupTable, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, ServiceCell, ServiceEntry, ServiceKey, TableKey,
+};
 use mesh_model::change::GroupChange;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ClusterId;
@@ -15,16 +17,63 @@ use super::restore::{Contents, restore};
 use super::shares::Share;
 
 const CAPACITY: Capacity = Capacity { services: 8, slots: 256, backends: 64, counters: 16 };
+/// For services of many groups.
+const ROOMY: Capacity = Capacity { services: 8, slots: 4096, backends: 512, counters: 64 };
 
 /// The maps, written one element at a time.
 #[derive(Clone, Debug)]
 struct Maps {
+    /// The entries that count are always what the cells and tables say.
     contents: Contents,
+    cells: BTreeMap<ServiceKey, ServiceCell>,
+    tables: BTreeMap<TableKey, GroupTable>,
 }
+
+/// The writes of one entry: its table, the version that doesn't count, the switch.
+const ENTRY_WRITES: usize = 3;
 
 impl Maps {
     fn new() -> Self {
-        Self { contents: Contents { slots: vec![Default::default(); 256], ..Contents::default() } }
+        Self::of(CAPACITY)
+    }
+
+    fn of(capacity: Capacity) -> Self {
+        let slots = vec![Default::default(); capacity.slots as usize];
+        let contents = Contents { slots, ..Contents::default() };
+        Self { contents, cells: BTreeMap::new(), tables: BTreeMap::new() }
+    }
+
+    fn entry(&self, cell: &ServiceCell) -> ServiceEntry {
+        cell.entry(cell.table().and_then(|key| self.tables.get(&key)))
+    }
+
+    /// Writes a part of an entry.
+    fn write(&mut self, key: &ServiceKey, entry: &ServiceEntry, part: usize) {
+        let found = self.cells.get(key).copied();
+        match part {
+            0 if entry.is_wide() => {
+                let place =
+                    found.map_or(TableKey::new(entry.head.id, 0), |cell| cell.spare_table(entry.head.id));
+                let is_read = self.cells.values().any(|cell| cell.table() == Some(place));
+                assert!(!is_read, "the table that counts was written under its readers");
+                self.tables.insert(place, GroupTable::of(entry));
+            }
+            0 => {}
+            1 => {
+                let cell = found.map_or_else(|| ServiceCell::new(entry), |cell| cell.prepared(entry));
+                self.cells.insert(*key, cell);
+            }
+            // A new cell counts as it is.
+            _ => {
+                let cell = found.expect("it was prepared");
+                let counts = cell.entry(cell.table().and_then(|key| self.tables.get(&key))) == *entry;
+                self.cells.insert(*key, if counts { cell } else { cell.switched() });
+            }
+        }
+        self.contents.services.retain(|(other, _)| other != key);
+        let entry = self.cells.get(key).map(|cell| (*key, self.entry(cell)));
+        self.contents.services.extend(entry);
+        self.contents.tables = self.tables.keys().map(|key| key.service).collect();
     }
 
     /// Carries out the `step`th write of a plan; false behind its end.
@@ -42,13 +91,13 @@ impl Maps {
             return true;
         }
         step -= plan.slots.len();
-        if let Some((key, entry)) = plan.services.get(step) {
-            self.contents.services.retain(|(other, _)| other != key);
-            self.contents.services.push((*key, *entry));
+        if let Some((key, entry)) = plan.services.get(step / ENTRY_WRITES) {
+            self.write(key, entry, step % ENTRY_WRITES);
             return true;
         }
-        step -= plan.services.len();
+        step -= plan.services.len() * ENTRY_WRITES;
         let Some(key) = plan.deleted.get(step) else { return false };
+        self.cells.remove(key);
         self.contents.services.retain(|(other, _)| other != key);
         true
     }
@@ -69,9 +118,15 @@ impl Maps {
     }
 
     fn release(&mut self, actual: &mut Actual, retired: Retired) {
-        for (id, _) in actual.release(retired) {
+        let cleared = actual.release(retired);
+        for (id, _) in cleared.backends {
             self.contents.backends.retain(|(other, _)| *other != id);
         }
+        for key in cleared.tables {
+            assert!(!self.cells.values().any(|cell| cell.table() == Some(key)), "a table in use is deleted");
+            self.tables.remove(&key);
+        }
+        self.contents.tables = self.tables.keys().map(|key| key.service).collect();
     }
 
     /// The backends behind every frontend, by cluster, as a reader finds them; panics where a lookup fails.
@@ -79,6 +134,7 @@ impl Maps {
         let mut all = BTreeMap::new();
         for (key, entry) in &self.contents.services {
             let frontend = super::actual::frontend_of(key).unwrap();
+            assert_eq!(entry.head, entry.tail, "a torn entry, or a table that is none of its");
             let groups: &mut BTreeMap<_, BTreeSet<_>> = all.entry(frontend).or_default();
             for group in &entry.groups[..usize::from(entry.group_count)] {
                 for index in group.first..group.first + group.count {
@@ -103,32 +159,40 @@ impl Maps {
 /// A program that has looked an entry up and goes on later.
 struct Reader {
     frontend: Frontend,
-    entry: mesh_abi::ServiceEntry,
+    key: ServiceKey,
+    cell: ServiceCell,
     /// A slot that it has read.
     backend: Option<u32>,
 }
 
 impl Reader {
     fn start(maps: &Maps, slot_too: bool) -> Vec<Self> {
-        let entries = maps.contents.services.iter();
-        let readers = entries.map(|(key, entry)| {
+        let readers = maps.cells.iter().map(|(key, cell)| {
             let frontend = super::actual::frontend_of(key).unwrap();
+            let entry = maps.entry(cell);
             let first = entry.groups[..usize::from(entry.group_count)].first();
             let backend = first.filter(|_| slot_too).map(|group| {
                 let last = group.first + group.count - 1;
                 maps.contents.slots[last as usize].backend
             });
-            Self { frontend, entry: *entry, backend }
+            Self { frontend, key: *key, cell: *cell, backend }
         });
         readers.collect()
     }
 
     /// Whatever the reader's old entry leads to is a backend that the frontend had or has.
     fn finish(&self, maps: &Maps, allowed: &BTreeSet<(Frontend, std::net::IpAddr, u16)>) {
-        for group in &self.entry.groups[..usize::from(self.entry.group_count)] {
+        let entry = maps.entry(&self.cell);
+        if entry.head != entry.tail {
+            // The table is no longer the version's. The reader notices; it has to be worth looking up again.
+            let now = maps.cells.get(&self.key).map(|cell| cell.current);
+            assert_ne!(now, Some(self.cell.current), "the version counts, and its table is another's");
+            return;
+        }
+        for group in &entry.groups[..usize::from(entry.group_count)] {
             for index in group.first..group.first + group.count {
                 let slot = maps.contents.slots[index as usize];
-                if slot.service != self.entry.head.id {
+                if slot.service != entry.head.id {
                     continue; // The reader notices and looks up again.
                 }
                 self.check(maps, slot.backend, allowed);
@@ -175,7 +239,8 @@ fn service(want: &Want) -> DesiredService {
 
 fn want() -> impl Strategy<Value = Option<Want>> {
     let backends = prop::collection::vec((0_u8..20, any::<bool>()), 1..12);
-    prop::option::weighted(0.8, prop::collection::vec((1_u16..4, backends), 0..3))
+    // Up to more groups than a cell has room for.
+    prop::option::weighted(0.8, prop::collection::vec((1_u16..7, backends), 0..5))
 }
 
 /// Changes by frontend, whether a grace period follows, whether the agent restarts after that.
@@ -213,8 +278,8 @@ fn group_change(before: &BTreeSet<u8>, after: &BTreeSet<u8>) -> GroupChange {
 proptest! {
     #[test]
     fn no_prefix_of_a_plan_exposes_a_missing_backend(history in history()) {
-        let mut maps = Maps::new();
-        let mut actual = Actual::new(CAPACITY);
+        let mut maps = Maps::of(ROOMY);
+        let mut actual = Actual::new(ROOMY);
         let mut desired: BTreeMap<Frontend, DesiredService> = BTreeMap::new();
         let mut waiting = Retired::default();
         let mut ever = BTreeSet::new();
@@ -248,7 +313,7 @@ proptest! {
             }
             if restart {
                 readers.clear();
-                let restored = restore(&maps.contents, CAPACITY);
+                let restored = restore(&maps.contents, ROOMY);
                 prop_assert_eq!(restored.damaged, 0);
                 actual = restored.actual;
                 waiting = restored.leftover;
@@ -280,8 +345,9 @@ proptest! {
         waiting.append(actual.written(&mut plan));
         maps.release(&mut actual, waiting);
         prop_assert_eq!(actual.backend_count(), 0);
-        prop_assert_eq!(actual.free_slots(), CAPACITY.slots);
+        prop_assert_eq!(actual.free_slots(), ROOMY.slots);
         prop_assert!(maps.contents.services.is_empty() && maps.contents.backends.is_empty());
+        prop_assert!(maps.tables.is_empty(), "{:?}", maps.tables.keys());
     }
 
     #[test]

@@ -292,6 +292,8 @@ impl Installation {
         }
         loader
             .map_max_entries("SERVICES", capacity.services)
+            // Of each service one for each version.
+            .map_max_entries("GROUPS", capacity.services.saturating_mul(2))
             .map_max_entries("SLOTS", capacity.slots)
             .map_max_entries("BACKENDS", capacity.backends)
             .map_max_entries("COUNTERS", capacity.counters)

@@ -3,7 +3,7 @@
 //! The maps are trusted only as far as they agree with themselves: an entry that leads to a slot of another
 //! service or to a free backend is taken as damaged, loses that member and is written again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mesh_abi::{
     BackendEntry, FLAG_CANARY, Group, STATE_FREE, STATE_TERMINATING, ServiceEntry, ServiceKey, SlotEntry,
@@ -25,13 +25,15 @@ pub struct Contents {
     pub slots: Vec<SlotEntry>,
     /// Those that are not free.
     pub backends: Vec<(u32, BackendEntry)>,
+    /// Services of which there are tables.
+    pub tables: Vec<u32>,
 }
 
 /// The mirror, and what a crash left over.
 #[derive(Debug)]
 pub struct Restored {
     pub actual: Actual,
-    /// Backends without a service: to be released after a grace period.
+    /// Backends and tables without a service: to be released after a grace period.
     pub leftover: Retired,
     /// Entries that do not agree with the slots and backends that they lead to.
     pub damaged: usize,
@@ -60,7 +62,10 @@ pub fn restore(contents: &Contents, capacity: Capacity) -> Restored {
         services.insert(frontend, held);
     }
     let Reader { mut backends, extents, .. } = reader;
-    let leftover = Retired::of_backends(backends.orphans());
+    let wide = services.values().filter(|held| held.is_wide());
+    let tables: HashSet<u32> = wide.map(|held| held.stamp.id).collect();
+    let unused = contents.tables.iter().copied().filter(|service| !tables.contains(service));
+    let leftover = Retired { backends: backends.orphans(), tables: unused.collect(), ..Retired::default() };
     let groups = services.values().flat_map(|held: &MirrorEntry| &held.groups);
     let counters = groups.map(|group| group.counter).filter(|counter| *counter != 0).collect();
     let service_ids = services.values().map(|held| held.stamp.id).collect();
@@ -70,6 +75,7 @@ pub fn restore(contents: &Contents, capacity: Capacity) -> Restored {
         extents,
         service_ids: Ids::restored(u32::MAX, service_ids),
         counters: Ids::restored(capacity.counters, counters),
+        tables,
         capacity,
         bound: None,
     };

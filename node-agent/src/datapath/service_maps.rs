@@ -1,10 +1,12 @@
-//! The maps that the planner owns: `SERVICES`, `SLOTS`, `BACKENDS`, and the counters of their groups. Never decides what they
+//! The maps that the planner owns: `SERVICES`, `GROUPS`, `SLOTS`, `BACKENDS`, and the counters of their groups. Never decides what they
 //! hold.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use mesh_abi::{BackendEntry, Counter, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{
+    BackendEntry, Counter, GroupTable, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, TableKey,
+};
 
 use super::actual::{CANARY, Capacity, service_key};
 use super::cpus::{self, Cpus};
@@ -15,11 +17,14 @@ use super::sys::{self, How};
 
 /// Services written at once: two versions each must be read, changed and written, so not all of a large plan's.
 const CHUNK: usize = 256;
+/// How often an entry is read that is being rewritten.
+const READS: usize = 16;
 
 /// What connects are balanced by.
 #[derive(Debug)]
 pub struct ServiceMaps {
     pub(super) services: MapFd,
+    groups: MapFd,
     pub(super) slots: MapFd,
     pub(super) backends: MapFd,
     counters: MapFd,
@@ -30,6 +35,7 @@ impl ServiceMaps {
     pub(super) fn open(folder: &Path) -> Result<Self, MapError> {
         Ok(Self {
             services: MapFd::open::<ServiceKey, ServiceCell>(folder, "SERVICES")?,
+            groups: MapFd::open::<TableKey, GroupTable>(folder, "GROUPS")?,
             slots: MapFd::open::<u32, SlotEntry>(folder, "SLOTS")?,
             backends: MapFd::open::<u32, BackendEntry>(folder, "BACKENDS")?,
             counters: MapFd::open::<u32, Counter>(folder, "COUNTERS")?,
@@ -66,9 +72,8 @@ impl ServiceMaps {
     }
 
     fn entries_and_slots(&self) -> Result<Contents, MapError> {
-        let services = self.services.dump::<ServiceKey, ServiceCell>(usize::MAX, How::Locked)?;
-        let services: Vec<_> = services.iter().map(|(key, cell)| (*key, *cell.entry())).collect();
-        let groups = services.iter().flat_map(|(_, entry)| &entry.groups);
+        let mut contents = self.entries()?;
+        let groups = contents.services.iter().flat_map(|(_, entry)| &entry.groups);
         let used = groups.map(|group| group.first.saturating_add(group.count)).max().unwrap_or(0);
         let used = used.min(self.slots.capacity);
         let slots: Vec<(u32, SlotEntry)> = if used == 0 {
@@ -76,8 +81,40 @@ impl ServiceMaps {
         } else {
             self.slots.dump(usize::try_from(used).unwrap_or(usize::MAX), How::Plain)?
         };
-        let slots = slots.into_iter().map(|(_, slot)| slot).collect();
-        Ok(Contents { services, slots, backends: Vec::new() })
+        contents.slots = slots.into_iter().map(|(_, slot)| slot).collect();
+        Ok(contents)
+    }
+
+    /// All entries, and the services of which there are tables.
+    fn entries(&self) -> Result<Contents, MapError> {
+        let cells = self.services.dump::<ServiceKey, ServiceCell>(usize::MAX, How::Locked)?;
+        let tables = self.groups.dump::<TableKey, GroupTable>(usize::MAX, How::Locked)?;
+        let tables: HashMap<_, _> = tables.into_iter().collect();
+        let entry = |(key, cell): (ServiceKey, ServiceCell)| {
+            let entry = cell.entry(cell.table().and_then(|key| tables.get(&key)));
+            // It may have been rewritten between the two reads.
+            let again = entry.head != entry.tail && entry.is_wide();
+            let again = if again { self.read_entry(&key)? } else { None };
+            Ok((key, again.unwrap_or(entry)))
+        };
+        let services = cells.into_iter().map(entry).collect::<Result<_, MapError>>()?;
+        let tables: HashSet<u32> = tables.into_keys().map(|key| key.service).collect();
+        Ok(Contents { services, tables: tables.into_iter().collect(), ..Contents::default() })
+    }
+
+    /// The entry that counts; none under a key that is not there.
+    pub(super) fn read_entry(&self, key: &ServiceKey) -> Result<Option<ServiceEntry>, MapError> {
+        let mut read = None;
+        for _ in 0..READS {
+            let Some(cell) = self.services.lookup::<_, ServiceCell>(key)? else { return Ok(None) };
+            let table = cell.table().map(|key| self.groups.lookup::<_, GroupTable>(&key)).transpose()?;
+            let entry = cell.entry(table.flatten().as_ref());
+            if entry.head == entry.tail {
+                return Ok(Some(entry));
+            }
+            read = Some(entry);
+        }
+        Ok(read)
     }
 
     fn backends_in_use(&self, limit: usize) -> Result<Vec<(u32, BackendEntry)>, MapError> {
@@ -101,19 +138,50 @@ impl ServiceMaps {
     fn write_versions(&self, entries: &[(ServiceKey, ServiceEntry)]) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut prepared = Vec::with_capacity(entries.len());
+        let mut tables = Vec::new();
         for (index, (key, entry)) in entries.iter().enumerate() {
             match self.services.lookup::<_, ServiceCell>(key) {
-                Ok(Some(cell)) => prepared.push((index, true, (*key, cell.prepared(*entry)))),
-                Ok(None) => prepared.push((index, false, (*key, ServiceCell::new(*entry)))),
+                Ok(found) => {
+                    let cell = found.map_or_else(|| ServiceCell::new(entry), |cell| cell.prepared(entry));
+                    if entry.is_wide() {
+                        let place = found
+                            .map_or(TableKey::new(entry.head.id, 0), |cell| cell.spare_table(entry.head.id));
+                        tables.push((prepared.len(), (place, GroupTable::of(entry))));
+                    }
+                    prepared.push((index, found.is_some(), (*key, cell)));
+                }
                 Err(error) => refused.push(Refused { index, error }),
             }
         }
+        self.write_tables(&tables, &mut prepared, &mut refused);
         let failed = self.write_cells(&prepared, &mut refused);
         let switched =
             prepared.into_iter().enumerate().filter(|(at, (_, kept, _))| *kept && !failed.contains(at));
         let switched = switched.map(|(_, (index, kept, (key, cell)))| (index, kept, (key, cell.switched())));
         self.write_cells(&switched.collect::<Vec<_>>(), &mut refused);
         refused
+    }
+
+    /// Writes tables, each with the place of its cell; leaves out the cells of those that were refused.
+    fn write_tables(
+        &self,
+        tables: &[(usize, (TableKey, GroupTable))],
+        cells: &mut Vec<(usize, bool, (ServiceKey, ServiceCell))>,
+        refused: &mut Vec<Refused>,
+    ) {
+        if tables.is_empty() {
+            return;
+        }
+        let elements: Vec<_> = tables.iter().map(|(_, element)| *element).collect();
+        let failed = self.groups.update_all(&elements, "--max-services", How::Locked);
+        let places: HashSet<usize> = failed.iter().map(|failed| tables[failed.index].0).collect();
+        let of_entry = |failed: Refused| Refused { index: cells[tables[failed.index].0].0, ..failed };
+        refused.extend(failed.into_iter().map(of_entry));
+        let mut place = 0;
+        cells.retain(|_| {
+            place += 1;
+            !places.contains(&(place - 1))
+        });
     }
 
     /// Writes cells, each with the index of its entry; gives the places of those that were refused.
@@ -151,6 +219,12 @@ impl Datapath for ServiceMaps {
     fn delete_services(&mut self, keys: &[ServiceKey]) -> Vec<Refused> {
         one_by_one(keys, |key| {
             sys::delete(self.services.fd(), key).map(drop).map_err(self.services.failed("deleting from"))
+        })
+    }
+
+    fn delete_tables(&mut self, keys: &[TableKey]) -> Vec<Refused> {
+        one_by_one(keys, |key| {
+            sys::delete(self.groups.fd(), key).map(drop).map_err(self.groups.failed("deleting from"))
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mesh_abi::{BackendEntry, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{BackendEntry, ServiceEntry, ServiceKey, SlotEntry, TableKey};
 use mesh_model::annotation::Affinity;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::Readiness;
@@ -52,6 +52,10 @@ impl Datapath for Shared {
 
     fn delete_services(&mut self, keys: &[ServiceKey]) -> Vec<Refused> {
         self.with(|kernel| kernel.delete_services(keys))
+    }
+
+    fn delete_tables(&mut self, keys: &[TableKey]) -> Vec<Refused> {
+        self.with(|kernel| kernel.delete_tables(keys))
     }
 
     fn reset_counters(&mut self, ids: &[u32]) -> Vec<Refused> {

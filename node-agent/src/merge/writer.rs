@@ -107,11 +107,7 @@ impl<D: Datapath> Writer<D> {
         let refused = release(&mut self.maps, merger.actual_mut(), retired);
         if let Some(Refused { error, .. }) = refused.first() {
             let error = mesh_failure::chain(error);
-            tracing::warn!(
-                backends = refused.len(),
-                error,
-                "backends that nobody needs could not be cleared"
-            );
+            tracing::warn!(elements = refused.len(), error, "what nobody needs could not be cleared");
         }
     }
 

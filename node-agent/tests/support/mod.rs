@@ -19,7 +19,7 @@ use std::time::Duration;
 use clap::Parser;
 use mesh_abi::{
     BackendEntry, Control, Group, LAYOUT, MAX_GROUPS, Outcome, PROTOCOL_TCP, PROTOCOL_UDP, STATE_ACTIVE,
-    ServiceEntry, ServiceKey, SlotEntry, Stamp, alias_cells,
+    ServiceEntry, ServiceKey, SlotEntry, Stamp,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -370,17 +370,7 @@ impl Service {
         groups[..self.groups.len()].copy_from_slice(&self.groups);
         let stamp = Stamp { id: self.id, generation: 1 };
         let group_count = u8::try_from(self.groups.len()).unwrap();
-        let cells = alias_cells(&self.groups);
-        ServiceEntry {
-            head: stamp,
-            key: self.key,
-            group_count,
-            flags: self.flags,
-            zero: [0; 2],
-            cells,
-            groups,
-            tail: stamp,
-        }
+        ServiceEntry { head: stamp, key: self.key, group_count, flags: self.flags, groups, tail: stamp }
     }
 
     /// Writes backends, slots and entry, in the order that is safe for readers.
@@ -518,13 +508,22 @@ pub(crate) fn with_owners<T: Send>(
     world: &World,
     work: impl FnOnce(&mut [u64; mesh_abi::CELLS]) -> T + Send,
 ) -> T {
+    with_sockets(world, |sockets| work(&mut sockets.owners))
+}
+
+/// Sockets that are counted as having storage.
+pub(crate) fn counted_sockets(world: &World) -> u32 {
+    with_sockets(world, |sockets| sockets.stored.iter().sum())
+}
+
+fn with_sockets<T: Send>(world: &World, work: impl FnOnce(&mut mesh_abi::Sockets) -> T + Send) -> T {
     let pin = world.pin("maps", "SOCKETS");
     let look = || {
         let map = aya::maps::Map::Array(aya::maps::MapData::from_pin(pin).unwrap());
         let mut sockets: aya::maps::Array<_, Bytes<mesh_abi::Sockets>> = map.try_into().unwrap();
         let mut all = sockets.get(&0, 0).unwrap();
         let before = all.0.owners;
-        let result = work(&mut all.0.owners);
+        let result = work(&mut all.0);
         if all.0.owners != before {
             sockets.set(0, all, 0).unwrap();
         }

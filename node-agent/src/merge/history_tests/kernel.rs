@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use mesh_abi::{BackendEntry, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry};
+use mesh_abi::{
+    BackendEntry, GroupTable, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, TableKey,
+};
 use mesh_model::desired::Frontend;
 use mesh_model::snapshot::Protocol;
 
@@ -26,6 +28,7 @@ pub(in crate::merge) type Content =
 #[derive(Debug, Default)]
 pub(in crate::merge) struct Kernel {
     services: BTreeMap<Frontend, (ServiceKey, ServiceCell)>,
+    tables: BTreeMap<TableKey, GroupTable>,
     slots: Vec<SlotEntry>,
     backends: BTreeMap<u32, BackendEntry>,
     /// How many more writes succeed; no limit where none.
@@ -52,22 +55,27 @@ impl Kernel {
     }
 
     /// The versions that count.
-    fn entries(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceEntry)> {
-        self.services.values().map(|(key, cell)| (key, cell.entry()))
+    fn entries(&self) -> impl Iterator<Item = (ServiceKey, ServiceEntry)> {
+        self.services.values().map(|(key, cell)| (*key, self.entry(cell)))
+    }
+
+    fn entry(&self, cell: &ServiceCell) -> ServiceEntry {
+        cell.entry(cell.table().and_then(|key| self.tables.get(&key)))
     }
 
     pub(in crate::merge) fn contents(&self) -> Contents {
         Contents {
-            services: self.entries().map(|(key, entry)| (*key, *entry)).collect(),
+            services: self.entries().collect(),
             slots: self.slots.clone(),
             backends: self.backends.iter().map(|(id, entry)| (*id, *entry)).collect(),
+            tables: self.tables.keys().map(|key| key.service).collect(),
         }
     }
 
     pub(in crate::merge) fn content(&self) -> Content {
         let services = self.services.iter().map(|(frontend, (_, cell))| {
-            let entry = cell.entry();
-            let groups = groups(entry).iter().map(|group| {
+            let entry = self.entry(cell);
+            let groups = groups(&entry).iter().map(|group| {
                 let members = self
                     .members(entry.head.id, group)
                     .map(|(backend, (_, address, port))| (address, port, backend.state));
@@ -107,12 +115,16 @@ impl Kernel {
     /// Nothing is left that no service needs, and no id or counter is used twice.
     pub(in crate::merge) fn assert_nothing_leaks(&self, free_slots: u32) {
         let entries = || self.entries().map(|(_, entry)| entry);
+        let wide: BTreeSet<u32> =
+            entries().filter(ServiceEntry::is_wide).map(|entry| entry.head.id).collect();
+        let tables: BTreeSet<u32> = self.tables.keys().map(|key| key.service).collect();
+        assert_eq!(tables, wide, "a table that nobody needs");
         let ids: BTreeSet<u32> = entries().map(|entry| entry.head.id).collect();
         assert_eq!(ids.len(), self.services.len(), "two services have one id");
-        let all_groups = || entries().flat_map(groups);
+        let all_groups = || entries().flat_map(|entry| groups(&entry).to_vec());
         let counters: BTreeSet<u32> = all_groups().map(|group| group.counter).collect();
         assert_eq!(counters.len(), all_groups().count(), "two groups have one counter");
-        let slots = |group: &mesh_abi::Group| group.first..group.first + group.count;
+        let slots = |group: mesh_abi::Group| group.first..group.first + group.count;
         let used: BTreeSet<u32> =
             all_groups().flat_map(slots).map(|index| self.slots[index as usize].backend).collect();
         let there: BTreeSet<u32> = self.backends.keys().copied().collect();
@@ -136,11 +148,11 @@ impl Kernel {
     /// Panics where a lookup fails or finds what belongs to another.
     fn visit(&self, mut found: impl FnMut(&Frontend, Option<Place>)) {
         for (frontend, (key, cell)) in &self.services {
-            let entry = cell.entry();
-            assert_eq!(entry.head, entry.tail, "a torn entry");
+            let entry = self.entry(cell);
+            assert_eq!(entry.head, entry.tail, "a torn entry, or a table that is none of its");
             assert_eq!(entry.key, *key, "an entry of another frontend");
             found(frontend, None);
-            for group in groups(entry) {
+            for group in groups(&entry) {
                 for (_, place) in self.members(entry.head.id, group) {
                     found(frontend, Some(place));
                 }
@@ -189,7 +201,15 @@ impl Kernel {
                 let frontend = Frontend { address: [10, 99, 0, 1].into(), port: 1, protocol: Protocol::Udp };
                 let key = service_key(&frontend);
                 let entry = ServiceEntry { head: Default::default(), key, ..self.any_entry() };
-                self.services.insert(frontend, (key, ServiceCell::new(entry)));
+                self.services.insert(frontend, (key, ServiceCell::new(&entry)));
+            }
+            (8, _, _) => {
+                self.tables.pop_first();
+            }
+            (9, _, _) => {
+                if let Some(mut table) = self.tables.first_entry() {
+                    table.get_mut().groups[0].first = 77;
+                }
             }
             _ => {}
         }
@@ -201,8 +221,6 @@ impl Kernel {
             key: ServiceKey::new([0; 16], 0, 0),
             group_count: 0,
             flags: 0,
-            zero: [0; 2],
-            cells: [0; mesh_abi::MAX_GROUPS],
             groups: Default::default(),
             tail: Default::default(),
         }
@@ -210,7 +228,7 @@ impl Kernel {
 
     /// Whether a slot that an entry leads to holds the backend.
     fn is_led_to(&self, backend: u32) -> bool {
-        let slots = self.entries().flat_map(|(_, entry)| groups(entry));
+        let slots = self.entries().flat_map(|(_, entry)| groups(&entry).to_vec());
         let mut slots = slots.flat_map(|group| group.first..group.first + group.count);
         slots.any(|index| self.slots[index as usize].backend == backend)
     }
@@ -265,10 +283,22 @@ impl Kernel {
             let before = kernel.services.insert(frontend, (*key, cell));
             if let Some((_, before)) = before.filter(|_| !kernel.damaged) {
                 let counts = cell.current as usize & 1;
-                let kept = cell.versions[counts] == before.versions[counts];
+                let kept = (cell.versions[counts], cell.key) == (before.versions[counts], before.key);
                 assert!(kept, "the version of {frontend:?} that counts was written under its readers");
             }
             assert!(kernel.services.len() <= CAPACITY.services as usize + 1, "the map is full");
+        })
+    }
+
+    /// The same of the table of a version.
+    fn write_table(&mut self, table: Option<&(TableKey, GroupTable)>) -> Result<(), MapError> {
+        let Some((key, table)) = table else { return Ok(()) };
+        self.written(|kernel| {
+            let before = kernel.tables.insert(*key, *table);
+            let is_read = |(_, cell): &&(ServiceKey, ServiceCell)| cell.table() == Some(*key);
+            let reader = kernel.services.values().find(is_read);
+            let kept = kernel.damaged || reader.is_none() || before == Some(*table);
+            assert!(kept, "the table that counts was written under its readers");
         })
     }
 }
@@ -316,17 +346,24 @@ impl Datapath for Kernel {
         each(entries, |(index, entry)| self.written(|kernel| kernel.slots[*index as usize] = *entry))
     }
 
-    /// All versions are prepared, then all are switched.
+    /// All tables are written, then all versions are prepared, then all are switched.
     fn write_services(&mut self, entries: &[(ServiceKey, ServiceEntry)]) -> Vec<Refused> {
         let found = |(key, entry): &(ServiceKey, ServiceEntry)| {
             let frontend = frontend_of(key).expect("only TCP and UDP are planned");
-            let cell = self.services.get(&frontend).map(|(_, cell)| cell.prepared(*entry));
-            (*key, cell.is_some(), cell.unwrap_or_else(|| ServiceCell::new(*entry)))
+            let found = self.services.get(&frontend).map(|(_, cell)| *cell);
+            let place = found.map_or(TableKey::new(entry.head.id, 0), |cell| cell.spare_table(entry.head.id));
+            let table = entry.is_wide().then(|| (place, GroupTable::of(entry)));
+            let cell = found.map_or_else(|| ServiceCell::new(entry), |cell| cell.prepared(entry));
+            (*key, found.is_some(), cell, table)
         };
         let cells: Vec<_> = entries.iter().map(found).collect();
-        let mut refused = each(&cells, |(key, _, cell)| self.write_cell(key, *cell));
+        let mut refused = each(&cells, |(_, _, _, table)| self.write_table(table.as_ref()));
         let failed: BTreeSet<usize> = refused.iter().map(|refused| refused.index).collect();
-        for (index, (key, kept, cell)) in cells.iter().enumerate() {
+        for (index, (key, _, cell, _)) in cells.iter().enumerate().filter(|(at, _)| !failed.contains(at)) {
+            refused.extend(self.write_cell(key, *cell).err().map(|error| Refused { index, error }));
+        }
+        let failed: BTreeSet<usize> = refused.iter().map(|refused| refused.index).collect();
+        for (index, (key, kept, cell, _)) in cells.iter().enumerate() {
             if *kept && !failed.contains(&index) {
                 refused.extend(
                     self.write_cell(key, cell.switched()).err().map(|error| Refused { index, error }),
@@ -345,6 +382,19 @@ impl Datapath for Kernel {
         })
     }
 
+    fn delete_tables(&mut self, keys: &[TableKey]) -> Vec<Refused> {
+        each(keys, |key| {
+            let is_read = |(frontend, (_, cell)): (&Frontend, &(ServiceKey, ServiceCell))| {
+                (cell.table() == Some(*key)).then_some(*frontend)
+            };
+            let reader = self.services.iter().find_map(is_read);
+            assert!(self.damaged || reader.is_none(), "the table of {reader:?} is deleted under its readers");
+            self.written(|kernel| {
+                kernel.tables.remove(key);
+            })
+        })
+    }
+
     fn reset_counters(&mut self, _: &[u32]) -> Vec<Refused> {
         Vec::new()
     }
@@ -356,7 +406,7 @@ impl Datapath for Kernel {
 
 impl Inspect for Kernel {
     fn read_services(&self, keys: &[ServiceKey]) -> Result<Vec<Option<ServiceEntry>>, MapError> {
-        let read = |key| Some(*self.services.get(&frontend_of(key)?)?.1.entry());
+        let read = |key| Some(self.entry(&self.services.get(&frontend_of(key)?)?.1));
         Ok(keys.iter().map(read).collect())
     }
 

@@ -85,7 +85,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => prop::option::weighted(0.7, any::<u32>()).prop_map(Step::Refuse),
         2 => Just(Step::Retry),
         1 => Just(Step::Sweep),
-        2 => (0_u8..8, any::<u16>()).prop_map(|(kind, seed)| Step::Damage(kind, seed)),
+        2 => (0_u8..10, any::<u16>()).prop_map(|(kind, seed)| Step::Damage(kind, seed)),
         1 => (0_usize..20).prop_map(Step::Crash),
         1 => order().prop_map(Step::Rest),
     ];
