@@ -58,6 +58,21 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         ],
     ),
     ("mesh-peers", &["kube", "k8s-openapi", "aya", "mesh-abi", "mesh-source", "mesh-runtime"]),
+    (
+        "mesh-trust",
+        &[
+            "tokio",
+            "tokio-rustls",
+            "tonic",
+            "etcd-client",
+            "kube",
+            "aya",
+            "mesh-abi",
+            "mesh-kv",
+            "mesh-peers",
+            "mesh-runtime",
+        ],
+    ),
     ("mesh-source", &["etcd-client", "tonic", "aya", "mesh-abi", "mesh-kv", "mesh-peers", "mesh-runtime"]),
     (
         "mesh-runtime",

@@ -21,6 +21,7 @@ const LIMITS: &[(&str, usize)] = &[
     ("crates/peers", 50),
     ("crates/runtime", 62),
     ("crates/source", 24),
+    ("crates/trust", 70),
     ("ebpf/abi", 60),
     ("node-agent", 28),
 ];

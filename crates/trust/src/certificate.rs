@@ -1,0 +1,147 @@
+//! What stands in a certificate. Never judges whether it counts.
+
+use std::fmt;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::identity::{Identity, IdentityError};
+
+/// SHA-256 of a certificate's DER bytes, shown as openssl shows it: upper case hex with colons.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    for (at, byte) in bytes.iter().enumerate() {
+        write!(f, "{}{byte:02X}", if at == 0 { "" } else { ":" })?;
+    }
+    Ok(())
+}
+
+/// A certificate's serial number: at most 20 bytes, big-endian, without leading zeros (RFC 5280 §4.1.2.2).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(Vec<u8>);
+
+impl Serial {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        Self(bytes[zeros..].to_vec())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a certificate says of itself. Nothing of it is proven by reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The one identity that it claims; nothing if it claims none.
+    pub identity: Option<Identity>,
+    pub serial: Serial,
+    pub fingerprint: Fingerprint,
+    /// The issuer's name, as one line.
+    pub issuer: String,
+    /// It counts from this second on.
+    pub not_before: UnixTime,
+    /// It counts up to this second.
+    pub not_after: UnixTime,
+    /// Whether it may vouch for others.
+    pub is_authority: bool,
+}
+
+/// Why a certificate says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    #[error("it is no X.509 certificate: {why}")]
+    Malformed { why: String },
+    #[error("its validity lies before 1970")]
+    Validity,
+    #[error(
+        "it claims two identities, {first} and {second}: one certificate speaks for one role of one cluster"
+    )]
+    TwoIdentities { first: Identity, second: Identity },
+    #[error("its identity can't be read")]
+    Identity(#[source] IdentityError),
+}
+
+impl Certificate {
+    /// Reads a DER certificate.
+    pub fn read(der: &CertificateDer<'_>) -> Result<Self, CertificateError> {
+        let malformed = |why: String| CertificateError::Malformed { why };
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(malformed("bytes follow it".into()));
+        }
+        Ok(Self {
+            identity: identity(&parsed)?,
+            serial: Serial::new(parsed.raw_serial()),
+            fingerprint: Fingerprint::of(der),
+            issuer: parsed.issuer().to_string(),
+            not_before: time(parsed.validity().not_before.timestamp())?,
+            not_after: time(parsed.validity().not_after.timestamp())?,
+            is_authority: parsed.is_ca(),
+        })
+    }
+}
+
+fn time(seconds: i64) -> Result<UnixTime, CertificateError> {
+    let seconds = u64::try_from(seconds).map_err(|_| CertificateError::Validity)?;
+    Ok(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+}
+
+/// The one identity among the alternative names; other URIs (SPIFFE's, a company's) may stand beside it.
+fn identity(parsed: &X509Certificate<'_>) -> Result<Option<Identity>, CertificateError> {
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|error| CertificateError::Malformed { why: error.to_string() })?;
+    let mut found: Option<Identity> = None;
+    for name in names.iter().flat_map(|extension| &extension.value.general_names) {
+        let GeneralName::URI(uri) = name else { continue };
+        if !Identity::is_claimed_by(uri) {
+            continue;
+        }
+        let identity: Identity = uri.parse().map_err(CertificateError::Identity)?;
+        if let Some(first) = found.replace(identity.clone())
+            && first != identity
+        {
+            return Err(CertificateError::TwoIdentities { first, second: identity });
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,106 @@
+//! Whom a process trusts: a bundle of roots for each cluster, and the judgement of a chain.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesh_model::name::ClusterName;
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use crate::bundle::Bundle;
+use crate::certificate::Certificate;
+use crate::identity::Identity;
+use crate::refusal::Refusal;
+
+/// Which end of a connection shows a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// The clusters whose processes may connect or be connected to, each with the roots that may vouch for it.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    bundles: BTreeMap<ClusterName, Arc<Bundle>>,
+}
+
+impl Trust {
+    pub fn new(bundles: BTreeMap<ClusterName, Arc<Bundle>>) -> Self {
+        Self { bundles }
+    }
+
+    /// The roots of one cluster alone.
+    pub fn in_one(cluster: ClusterName, bundle: Arc<Bundle>) -> Self {
+        Self::new(BTreeMap::from([(cluster, bundle)]))
+    }
+
+    pub fn bundle(&self, cluster: &ClusterName) -> Option<&Arc<Bundle>> {
+        self.bundles.get(cluster)
+    }
+
+    /// Who shows this chain at `now`, on `side`, if it leads to a root that is trusted for exactly the cluster that its
+    /// leaf names. Host names play no part.
+    pub fn admit(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+        now: UnixTime,
+    ) -> Result<Identity, Refusal> {
+        let read = Certificate::read(leaf).map_err(Refusal::Unreadable)?;
+        let claimed = read.identity.ok_or(Refusal::NoIdentity)?;
+        let bundle = self
+            .bundles
+            .get(&claimed.cluster)
+            .ok_or_else(|| Refusal::UnknownCluster { cluster: claimed.cluster.clone() })?;
+        match verify(bundle, leaf, intermediates, side, now) {
+            Ok(()) => Ok(claimed),
+            Err(why) => Err(Refusal::of_chain(claimed, read.serial, why)),
+        }
+    }
+}
+
+fn verify(
+    bundle: &Bundle,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    side: Side,
+    now: UnixTime,
+) -> Result<(), webpki::Error> {
+    let revocations: Vec<&CertRevocationList<'_>> = bundle.revocations.iter().collect();
+    let usage = match side {
+        Side::Client => KeyUsage::client_auth(),
+        Side::Server => KeyUsage::server_auth(),
+    };
+    EndEntityCert::try_from(leaf)?.verify_for_usage(
+        algorithms(),
+        &bundle.anchors,
+        intermediates,
+        now,
+        usage,
+        revocation(&revocations),
+        None,
+    )?;
+    Ok(())
+}
+
+/// Certificates of issuers whose list of revocations is not there count, and so do lists beyond their date: that nobody has
+/// written a new list must not cut clusters off from each other.
+fn revocation<'a>(lists: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
+    let options = RevocationOptionsBuilder::new(lists).ok()?;
+    Some(
+        options
+            .with_depth(RevocationCheckDepth::Chain)
+            .with_status_policy(UnknownStatusPolicy::Allow)
+            .with_expiration_policy(ExpirationPolicy::Ignore)
+            .build(),
+    )
+}
+
+fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+    rustls::crypto::ring::default_provider().signature_verification_algorithms.all
+}
