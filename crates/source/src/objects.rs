@@ -16,7 +16,7 @@ use mesh_model::snapshot::{ClusterSnapshot, Node, Service, Slice};
 use mesh_model::table::Knowledge;
 
 use crate::convert::{NodeEntry, OwnedSlice, SliceKey};
-use crate::kinds::{Tables, Variant};
+use crate::kinds::{Part, Tables};
 
 pub use crate::kinds::{Kind, Object, ObjectKey};
 
@@ -24,12 +24,12 @@ type Slices = BTreeMap<SliceName, Arc<Slice>>;
 
 /// What has changed since the snapshot was made.
 #[derive(Debug, Default)]
-pub(crate) struct Dirty {
+struct Dirty {
     /// Their own fields, or which slices they have.
-    pub(crate) services: BTreeSet<ServiceName>,
+    services: BTreeSet<ServiceName>,
     /// What slices hold.
     slices: BTreeSet<SliceKey>,
-    pub(crate) nodes: BTreeSet<NodeName>,
+    nodes: BTreeSet<NodeName>,
 }
 
 /// The objects of a source.
@@ -41,7 +41,7 @@ pub struct Objects {
     /// Also slices of Services that are not global, or not there yet.
     tables: Tables,
     by_service: BTreeMap<ServiceName, BTreeSet<SliceName>>,
-    pub(crate) dirty: Dirty,
+    dirty: Dirty,
     unread: Unread,
     /// Remembered from before this process, and not said again yet.
     unconfirmed: BTreeSet<ObjectKey>,
@@ -128,19 +128,21 @@ impl Objects {
     /// Begins a list of everything that the source has of a kind.
     pub fn begin_list(&mut self, kind: Kind) {
         self.unread.listing.insert(kind, BTreeSet::new());
-        kind.begin_list(&mut self.tables);
+        kind.operations().begin_list(&mut self.tables);
     }
 
     /// An object was listed or has changed.
     pub fn put(&mut self, object: Object) {
-        self.is_known(&object.key());
-        object.put(self);
+        let key = object.key();
+        self.is_known(&key);
+        let changed = key.kind().operations().put(&mut self.tables, object);
+        self.note(changed);
     }
 
     /// An object exists but cannot be read: its last good value, if any, stays.
     pub fn keep(&mut self, key: &ObjectKey) {
-        key.keep(&mut self.tables);
-        if !key.is_in(&self.tables) {
+        key.kind().operations().keep(&mut self.tables, key);
+        if !is_in(&self.tables, key) {
             self.unread.keys_for(key.kind()).insert(key.clone());
         }
     }
@@ -148,7 +150,8 @@ impl Objects {
     /// An object was deleted, or is none for the mesh any more.
     pub fn delete(&mut self, key: &ObjectKey) {
         self.is_known(key);
-        key.delete(self);
+        let changed = key.kind().operations().delete(&mut self.tables, key);
+        self.note(changed);
     }
 
     fn is_known(&mut self, key: &ObjectKey) {
@@ -160,33 +163,26 @@ impl Objects {
     pub fn end_list(&mut self, kind: Kind, knowledge: Knowledge) {
         self.unread.end_list(kind);
         self.has_slices |= kind == Kind::Slice;
-        kind.end_list(self, knowledge);
+        let changed = kind.operations().end_list(&mut self.tables, knowledge);
+        self.note(changed);
         let Self { unconfirmed, unread, tables, .. } = self;
         unread.moved |= !unconfirmed.is_empty();
-        unconfirmed.retain(|key| key.is_in(tables));
-        unread.keys.retain(|key| !key.is_in(tables));
+        unconfirmed.retain(|key| is_in(tables, key));
+        unread.keys.retain(|key| !is_in(tables, key));
     }
 
-    pub(crate) fn put_of<K: Variant>(&mut self, key: K::Key, value: &Arc<K::Value>) {
-        let table = K::table_mut(&mut self.tables);
-        let old = table.get(&key).cloned();
-        if table.put(key.clone(), K::store(value)) {
-            K::changed(self, &key, old.as_ref());
-        }
-    }
-
-    pub(crate) fn delete_of<K: Variant>(&mut self, key: &K::Key) {
-        let table = K::table_mut(&mut self.tables);
-        let old = table.get(key).cloned();
-        if table.delete(key, Knowledge::Complete) {
-            K::changed(self, key, old.as_ref());
-        }
-    }
-
-    pub(crate) fn end_list_of<K: Variant>(&mut self, knowledge: Knowledge) {
-        let old = K::table(&self.tables).entries().clone();
-        for key in K::table_mut(&mut self.tables).end_list(knowledge) {
-            K::changed(self, &key, old.get(&key));
+    /// Notes what of the snapshot has to be made anew.
+    fn note(&mut self, changed: impl IntoIterator<Item = Part>) {
+        for part in changed {
+            match part {
+                Part::Service(name) => {
+                    self.dirty.services.insert(name);
+                }
+                Part::Slice { key, was_of } => self.move_slice(&key, was_of),
+                Part::Node(name) => {
+                    self.dirty.nodes.insert(name);
+                }
+            }
         }
     }
 
@@ -212,6 +208,10 @@ impl Objects {
 
     /// How many objects of a kind there are.
     pub(crate) fn count(&self, kind: Kind) -> usize {
-        kind.count(&self.tables)
+        kind.operations().count(&self.tables)
     }
+}
+
+fn is_in(tables: &Tables, key: &ObjectKey) -> bool {
+    key.kind().operations().contains(tables, key)
 }

@@ -8,15 +8,32 @@ mod service;
 mod slice;
 
 use mesh_model::name::ServiceName;
+use serde::de::DeserializeOwned;
 
 use crate::status::Reason;
 use crate::wire::Meta;
 
 pub use node::NodeEntry;
-pub(crate) use node::{cidrs, node, node_name};
-pub(crate) use service::service;
 pub use slice::{Hints, OwnedSlice, SliceKey};
-pub(crate) use slice::{SERVICE_LABEL, owner, slice};
+pub(crate) use slice::{SERVICE_LABEL, owner};
+
+/// What can be converted: the fields of an object.
+pub(crate) trait Convert: DeserializeOwned {
+    type Value;
+
+    fn meta(&self) -> &Meta;
+    fn convert(&self) -> Converted<Self::Value>;
+
+    /// The Service that the object belongs to.
+    fn owner(&self) -> Option<ServiceName> {
+        None
+    }
+}
+
+/// What an object's metadata identify it by.
+pub(crate) trait Identify: Sized {
+    fn identify(meta: &Meta) -> Result<Self, Note>;
+}
 
 /// What an object comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +76,14 @@ impl<T> Converted<T> {
     }
 }
 
-/// The name of a Service. An object without a namespace is in `default`, as kubectl has it.
-pub(crate) fn service_name(meta: &Meta) -> Result<ServiceName, Note> {
-    let name = meta.name.as_deref().unwrap_or("");
-    ServiceName::new(namespace(meta), name).map_err(|error| bad_name(&error))
+/// Any name, for an object of which the mesh keeps nothing but what it says.
+impl Identify for String {
+    fn identify(meta: &Meta) -> Result<Self, Note> {
+        meta.name.clone().ok_or_else(|| Note::new(Reason::Name, "it has no name; correct its metadata"))
+    }
 }
 
-/// The name of an object of which the mesh keeps nothing but what it says.
-pub(crate) fn object_name(meta: &Meta) -> Result<String, Note> {
-    meta.name.clone().ok_or_else(|| Note::new(Reason::Name, "it has no name; correct its metadata"))
-}
-
+/// An object without a namespace is in `default`, as kubectl has it.
 fn namespace(meta: &Meta) -> &str {
     meta.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
 }

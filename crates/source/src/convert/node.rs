@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use mesh_model::name::NodeName;
 use mesh_model::snapshot::Node;
 
-use super::{Converted, Note, Refusals, Verdict, bad_name, shown};
+use super::{Convert, Converted, Identify, Note, Refusals, Verdict, bad_name, shown};
 use crate::status::Reason;
 use crate::wire::{Meta, Node as Object, ServiceCidr};
 
@@ -17,42 +17,60 @@ pub struct NodeEntry {
     pub zone: Option<String>,
 }
 
-/// The name of a Node.
-pub(crate) fn node_name(meta: &Meta) -> Result<NodeName, Note> {
-    NodeName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))
+impl Identify for NodeName {
+    fn identify(meta: &Meta) -> Result<Self, Note> {
+        Self::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))
+    }
 }
 
 /// The ranges of a ServiceCIDR. What is none is left out: the API server has checked them.
-pub(crate) fn cidrs(object: &ServiceCidr) -> Vec<IpNet> {
-    let written = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
-    written.filter_map(|text| text.parse::<IpNet>().ok()).map(|range| range.trunc()).collect()
+impl Convert for ServiceCidr {
+    type Value = Vec<IpNet>;
+
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Converted<Vec<IpNet>> {
+        let written = self.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+        let ranges = written.filter_map(|text| text.parse::<IpNet>().ok()).map(|range| range.trunc());
+        Converted { verdict: Verdict::Use(ranges.collect()), notes: Vec::new() }
+    }
 }
 
 /// A Node: its internal addresses, then its external ones, and the ranges of its pods. Host names are left out.
-pub(crate) fn node(object: &Object) -> Converted<NodeEntry> {
-    let mut refused = Refusals::new(Reason::Node, "address or range");
-    let mut addresses = Vec::new();
-    for kind in ["InternalIP", "ExternalIP"] {
-        let written = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-        for address in written.filter(|address| address.kind == kind) {
-            match address.address.parse::<IpAddr>() {
-                Ok(address) if addresses.contains(&address) => {}
-                Ok(address) => addresses.push(address),
-                Err(_) => refused.add(format!("{} is no IP address", shown(&address.address))),
+impl Convert for Object {
+    type Value = NodeEntry;
+
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+
+    fn convert(&self) -> Converted<NodeEntry> {
+        let mut refused = Refusals::new(Reason::Node, "address or range");
+        let mut addresses = Vec::new();
+        for kind in ["InternalIP", "ExternalIP"] {
+            let written = self.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            for address in written.filter(|address| address.kind == kind) {
+                match address.address.parse::<IpAddr>() {
+                    Ok(address) if addresses.contains(&address) => {}
+                    Ok(address) => addresses.push(address),
+                    Err(_) => refused.add(format!("{} is no IP address", shown(&address.address))),
+                }
             }
         }
-    }
-    let mut pod_cidrs = Vec::new();
-    for text in written_ranges(object) {
-        match text.parse::<IpNet>() {
-            Ok(range) => pod_cidrs.push(range.trunc()),
-            Err(_) => refused.add(format!("{} is no address range such as 10.1.0.0/24", shown(text))),
+        let mut pod_cidrs = Vec::new();
+        for text in written_ranges(self) {
+            match text.parse::<IpNet>() {
+                Ok(range) => pod_cidrs.push(range.trunc()),
+                Err(_) => refused.add(format!("{} is no address range such as 10.1.0.0/24", shown(text))),
+            }
         }
+        let notes = refused.note().into_iter().collect();
+        let zone = self.metadata.labels.as_ref().and_then(|labels| labels.zone.clone());
+        let entry = NodeEntry { node: Node { addresses, pod_cidrs }, zone };
+        Converted { verdict: Verdict::Use(entry), notes }
     }
-    let notes = refused.note().into_iter().collect();
-    let zone = object.metadata.labels.as_ref().and_then(|labels| labels.zone.clone());
-    let entry = NodeEntry { node: Node { addresses, pod_cidrs }, zone };
-    Converted { verdict: Verdict::Use(entry), notes }
 }
 
 fn written_ranges(object: &Object) -> impl Iterator<Item = &String> {
@@ -71,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_node_has_addresses_and_ranges() {
-        let object = serde_json::from_value(json!({
+        let object = serde_json::from_value::<Object>(json!({
             "metadata": {"labels": {"topology.kubernetes.io/zone": "outer-rim"}},
             "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]},
             "status": {"addresses": [
@@ -79,7 +97,7 @@ mod tests {
                 {"type": "InternalIP", "address": "192.168.1.1"}, {"type": "InternalIP", "address": "nonsense"},
             ]},
         }));
-        let converted = node(&object.expect("a Node"));
+        let converted = object.expect("a Node").convert();
         let Verdict::Use(NodeEntry { node, zone }) = converted.verdict else { panic!("{converted:?}") };
         assert_eq!(
             node.addresses,

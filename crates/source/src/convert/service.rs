@@ -4,60 +4,75 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use mesh_model::annotation::{Annotated, parse_map};
-use mesh_model::name::PortName;
+use mesh_model::name::{PortName, ServiceName};
 use mesh_model::snapshot::{Protocol, Service, ServicePort};
 
-use super::{Converted, Note, Verdict, shown};
+use super::{Convert, Converted, Identify, Note, Verdict, bad_name, namespace, shown};
 use crate::status::Reason;
-use crate::wire::{Service as Object, ServicePort as Port, ServiceSpec};
+use crate::wire::{Meta, Service as Object, ServicePort as Port, ServiceSpec};
 
 /// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: u32 = 10_800;
 
-/// A global Service, without its slices. One that is not global is left alone, whatever else is wrong with it.
-pub(crate) fn service(object: &Object) -> Converted<Service> {
-    let (annotated, problems) = parse_map(&object.metadata.annotations);
-    let mut notes: Vec<Note> =
-        problems.iter().map(|problem| Note::new(Reason::Annotation, problem.to_string())).collect();
-    let Annotated::Global(scope) = annotated else { return Converted::leave(notes) };
+impl Identify for ServiceName {
+    fn identify(meta: &Meta) -> Result<Self, Note> {
+        let name = meta.name.as_deref().unwrap_or("");
+        Self::new(namespace(meta), name).map_err(|error| bad_name(&error))
+    }
+}
 
-    let default = ServiceSpec::default();
-    let spec = object.spec.as_ref().unwrap_or(&default);
-    if let Some(note) = not_balanced(spec) {
-        notes.push(note);
-        return Converted::leave(notes);
+/// A global Service, without its slices. One that is not global is left alone, whatever else is wrong with it.
+impl Convert for Object {
+    type Value = Service;
+
+    fn meta(&self) -> &Meta {
+        &self.metadata
     }
-    let (cluster_ips, ports) = match (cluster_ips(spec), ports(spec, &mut notes)) {
-        (Ok(ips), Ok(ports)) => (ips, ports),
-        (ips, ports) => {
-            notes.extend(ips.err());
-            notes.extend(ports.err());
-            return Converted::keep(notes);
+
+    fn convert(&self) -> Converted<Service> {
+        let (annotated, problems) = parse_map(&self.metadata.annotations);
+        let mut notes: Vec<Note> =
+            problems.iter().map(|problem| Note::new(Reason::Annotation, problem.to_string())).collect();
+        let Annotated::Global(scope) = annotated else { return Converted::leave(notes) };
+
+        let default = ServiceSpec::default();
+        let spec = self.spec.as_ref().unwrap_or(&default);
+        if let Some(note) = not_balanced(spec) {
+            notes.push(note);
+            return Converted::leave(notes);
         }
-    };
-    if ports.is_empty() {
-        notes.retain(|note| note.reason != Reason::Unsupported);
-        let message = "it has SCTP ports only, which the mesh does not balance; remove the global annotation, or add a TCP \
-                       or UDP port";
-        notes.push(Note::new(Reason::Unsupported, message));
-        return Converted::leave(notes);
+        let (cluster_ips, ports) = match (cluster_ips(spec), ports(spec, &mut notes)) {
+            (Ok(ips), Ok(ports)) => (ips, ports),
+            (ips, ports) => {
+                notes.extend(ips.err());
+                notes.extend(ports.err());
+                return Converted::keep(notes);
+            }
+        };
+        if ports.is_empty() {
+            notes.retain(|note| note.reason != Reason::Unsupported);
+            let message = "it has SCTP ports only, which the mesh does not balance; remove the global annotation, or add a TCP \
+                           or UDP port";
+            notes.push(Note::new(Reason::Unsupported, message));
+            return Converted::leave(notes);
+        }
+        let node_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+        if node_local {
+            let message = "internalTrafficPolicy: Local keeps connections on the client's node, so clients of this cluster \
+                           are left to kube-proxy; clients of other clusters may use its backends";
+            notes.push(Note::new(Reason::NodeLocal, message));
+        }
+        let value = Service {
+            scope,
+            cluster_ips,
+            ports,
+            session_affinity_seconds: session_affinity(spec, &mut notes),
+            node_local,
+            created_at: self.metadata.creation_timestamp.clone(),
+            slices: Default::default(),
+        };
+        Converted { verdict: Verdict::Use(value), notes }
     }
-    let node_local = spec.internal_traffic_policy.as_deref() == Some("Local");
-    if node_local {
-        let message = "internalTrafficPolicy: Local keeps connections on the client's node, so clients of this cluster \
-                       are left to kube-proxy; clients of other clusters may use its backends";
-        notes.push(Note::new(Reason::NodeLocal, message));
-    }
-    let value = Service {
-        scope,
-        cluster_ips,
-        ports,
-        session_affinity_seconds: session_affinity(spec, &mut notes),
-        node_local,
-        created_at: object.metadata.creation_timestamp.clone(),
-        slices: Default::default(),
-    };
-    Converted { verdict: Verdict::Use(value), notes }
 }
 
 fn written_ips(spec: &ServiceSpec) -> impl Iterator<Item = &str> {

@@ -10,7 +10,7 @@ fn object(spec: Value) -> Object {
 }
 
 fn used(spec: Value) -> Service {
-    match service(&object(spec)) {
+    match object(spec).convert() {
         Converted { verdict: Verdict::Use(service), notes } if notes.is_empty() => service,
         other => panic!("{other:?}"),
     }
@@ -18,7 +18,7 @@ fn used(spec: Value) -> Service {
 
 /// The verdict on a spec that is refused, and the only note's reason.
 fn refused(spec: Value) -> (Verdict<Service>, Reason) {
-    let converted = service(&object(spec));
+    let converted = object(spec).convert();
     assert_eq!(converted.notes.len(), 1, "{converted:?}");
     (converted.verdict, converted.notes[0].reason)
 }
@@ -29,16 +29,16 @@ fn with_ports(ports: Value) -> Value {
 
 #[test]
 fn a_service_without_the_annotation_is_left_alone_whatever_it_holds() {
-    let object =
+    let object: Object =
         serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None"}})).unwrap();
-    assert_eq!(service(&object), Converted::leave(vec![]));
+    assert_eq!(object.convert(), Converted::leave(vec![]));
 }
 
 #[test]
 fn an_unknown_annotation_value_means_the_default_and_is_told() {
     let mut object = object(with_ports(json!([{"port": 80}])));
     object.metadata.annotations.insert("clustermesh.io/affinity".into(), "near".into());
-    let converted = service(&object);
+    let converted = object.convert();
     assert_eq!(converted.notes[0].reason, Reason::Annotation);
     let Verdict::Use(service) = converted.verdict else { panic!("{converted:?}") };
     assert_eq!(service.scope.affinity, Affinity::None);
@@ -60,7 +60,7 @@ fn addresses_and_ports_are_taken_over() {
 fn the_creation_time_is_rfc_3339() {
     let mut object = object(with_ports(json!([{"port": 80}])));
     object.metadata.creation_timestamp = serde_json::from_value(json!("2026-01-02T03:04:05Z")).unwrap();
-    let Verdict::Use(service) = service(&object).verdict else { panic!() };
+    let Verdict::Use(service) = object.convert().verdict else { panic!() };
     assert_eq!(service.created_at.as_deref(), Some("2026-01-02T03:04:05Z"));
 }
 
@@ -101,7 +101,7 @@ fn bad_cluster_ips_are_rejected() {
     for ips in bad {
         let spec = json!({"clusterIPs": ips, "ports": [{"port": 80}]});
         assert_eq!(refused(spec.clone()), (Verdict::Keep, Reason::Service), "{spec}");
-        assert!(service(&object(spec)).notes[0].message.len() < 400);
+        assert!(object(spec).convert().notes[0].message.len() < 400);
     }
 }
 
@@ -126,7 +126,7 @@ fn bad_ports_are_rejected() {
 #[test]
 fn sctp_ports_are_ignored_and_told() {
     let ports = json!([{"port": 80, "name": "http"}, {"port": 81, "name": "s", "protocol": "SCTP"}]);
-    let converted = service(&object(with_ports(ports)));
+    let converted = object(with_ports(ports)).convert();
     let Verdict::Use(service) = converted.verdict else { panic!("{converted:?}") };
     assert_eq!(service.ports.len(), 1);
     assert_eq!(converted.notes[0].reason, Reason::Unsupported);
@@ -142,7 +142,7 @@ fn a_service_with_nothing_but_sctp_is_left_and_told() {
 #[test]
 fn session_affinity_has_kubernetes_default_and_is_told_not_to_be_honoured() {
     let seconds = |spec: Value| {
-        let Converted { verdict, notes } = service(&object(spec));
+        let Converted { verdict, notes } = object(spec).convert();
         assert_eq!(notes.iter().map(|note| note.reason).collect::<Vec<_>>(), [Reason::SessionAffinity]);
         let Verdict::Use(service) = verdict else { panic!("{verdict:?}") };
         service.session_affinity_seconds

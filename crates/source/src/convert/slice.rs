@@ -8,7 +8,7 @@ use mesh_model::snapshot::{Condition, Endpoint, Slice, SlicePort};
 use serde::{Deserialize, Serialize};
 
 use super::service::protocol;
-use super::{Converted, Note, Refusals, Verdict, bad_name, namespace, shown};
+use super::{Convert, Converted, Identify, Note, Refusals, Verdict, bad_name, namespace, shown};
 use crate::status::Reason;
 use crate::wire::{self, Conditions, EndpointPort, EndpointSlice, Meta};
 
@@ -78,8 +78,12 @@ pub(crate) fn owner(namespace: Option<&str>, label: Option<&str>) -> Option<Serv
     ServiceName::new(namespace.filter(|it| !it.is_empty()).unwrap_or("default"), label?).ok()
 }
 
-impl SliceKey {
-    pub(crate) fn of(meta: &Meta) -> Result<Self, Note> {
+fn service_label(meta: &Meta) -> Option<&str> {
+    meta.labels.as_ref()?.service_name.as_deref()
+}
+
+impl Identify for SliceKey {
+    fn identify(meta: &Meta) -> Result<Self, Note> {
         let name = SliceName::new(meta.name.as_deref().unwrap_or("")).map_err(|error| bad_name(&error))?;
         Ok(Self { namespace: namespace(meta).into(), name })
     }
@@ -87,33 +91,41 @@ impl SliceKey {
 
 /// An EndpointSlice. Bad endpoints and ports are left out one by one; the rest counts. One without the label is no
 /// Service's, whatever it is for.
-pub(crate) fn slice(object: &EndpointSlice) -> Converted<OwnedSlice> {
-    let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.service_name.as_deref())
-    else {
-        return Converted::leave(Vec::new());
-    };
-    let v4 = match object.address_type.as_str() {
-        "IPv4" => true,
-        "IPv6" => false,
-        "FQDN" => {
-            let message =
-                "addressType FQDN names hosts, which the mesh does not balance; write IPv4 or IPv6 addresses";
-            return Converted::leave(vec![Note::new(Reason::Unsupported, message)]);
-        }
-        other => {
-            let message = format!("addressType {} is none of IPv4, IPv6 and FQDN", shown(other));
-            return Converted::keep(vec![Note::new(Reason::Slice, message)]);
-        }
-    };
-    let service = match service(object, label) {
-        Ok(service) => service,
-        Err(note) => return Converted::keep(vec![note]),
-    };
-    let mut notes = Vec::new();
-    let ports = ports(object.ports.as_deref().unwrap_or_default(), &mut notes);
-    let (endpoints, hints) = endpoints(object.endpoints.as_deref().unwrap_or_default(), v4, &mut notes);
-    let slice = Slice { ports, endpoints };
-    Converted { verdict: Verdict::Use(OwnedSlice { service, slice, hints }), notes }
+impl Convert for EndpointSlice {
+    type Value = OwnedSlice;
+
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+
+    fn owner(&self) -> Option<ServiceName> {
+        owner(self.metadata.namespace.as_deref(), service_label(&self.metadata))
+    }
+
+    fn convert(&self) -> Converted<OwnedSlice> {
+        let Some(label) = service_label(&self.metadata) else { return Converted::leave(Vec::new()) };
+        let v4 = match self.address_type.as_str() {
+            "IPv4" => true,
+            "IPv6" => false,
+            "FQDN" => {
+                let message = "addressType FQDN names hosts, which the mesh does not balance; write IPv4 or IPv6 addresses";
+                return Converted::leave(vec![Note::new(Reason::Unsupported, message)]);
+            }
+            other => {
+                let message = format!("addressType {} is none of IPv4, IPv6 and FQDN", shown(other));
+                return Converted::keep(vec![Note::new(Reason::Slice, message)]);
+            }
+        };
+        let service = match service(self, label) {
+            Ok(service) => service,
+            Err(note) => return Converted::keep(vec![note]),
+        };
+        let mut notes = Vec::new();
+        let ports = ports(self.ports.as_deref().unwrap_or_default(), &mut notes);
+        let (endpoints, hints) = endpoints(self.endpoints.as_deref().unwrap_or_default(), v4, &mut notes);
+        let slice = Slice { ports, endpoints };
+        Converted { verdict: Verdict::Use(OwnedSlice { service, slice, hints }), notes }
+    }
 }
 
 fn service(object: &EndpointSlice, label: &str) -> Result<ServiceName, Note> {

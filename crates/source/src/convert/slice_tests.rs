@@ -9,7 +9,7 @@ fn convert(more: Value) -> Converted<OwnedSlice> {
         "addressType": "IPv4", "endpoints": [], "ports": [],
     });
     object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    slice(&serde_json::from_value(object).unwrap())
+    serde_json::from_value::<EndpointSlice>(object).unwrap().convert()
 }
 
 fn used(more: Value) -> (OwnedSlice, Vec<Note>) {

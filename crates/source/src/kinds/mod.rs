@@ -1,24 +1,23 @@
 //! The kinds of Kubernetes objects that are read: one file for each, and one line here.
 //!
-//! A kind says how the API server and manifests name it, how it is converted, how its table keeps it, and what of the
-//! snapshot a change of it concerns. Sources never ask which kind an object is of.
+//! A kind says how the API server and manifests name it, of which fields it consists, how its table keeps it, and what of the
+//! snapshot it is. Sources never ask which kind an object is of, and kinds know no source.
+
+mod operations;
 
 use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_model::name::{NodeName, ServiceName};
-use mesh_model::snapshot::{Service, Unread};
-use mesh_model::table::{Knowledge, Table};
-use serde::de::DeserializeOwned;
+use mesh_model::snapshot::Service;
+use mesh_model::table::Table;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::convert::{Converted, NodeEntry, Note, OwnedSlice, SliceKey};
-use crate::kubernetes::{self, Options};
-use crate::manifests;
-use crate::objects::Objects;
-use crate::wire::Meta;
+use crate::convert::{Convert, Identify, NodeEntry, OwnedSlice, SliceKey};
+
+use self::operations::Operations;
+pub(crate) use self::operations::{NotRead, Reading};
 
 /// How a kind is named and asked for.
 pub(crate) struct Api {
@@ -31,8 +30,8 @@ pub(crate) struct Api {
     pub(crate) namespaced: bool,
     /// Which objects the API server is asked for: further parameters of a query.
     pub(crate) selector: &'static str,
-    /// Whether a source that is asked for these options needs it from the API server.
-    pub(crate) is_wanted: fn(&Options) -> bool,
+    /// Whether the API server is asked for it only where the ranges of ClusterIPs are wanted.
+    pub(crate) for_service_ranges: bool,
     /// Whether a supported API server may not know it.
     pub(crate) may_be_absent: bool,
     /// Whether it is read from manifests.
@@ -51,43 +50,59 @@ impl Api {
     }
 }
 
+/// What of the snapshot an object is.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Service(ServiceName),
+    /// `was_of`: the Service that it belonged to before it changed.
+    Slice {
+        key: SliceKey,
+        was_of: Option<ServiceName>,
+    },
+    Node(NodeName),
+}
+
 /// What a kind's file says.
-pub(crate) trait OfKind {
-    type Key: Clone + Ord;
-    /// What an object is converted to.
-    type Value;
-    /// As the table keeps it.
-    type Stored: Clone + PartialEq;
+pub(crate) trait OfKind: Sync + 'static {
+    type Key: Identify + Clone + Ord;
     /// The fields that are read.
-    type Wire: DeserializeOwned;
+    type Wire: Convert;
+    /// As the table keeps it.
+    type Stored: Stored<Value<Self>>;
 
     const API: Api;
 
-    fn meta(object: &Self::Wire) -> &Meta;
-    fn key(meta: &Meta) -> Result<Self::Key, Note>;
-    fn convert(object: &Self::Wire) -> Converted<Self::Value>;
-    fn store(value: &Arc<Self::Value>) -> Self::Stored;
-
-    /// What is visible of an object has changed: notes what of the snapshot has to be made anew.
-    fn changed(objects: &mut Objects, key: &Self::Key, old: Option<&Self::Stored>);
-
-    /// An object exists that can't be read, and no earlier value of it is known.
-    fn unread(_objects: &Objects, _key: &Self::Key, _unread: &mut Unread) {}
-
-    /// The Service that the object belongs to.
-    fn owner(_meta: &Meta) -> Option<ServiceName> {
+    /// `old`: as the table kept the object before it changed. None where the object is in no snapshot.
+    fn part(_key: &Self::Key, _old: Option<&Self::Stored>) -> Option<Part> {
         None
     }
 }
 
+/// What an object is converted to.
+type Value<K> = <<K as OfKind>::Wire as Convert>::Value;
+
+/// As a table keeps what was converted.
+pub(crate) trait Stored<V>: Clone + PartialEq {
+    fn store(value: &Arc<V>) -> Self;
+}
+
+impl<V: PartialEq> Stored<V> for Arc<V> {
+    fn store(value: &Self) -> Self {
+        value.clone()
+    }
+}
+
 /// A kind's place among all kinds.
-pub(crate) trait Variant: OfKind {
+trait Variant: OfKind {
     fn object_key(key: Self::Key) -> ObjectKey;
-    fn object(key: Self::Key, value: Arc<Self::Value>) -> Object;
+    fn key(key: &ObjectKey) -> Option<&Self::Key>;
+    fn object(key: Self::Key, value: Arc<Value<Self>>) -> Object;
+    fn parts(object: Object) -> Option<(Self::Key, Arc<Value<Self>>)>;
     fn table(tables: &Tables) -> &Table<Self::Key, Self::Stored>;
     fn table_mut(tables: &mut Tables) -> &mut Table<Self::Key, Self::Stored>;
 }
 
+/// Makes of each line a kind, a key, an object and a table. What is done with them is in [`Operations`], once for all kinds.
 macro_rules! kinds {
     ($($module:ident: $variant:ident($key:ty, $value:ty)),+ $(,)?) => {
         $(mod $module;)+
@@ -110,14 +125,49 @@ macro_rules! kinds {
             $(pub(crate) $module: Table<$key, <$module::Of as OfKind>::Stored>),+
         }
 
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            pub(crate) fn operations(self) -> &'static dyn Operations {
+                match self { $(Self::$variant => &$module::Of),+ }
+            }
+        }
+
+        impl ObjectKey {
+            pub(crate) fn kind(&self) -> Kind {
+                match self { $(Self::$variant(_) => Kind::$variant),+ }
+            }
+        }
+
+        impl Object {
+            pub fn key(&self) -> ObjectKey {
+                match self { $(Self::$variant(key, _) => ObjectKey::$variant(key.clone())),+ }
+            }
+        }
+
+        impl fmt::Display for ObjectKey {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let kind = self.kind().api().kind;
+                match self { $(Self::$variant(key) => write!(f, "{kind} {key}")),+ }
+            }
+        }
+
         $(
             impl Variant for $module::Of {
                 fn object_key(key: $key) -> ObjectKey {
                     ObjectKey::$variant(key)
                 }
 
+                fn key(key: &ObjectKey) -> Option<&$key> {
+                    if let ObjectKey::$variant(key) = key { Some(key) } else { None }
+                }
+
                 fn object(key: $key, value: Arc<$value>) -> Object {
                     Object::$variant(key, value)
+                }
+
+                fn parts(object: Object) -> Option<($key, Arc<$value>)> {
+                    if let Object::$variant(key, value) = object { Some((key, value)) } else { None }
                 }
 
                 fn table(tables: &Tables) -> &Table<$key, Self::Stored> {
@@ -135,82 +185,6 @@ macro_rules! kinds {
                 }
             }
         )+
-
-        impl Kind {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            pub(crate) fn api(self) -> &'static Api {
-                match self { $(Self::$variant => const { &<$module::Of as OfKind>::API }),+ }
-            }
-
-            pub(crate) fn begin_list(self, tables: &mut Tables) {
-                match self { $(Self::$variant => tables.$module.begin_list()),+ }
-            }
-
-            pub(crate) fn end_list(self, objects: &mut Objects, knowledge: Knowledge) {
-                match self { $(Self::$variant => objects.end_list_of::<$module::Of>(knowledge)),+ }
-            }
-
-            /// How many objects there are.
-            pub(crate) fn count(self, tables: &Tables) -> usize {
-                match self { $(Self::$variant => tables.$module.entries().len()),+ }
-            }
-
-            /// The key of an object with this metadata.
-            pub(crate) fn key(self, meta: &Meta) -> Result<ObjectKey, Note> {
-                match self { $(Self::$variant => $module::Of::key(meta).map(ObjectKey::$variant)),+ }
-            }
-
-            /// An object from the API server; none where it can't be read or has no usable name.
-            pub(crate) fn read(self, json: &str) -> Option<kubernetes::Reading> {
-                match self { $(Self::$variant => kubernetes::reading_of::<$module::Of>(json)),+ }
-            }
-
-            /// An object from a manifest: what it changes, and what is wrong with it.
-            pub(crate) fn read_manifest(self, value: Value) -> (manifests::Effect, Vec<Note>) {
-                match self { $(Self::$variant => manifests::effect_of::<$module::Of>(value)),+ }
-            }
-        }
-
-        impl ObjectKey {
-            pub(crate) fn kind(&self) -> Kind {
-                match self { $(Self::$variant(_) => Kind::$variant),+ }
-            }
-
-            /// Whether there is such an object.
-            pub(crate) fn is_in(&self, tables: &Tables) -> bool {
-                match self { $(Self::$variant(key) => tables.$module.get(key).is_some()),+ }
-            }
-
-            pub(crate) fn keep(&self, tables: &mut Tables) {
-                match self { $(Self::$variant(key) => tables.$module.keep(key)),+ }
-            }
-
-            pub(crate) fn delete(&self, objects: &mut Objects) {
-                match self { $(Self::$variant(key) => objects.delete_of::<$module::Of>(key)),+ }
-            }
-
-            pub(crate) fn note_unread(&self, objects: &Objects, unread: &mut Unread) {
-                match self { $(Self::$variant(key) => $module::Of::unread(objects, key, unread)),+ }
-            }
-        }
-
-        impl Object {
-            pub fn key(&self) -> ObjectKey {
-                match self { $(Self::$variant(key, _) => ObjectKey::$variant(key.clone())),+ }
-            }
-
-            pub(crate) fn put(self, objects: &mut Objects) {
-                match self { $(Self::$variant(key, value) => objects.put_of::<$module::Of>(key, &value)),+ }
-            }
-        }
-
-        impl fmt::Display for ObjectKey {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let kind = self.kind().api().kind;
-                match self { $(Self::$variant(key) => write!(f, "{kind} {key}")),+ }
-            }
-        }
     };
 }
 
@@ -222,6 +196,10 @@ kinds! {
 }
 
 impl Kind {
+    pub(crate) fn api(self) -> &'static Api {
+        self.operations().api()
+    }
+
     /// The kind that objects name so.
     pub(crate) fn named(kind: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|known| known.api().kind == kind)

@@ -3,20 +3,17 @@
 use std::sync::Arc;
 
 use mesh_model::name::NodeName;
-use mesh_model::snapshot::Unread;
 
-use super::{Api, OfKind};
-use crate::convert::{self, Converted, NodeEntry, Note};
-use crate::objects::Objects;
-use crate::wire::{self, Meta};
+use super::{Api, OfKind, Part};
+use crate::convert::NodeEntry;
+use crate::wire;
 
 pub(crate) struct Of;
 
 impl OfKind for Of {
     type Key = NodeName;
-    type Value = NodeEntry;
-    type Stored = Arc<NodeEntry>;
     type Wire = wire::Node;
+    type Stored = Arc<NodeEntry>;
 
     const API: Api = Api {
         kind: "Node",
@@ -24,34 +21,14 @@ impl OfKind for Of {
         resource: "nodes",
         namespaced: false,
         selector: "",
-        is_wanted: |_| true,
+        for_service_ranges: false,
         may_be_absent: false,
         in_manifests: true,
         counted_as: Some("node"),
         has_ranges: true,
     };
 
-    fn meta(object: &wire::Node) -> &Meta {
-        &object.metadata
-    }
-
-    fn key(meta: &Meta) -> Result<NodeName, Note> {
-        convert::node_name(meta)
-    }
-
-    fn convert(object: &wire::Node) -> Converted<NodeEntry> {
-        convert::node(object)
-    }
-
-    fn store(value: &Arc<NodeEntry>) -> Arc<NodeEntry> {
-        value.clone()
-    }
-
-    fn changed(objects: &mut Objects, key: &NodeName, _old: Option<&Arc<NodeEntry>>) {
-        objects.dirty.nodes.insert(key.clone());
-    }
-
-    fn unread(_objects: &Objects, key: &NodeName, unread: &mut Unread) {
-        unread.nodes.insert(key.clone());
+    fn part(key: &NodeName, _old: Option<&Arc<NodeEntry>>) -> Option<Part> {
+        Some(Part::Node(key.clone()))
     }
 }

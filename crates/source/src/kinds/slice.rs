@@ -2,23 +2,17 @@
 
 use std::sync::Arc;
 
-use mesh_model::name::ServiceName;
-use mesh_model::snapshot::Unread;
-
-use super::{Api, OfKind};
-use crate::convert::{self, Converted, Note, OwnedSlice, SliceKey};
-use crate::objects::Objects;
+use super::{Api, OfKind, Part, Stored};
+use crate::convert::{OwnedSlice, SliceKey};
 use crate::packed::PackedSlice;
-use crate::wire::{self, Meta};
+use crate::wire;
 
 pub(crate) struct Of;
 
 impl OfKind for Of {
     type Key = SliceKey;
-    type Value = OwnedSlice;
-    /// Packed, for there are also those of Services that are not global.
-    type Stored = Arc<PackedSlice>;
     type Wire = wire::EndpointSlice;
+    type Stored = Arc<PackedSlice>;
 
     const API: Api = Api {
         kind: "EndpointSlice",
@@ -27,39 +21,21 @@ impl OfKind for Of {
         namespaced: true,
         // Nobody balances a headless Service, and some have thousands of endpoints.
         selector: "&labelSelector=%21service.kubernetes.io%2Fheadless",
-        is_wanted: |_| true,
+        for_service_ranges: false,
         may_be_absent: false,
         in_manifests: true,
         counted_as: Some("slice"),
         has_ranges: false,
     };
 
-    fn meta(object: &wire::EndpointSlice) -> &Meta {
-        &object.metadata
+    fn part(key: &SliceKey, old: Option<&Arc<PackedSlice>>) -> Option<Part> {
+        Some(Part::Slice { key: key.clone(), was_of: old.map(|old| old.service.clone()) })
     }
+}
 
-    fn key(meta: &Meta) -> Result<SliceKey, Note> {
-        SliceKey::of(meta)
-    }
-
-    fn convert(object: &wire::EndpointSlice) -> Converted<OwnedSlice> {
-        convert::slice(object)
-    }
-
-    fn store(value: &Arc<OwnedSlice>) -> Arc<PackedSlice> {
-        Arc::new(PackedSlice::from(&**value))
-    }
-
-    fn changed(objects: &mut Objects, key: &SliceKey, old: Option<&Arc<PackedSlice>>) {
-        objects.move_slice(key, old);
-    }
-
-    fn unread(_objects: &Objects, key: &SliceKey, unread: &mut Unread) {
-        unread.slices.insert((key.namespace.clone(), key.name.clone()));
-    }
-
-    fn owner(meta: &Meta) -> Option<ServiceName> {
-        let label = meta.labels.as_ref().and_then(|labels| labels.service_name.as_deref());
-        convert::owner(meta.namespace.as_deref(), label)
+/// Packed, for there are also slices of Services that are not global.
+impl Stored<OwnedSlice> for Arc<PackedSlice> {
+    fn store(value: &Arc<OwnedSlice>) -> Self {
+        Self::new(PackedSlice::from(&**value))
     }
 }

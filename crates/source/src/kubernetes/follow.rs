@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 
 use super::access::Access;
 use super::api::{self, ApiError, Lines};
-use super::reading::{self, Reading};
+use super::reading;
 use super::watch::{Event, Freshness, Query, parse_event, parse_page};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Reading};
 use crate::objects::ObjectKey;
 
 /// A watch that is asked anew because nothing came over it has this part of that time for its answer.

@@ -10,8 +10,8 @@ use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
 
 use super::follow::Change;
-use super::reading::{Effect, Reading};
-use crate::convert::Note;
+use crate::convert::{Note, Verdict};
+use crate::kinds::Reading;
 use crate::memory::Known;
 use crate::objects::{Kind, ObjectKey, Objects};
 use crate::status::{Problem, Reason, Status};
@@ -221,21 +221,21 @@ impl Mirror {
     }
 
     fn apply(&mut self, kind: Kind, reading: Reading) {
-        let Reading { key, effect, notes, owner, uid, .. } = reading;
-        if let (ObjectKey::Service(name), Effect::Object(_), Some(uid)) = (&key, &effect, &uid)
+        let Reading { key, verdict, notes, owner, uid, .. } = reading;
+        if let (ObjectKey::Service(name), Verdict::Use(_), Some(uid)) = (&key, &verdict, &uid)
             && self.uids.get(name) != Some(uid)
         {
             self.uids.insert(name.clone(), uid.clone());
         }
-        if matches!(effect, Effect::Keep) {
+        if matches!(verdict, Verdict::Keep) {
             self.kept.insert(key.clone());
         } else {
             self.kept.remove(&key);
         }
-        match effect {
-            Effect::Object(object) => self.objects.put(object),
-            Effect::Leave => self.objects.delete(&key),
-            Effect::Keep => self.objects.keep(&key),
+        match verdict {
+            Verdict::Use(object) => self.objects.put(object),
+            Verdict::Leave => self.objects.delete(&key),
+            Verdict::Keep => self.objects.keep(&key),
         }
         let all = self.listing.get_mut(&kind).unwrap_or(&mut self.notes);
         if notes.is_empty() {

@@ -31,7 +31,6 @@ use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
 use mirror::Mirror;
 
-pub(crate) use self::reading::{Reading, reading_of};
 pub use access::{Access, AccessError};
 pub use events::{EventWriter, Events, Notice, Subject, TOLD_AGAIN, upper_camel};
 pub use mirror::{Report, Uids};
@@ -84,8 +83,8 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     pub fn new(access: Access, options: Options, metrics: SourceMetrics) -> Self {
-        let kinds: Vec<Kind> =
-            Kind::ALL.iter().copied().filter(|kind| (kind.api().is_wanted)(&options)).collect();
+        let is_wanted = |kind: &Kind| options.service_cidrs || !kind.api().for_service_ranges;
+        let kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(is_wanted).collect();
         Self {
             access,
             quiet: options.quiet.unwrap_or(QUIET).min(QUIET),

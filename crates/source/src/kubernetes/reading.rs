@@ -2,59 +2,18 @@
 //!
 //! An object that cannot be read keeps its last good value as long as its name can be.
 
-use std::sync::Arc;
-
 use mesh_model::name::ServiceName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::convert::{self, Converted, Note, Verdict};
-use crate::kinds::{Kind, Object, ObjectKey, Variant};
+use crate::convert::{self, Note, Verdict};
+use crate::kinds::{Kind, ObjectKey, Reading};
 use crate::status::Reason;
 use crate::wire::Meta;
 
-/// An object, or what stands in its place.
-#[derive(Debug)]
-pub(crate) struct Reading {
-    pub(crate) key: ObjectKey,
-    pub(crate) effect: Effect,
-    /// What is wrong with it.
-    pub(crate) notes: Vec<Note>,
-    /// The Service that a slice belongs to.
-    pub(crate) owner: Option<ServiceName>,
-    /// Of this very object, not of one of the same name before or after it.
-    pub(crate) uid: Option<String>,
-    pub(crate) resource_version: Option<String>,
-}
-
-/// What an object changes.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    Object(Object),
-    /// Nothing for the mesh.
-    Leave,
-    /// Its last good value stays.
-    Keep,
-}
-
 /// An object of a kind; nothing where not even its name is usable.
 pub(crate) fn read(kind: Kind, json: &str) -> Option<Reading> {
-    kind.read(json).or_else(|| unreadable(kind, json))
-}
-
-/// An object whose fields can be read.
-pub(crate) fn reading_of<K: Variant>(json: &str) -> Option<Reading> {
-    let object: K::Wire = serde_json::from_str(json).ok()?;
-    let meta = K::meta(&object);
-    let key = K::key(meta).ok()?;
-    let Converted { verdict, notes } = K::convert(&object);
-    let effect = match verdict {
-        Verdict::Use(value) => Effect::Object(K::object(key.clone(), Arc::new(value))),
-        Verdict::Leave => Effect::Leave,
-        Verdict::Keep => Effect::Keep,
-    };
-    let (uid, resource_version) = (meta.uid.clone(), meta.resource_version.clone());
-    Some(Reading { key: K::object_key(key), effect, notes, owner: K::owner(meta), uid, resource_version })
+    kind.operations().read_json(json).ok().or_else(|| unreadable(kind, json))
 }
 
 /// The name and resource version of an object of a kind.
@@ -72,7 +31,9 @@ struct OnlyName {
 impl OnlyName {
     fn key(&self, kind: Kind) -> Option<ObjectKey> {
         let Name { name, namespace, .. } = &self.metadata;
-        kind.key(&Meta { name: Some(name.clone()), namespace: namespace.clone(), ..Meta::default() }).ok()
+        kind.operations()
+            .key(&Meta { name: Some(name.clone()), namespace: namespace.clone(), ..Meta::default() })
+            .ok()
     }
 
     fn owner(&self) -> Option<ServiceName> {
@@ -97,7 +58,7 @@ fn unreadable(kind: Kind, json: &str) -> Option<Reading> {
     let notes = vec![Note::new(Reason::Malformed, message)];
     let (key, owner) = (object.key(kind)?, object.owner());
     let resource_version = object.metadata.resource_version;
-    Some(Reading { key, effect: Effect::Keep, notes, owner, uid: None, resource_version })
+    Some(Reading { key, verdict: Verdict::Keep, notes, owner, uid: None, resource_version })
 }
 
 #[cfg(test)]
@@ -109,7 +70,7 @@ mod tests {
         let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "spec": {"ports": "eighty"}}"#;
         let reading = read(Kind::Service, json).unwrap();
         assert_eq!(reading.key, ObjectKey::Service("ns/a".parse().unwrap()));
-        assert!(matches!(reading.effect, Effect::Keep), "{reading:?}");
+        assert!(matches!(reading.verdict, Verdict::Keep), "{reading:?}");
         assert_eq!(reading.notes[0].reason, Reason::Malformed);
     }
 
@@ -133,6 +94,6 @@ mod tests {
     fn a_slice_of_no_service_is_left_without_a_word() {
         let json = r#"{"metadata": {"name": "a", "namespace": "ns"}, "addressType": "FQDN"}"#;
         let reading = read(Kind::Slice, json).unwrap();
-        assert!(matches!(reading.effect, Effect::Leave) && reading.notes.is_empty(), "{reading:?}");
+        assert!(matches!(reading.verdict, Verdict::Leave) && reading.notes.is_empty(), "{reading:?}");
     }
 }

@@ -3,14 +3,13 @@
 //! Documents are parsed one by one, so that a broken one doesn't hide the others.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_model::name::ServiceName;
 use serde_json::Value;
 
-use crate::convert::{self, Converted, Note, Verdict};
-use crate::kinds::{Api, Kind, Object, ObjectKey, Variant};
+use crate::convert::{self, Note, Verdict};
+use crate::kinds::{Api, Kind, NotRead, Object, ObjectKey, Reading};
 use crate::status::Reason;
 use crate::wire::Meta;
 
@@ -266,7 +265,7 @@ fn document(value: Value, version: &str, kind: &str, place: String) -> Document 
         return unidentified(place, object, Note::new(Reason::Version, message));
     }
     let owner = if kind == Kind::Slice { owner(&value) } else { Owner::Itself };
-    let (effect, notes) = kind.read_manifest(value);
+    let (effect, notes) = read(kind, value);
     Document { place, object, effect, notes, owner }
 }
 
@@ -294,35 +293,31 @@ fn object_name(value: &Value, kind: &str) -> String {
 }
 
 /// Reads a value as an object of a kind. Where only the name can be read, the object is kept as it was.
-pub(crate) fn effect_of<K: Variant>(value: Value) -> (Effect, Vec<Note>) {
+fn read(kind: Kind, value: Value) -> (Effect, Vec<Note>) {
     let metadata = value.get("metadata").cloned();
-    let object = match serde_json::from_value::<K::Wire>(value) {
-        Ok(object) => object,
-        Err(error) => {
+    let Reading { key, verdict, notes, .. } = match kind.operations().read_value(value) {
+        Ok(reading) => reading,
+        Err(NotRead::Fields(error)) => {
             let note = malformed(format!("{error}; correct that field (texts such as \"true\" need quotes)"));
-            let key = metadata.and_then(|metadata| key_of::<K>(&metadata));
+            let key = metadata.and_then(|metadata| key_of(kind, &metadata));
             return (key.map_or(Effect::Unidentified, Effect::Keep), vec![note]);
         }
+        Err(NotRead::Name(note)) => return (Effect::Unidentified, vec![note]),
     };
-    let key = match K::key(K::meta(&object)) {
-        Ok(key) => key,
-        Err(note) => return (Effect::Unidentified, vec![note]),
-    };
-    let Converted { verdict, notes } = K::convert(&object);
     let effect = match verdict {
-        Verdict::Use(value) => Effect::Object(K::object(key, Arc::new(value))),
-        Verdict::Leave => Effect::Leave(K::object_key(key)),
-        Verdict::Keep => Effect::Keep(K::object_key(key)),
+        Verdict::Use(object) => Effect::Object(object),
+        Verdict::Leave => Effect::Leave(key),
+        Verdict::Keep => Effect::Keep(key),
     };
     (effect, notes)
 }
 
 /// The key of an object of which nothing but the name can be read.
-fn key_of<K: Variant>(metadata: &Value) -> Option<ObjectKey> {
+fn key_of(kind: Kind, metadata: &Value) -> Option<ObjectKey> {
     let name = |field: &str| metadata.get(field).cloned().unwrap_or(Value::Null);
     let only_name = serde_json::json!({"name": name("name"), "namespace": name("namespace")});
     let meta: Meta = serde_json::from_value(only_name).ok()?;
-    K::key(&meta).ok().map(K::object_key)
+    kind.operations().key(&meta).ok()
 }
 
 #[cfg(test)]

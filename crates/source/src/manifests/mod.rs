@@ -21,7 +21,6 @@ use tokio::sync::watch as channel;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::document::{Effect, effect_of};
 use crate::memory::{Known, Origins};
 use crate::metrics::SourceMetrics;
 use crate::status::Status;

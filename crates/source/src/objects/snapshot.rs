@@ -9,8 +9,7 @@ use mesh_model::snapshot::{self, Service};
 
 use super::{Dirty, Objects, Slices};
 use crate::convert::{Hints, SliceKey};
-use crate::kinds::ObjectKey;
-use crate::packed::PackedSlice;
+use crate::kinds::{ObjectKey, Part};
 use crate::topology::{Viewpoint, narrow};
 
 impl Objects {
@@ -39,7 +38,21 @@ impl Objects {
         let anything = !self.unread.nameless.is_empty();
         let mut unread =
             snapshot::Unread { anything, stale: self.stale().collect(), ..snapshot::Unread::default() };
-        self.unread.keys.iter().for_each(|key| key.note_unread(self, &mut unread));
+        let parts = self.unread.keys.iter().filter_map(|key| key.kind().operations().part(key));
+        for part in parts {
+            match part {
+                Part::Service(name) => {
+                    let slices = self.slices_of(&name, None, &BTreeSet::new());
+                    unread.services.insert(name, slices);
+                }
+                Part::Slice { key, .. } => {
+                    unread.slices.insert((key.namespace, key.name));
+                }
+                Part::Node(name) => {
+                    unread.nodes.insert(name);
+                }
+            }
+        }
         let changed = self.snapshot.unread != unread;
         if changed {
             self.snapshot.unread = unread;
@@ -57,16 +70,16 @@ impl Objects {
     }
 
     /// A slice has changed, and with it the Service that it belongs to, or belonged to.
-    pub(crate) fn move_slice(&mut self, key: &SliceKey, old: Option<&Arc<PackedSlice>>) {
+    pub(super) fn move_slice(&mut self, key: &SliceKey, was_of: Option<ServiceName>) {
         let new = self.tables.slice.get(key).map(|slice| slice.service.clone());
-        if let Some(old) = old.filter(|old| new.as_ref() != Some(&old.service)) {
-            if let Some(slices) = self.by_service.get_mut(&old.service) {
+        if let Some(old) = was_of.filter(|old| new.as_ref() != Some(old)) {
+            if let Some(slices) = self.by_service.get_mut(&old) {
                 slices.remove(&key.name);
                 if slices.is_empty() {
-                    self.by_service.remove(&old.service);
+                    self.by_service.remove(&old);
                 }
             }
-            self.touch(&old.service);
+            self.touch(&old);
         }
         if let Some(service) = new {
             self.by_service.entry(service.clone()).or_default().insert(key.name.clone());
@@ -130,7 +143,7 @@ impl Objects {
     }
 
     /// The slices of a Service. Those that are as before keep their `Arc`.
-    pub(crate) fn slices_of(
+    fn slices_of(
         &self,
         name: &ServiceName,
         old: Option<&Arc<Service>>,
