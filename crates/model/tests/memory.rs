@@ -141,5 +141,5 @@ fn a_remote_endpoint_costs_tens_of_bytes() {
     let small = bytes_per_endpoint(2_000, 10);
     let large = bytes_per_endpoint(10, 2_000);
     println!("{small} bytes where a service has 10 endpoints, {large} where it has 2,000");
-    assert!(small <= 64 && large <= 10, "{small} and {large} bytes");
+    assert!(small <= 58 && large <= 8, "{small} and {large} bytes");
 }

@@ -23,10 +23,10 @@ pub enum Interest {
 }
 
 /// What a peer's service takes in the maps at most: how many frontends have its endpoints, and as how many backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
-    pub(super) ports: u64,
-    pub(super) frontends: u64,
+    pub(super) ports: u32,
+    pub(super) frontends: u32,
 }
 
 /// Elements of the maps.
@@ -41,14 +41,14 @@ impl Shape {
     pub(super) fn demand(self, endpoints: usize) -> Demand {
         let endpoints = endpoints as u64;
         let group = if endpoints == 0 { 0 } else { endpoints.next_power_of_two() };
-        Demand { backends: endpoints * self.ports, slots: group * self.frontends }
+        Demand { backends: endpoints * u64::from(self.ports), slots: group * u64::from(self.frontends) }
     }
 
     /// How many endpoints there is room for.
     pub(super) fn room(self, left: Demand) -> usize {
-        let group = left.slots / self.frontends.max(1);
+        let group = left.slots / u64::from(self.frontends.max(1));
         let group = if group == 0 { 0 } else { 1 << group.ilog2() };
-        usize::try_from(group.min(left.backends / self.ports.max(1))).unwrap_or(usize::MAX)
+        usize::try_from(group.min(left.backends / u64::from(self.ports.max(1)))).unwrap_or(usize::MAX)
     }
 }
 
@@ -68,10 +68,11 @@ impl Interest {
 
     pub(super) fn shape(&self, name: &ServiceName, remote: &PeerService) -> Shape {
         let Some(services) = self.services() else { return Shape { ports: 1, frontends: 1 } };
-        let nothing = Shape { ports: 0, frontends: 0 };
-        let Some(local) = services.get(name).filter(|local| !local.node_local) else { return nothing };
-        let ports = match_ports(&local.ports, remote.ports()).iter().flatten().count() as u64;
-        Shape { ports, frontends: ports * local.cluster_ips.len() as u64 }
+        let local = services.get(name).filter(|local| !local.node_local);
+        let Some(local) = local else { return Shape::default() };
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let ports = count(match_ports(&local.ports, remote.ports()).iter().flatten().count());
+        Shape { ports, frontends: ports.saturating_mul(count(local.cluster_ips.len())) }
     }
 
     /// Names that are asked for now and were not before, or are no longer; and those whose [`Shape`] may be another.

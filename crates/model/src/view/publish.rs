@@ -3,7 +3,7 @@
 //! A peer that has more than its share of the maps is published in the order of its services' names as far as the share
 //! goes: the same on every node that knows the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -21,8 +21,7 @@ pub(super) struct Published {
     /// As they would be without a quota.
     whole: OrdMap<ServiceName, Arc<PeerService>>,
     whole_endpoints: usize,
-    /// What they take in the maps, where that is anything.
-    demands: BTreeMap<ServiceName, Demand>,
+    /// What they take in the maps.
     total: Demand,
     boundary: Option<Boundary>,
     pub(super) services: OrdMap<ServiceName, Arc<PeerService>>,
@@ -63,30 +62,34 @@ impl PeerView {
             let slices = slices
                 .take_while(|((service, _), _)| service == name)
                 .map(|(key, slice)| (slice, self.judged_anew.contains(key)));
-            PeerService::new(offer, slices, &self.policy, before)
+            let service = PeerService::new(offer, slices, &self.policy, before);
+            let shape = self.interest.shape(name, &service);
+            service.shaped(shape)
         });
         let left_out = new.as_ref().map_or(0, PeerService::left_out_slices);
         if left_out > 0 {
             let key = RecordKey::Service(self.pin.name.clone(), name.clone()).to_string();
             self.rejections.add(&Rejection::new(&key, Fault::TooManyEndpoints { left_out }), left_out as u64);
         }
-        let shape = new.as_ref().map(|new| self.interest.shape(name, new));
-        let demand = new.as_ref().zip(shape).map(|(new, shape)| shape.demand(new.endpoint_count()));
-        self.published.set_whole(name, new, demand.unwrap_or_default());
+        self.published.set_whole(name, new);
     }
 
     fn boundary(&self) -> Option<Boundary> {
-        let Published { demands, total, whole, .. } = &self.published;
+        let Published { total, whole, .. } = &self.published;
         let (backends, slots) = (self.quota.backends, self.quota.slots);
         if total.backends <= backends && total.slots <= slots {
             return None;
         }
         let mut left = Demand { backends, slots };
-        for (name, demand) in demands {
+        for (name, service) in whole {
+            let demand = service.demand();
             if demand.backends > left.backends || demand.slots > left.slots {
-                let shape = self.interest.shape(name, whole.get(name)?);
                 let excess = if demand.backends > left.backends { Excess::Backends } else { Excess::Slots };
-                return Some(Boundary { service: name.clone(), endpoints: shape.room(left), excess });
+                return Some(Boundary {
+                    service: name.clone(),
+                    endpoints: service.shape().room(left),
+                    excess,
+                });
             }
             left.backends -= demand.backends;
             left.slots -= demand.slots;
@@ -115,13 +118,11 @@ impl PeerView {
 }
 
 impl Published {
-    fn set_whole(&mut self, name: &ServiceName, new: Option<PeerService>, demand: Demand) {
-        let before = self.demands.remove(name).unwrap_or_default();
+    fn set_whole(&mut self, name: &ServiceName, new: Option<PeerService>) {
+        let before = self.whole.get(name).map(|service| service.demand()).unwrap_or_default();
+        let demand = new.as_ref().map(PeerService::demand).unwrap_or_default();
         self.total.backends = self.total.backends - before.backends + demand.backends;
         self.total.slots = self.total.slots - before.slots + demand.slots;
-        if demand != Demand::default() {
-            self.demands.insert(name.clone(), demand);
-        }
         set(&mut self.whole, &mut self.whole_endpoints, name, new.map(Arc::new));
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::difference::Finder;
+use super::interest::{Demand, Shape};
 use super::pool::Pool;
 use crate::address_policy::AddressPolicy;
 use crate::address_set::AddressSet;
@@ -237,6 +238,8 @@ pub struct PeerService {
     endpoint_count: u32,
     /// How many slices went beyond [`MAX_SERVICE_ENDPOINTS`].
     left_out_slices: u32,
+    /// Kept here, where it fits into the allocation: a map of its own would cost tens of bytes a service.
+    shape: Shape,
 }
 
 impl PeerService {
@@ -264,7 +267,13 @@ impl PeerService {
             }
         }
         let slices = Slices::new(kept);
-        let mut service = Self { offer: offer.clone(), slices, endpoint_count: 0, left_out_slices };
+        let mut service = Self {
+            offer: offer.clone(),
+            slices,
+            endpoint_count: 0,
+            left_out_slices,
+            shape: Shape::default(),
+        };
         service.endpoint_count = u32::try_from(service.count_since(before)).unwrap_or(u32::MAX);
         service
     }
@@ -320,6 +329,20 @@ impl PeerService {
     pub(crate) fn has_active(&self, is_v4: bool) -> bool {
         let mut all = self.slices().iter().flat_map(|slice| slice.endpoints());
         all.any(|endpoint| endpoint.state == BackendState::Active && endpoint.address().is_ipv4() == is_v4)
+    }
+
+    /// The same, where the own cluster asks for it in this form.
+    pub(super) fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// What it takes in the maps.
+    pub(super) fn demand(&self) -> Demand {
+        self.shape.demand(self.endpoint_count())
     }
 
     /// Number of distinct addresses.
