@@ -84,14 +84,8 @@ impl Case {
     async fn omissions(self) -> Vec<Omission> {
         let (snapshot, status) = source(&self.text).await;
         let peers = PeerSet { peers: self.peers.into_iter().collect(), ..PeerSet::default() };
-        let evidence = Evidence {
-            own: id(1),
-            local: self.heard.then_some(&*snapshot),
-            source: &status,
-            peers: &peers,
-            refused: &self.refused,
-        };
-        evidence.omissions(&base())
+        let local = self.heard.then_some(&*snapshot);
+        Evidence::new(id(1), (local, &status), &peers, &self.refused).omissions(&base())
     }
 
     /// The cluster, port and number of endpoints of the only omission of this reason.

@@ -68,8 +68,7 @@ impl Sources {
         let (status, peers) = (self.status.borrow().clone(), self.names.peers.borrow().clone());
         let (clusters, refused) = (self.names.clusters(), self.names.contested());
         let cluster = self.names.own.0;
-        let evidence =
-            Evidence { own: cluster, local: Some(local), source: &status, peers: &peers, refused: &refused };
+        let evidence = Evidence::new(cluster, (Some(local), &status), &peers, &refused);
         for name in own {
             let uid = uids.as_ref().map(|uids| uids.get(*name));
             // Only known from before this process: the API server has not said yet which object it is.

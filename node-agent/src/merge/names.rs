@@ -57,6 +57,19 @@ impl Earlier {
     }
 }
 
+/// What names are made of: as long as it is the same, so are they.
+#[derive(Debug)]
+pub(super) struct Seen {
+    local: Arc<ClusterSnapshot>,
+    clusters: ClusterNames,
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.local, &other.local) && self.clusters == other.clusters
+    }
+}
+
 /// Reads names where they come from. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Names {
@@ -95,6 +108,12 @@ impl Names {
     /// Frontends that services want and that are another's.
     pub(crate) fn contested(&self) -> Vec<RefusedFrontend> {
         self.local.borrow().clone().map(|local| owners(&local).1).unwrap_or_default()
+    }
+
+    /// What [`Self::current`] is made of; none before the own source is synced.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        let local = self.local.borrow().clone()?;
+        Some(Seen { local, clusters: self.clusters() })
     }
 
     /// All of them; none before the own source is synced.

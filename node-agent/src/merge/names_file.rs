@@ -9,7 +9,7 @@ use mesh_admin::api;
 use mesh_model::name::{ClusterId, ClusterName};
 use tokio_util::sync::CancellationToken;
 
-use super::names::{Earlier, Names};
+use super::names::{Earlier, Names, Seen};
 
 /// At least so long between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Keeps the file as the sources say, from the moment on at which the own source is synced: until then the file of an
 /// earlier agent says more.
 pub async fn run(path: PathBuf, mut names: Names, token: CancellationToken) {
-    let mut file = NamesFile { path, written: None, refused: false };
+    let mut file = NamesFile { path, seen: None, written: None, refused: false };
     loop {
         file.keep(&names);
         // The first write is not delayed: an agent may be killed at once, and the next knows no names but these.
@@ -41,6 +41,8 @@ pub async fn run(path: PathBuf, mut names: Names, token: CancellationToken) {
 /// The file, and what is known to be in it.
 struct NamesFile {
     path: PathBuf,
+    /// What was looked at last.
+    seen: Option<Seen>,
     written: Option<api::Names>,
     /// Whether the last write failed.
     refused: bool,
@@ -49,6 +51,12 @@ struct NamesFile {
 impl NamesFile {
     /// Writes what the sources say, where that is new.
     fn keep(&mut self, names: &Names) {
+        // A peer says something every second, and it is seldom about names: there may be many of these.
+        let seen = names.seen();
+        if !self.refused && self.seen == seen {
+            return;
+        }
+        self.seen = seen;
         let Some(current) = names.current().filter(|current| self.written.as_ref() != Some(current)) else {
             return;
         };
@@ -186,6 +194,22 @@ mod tests {
         assert_eq!(agent.written(), Some((2, 1)));
         agent.hear(unread("ns/other"));
         assert_eq!(agent.written(), Some((2, 0)));
+    }
+
+    #[test]
+    fn names_are_looked_at_again_only_where_they_may_be_others() {
+        let agent = Agent::after(file(FILE.as_bytes()).path());
+        assert_eq!(agent.names.seen(), None);
+        agent.hear(Unread::default());
+        let before = agent.names.seen().expect("the own source is synced");
+        agent.peers.send_modify(|peers| {
+            Arc::make_mut(peers).problem = Some("a peer said something".into());
+        });
+        assert_eq!(agent.names.seen().as_ref(), Some(&before));
+        agent.read_folder();
+        assert_ne!(agent.names.seen().as_ref(), Some(&before), "a cluster is no peer any more");
+        agent.hear(Unread::default());
+        assert_ne!(agent.names.seen().as_ref(), Some(&before), "another snapshot");
     }
 
     #[test]

@@ -53,13 +53,8 @@ impl Reader {
         clusters: &ClusterNames,
     ) -> Vec<Omission> {
         let local = self.names.local.borrow().clone();
-        let evidence = Evidence {
-            own: self.names.own.0,
-            local: local.as_deref(),
-            source: &self.source.borrow().clone(),
-            peers: &self.names.peers.borrow().clone(),
-            refused,
-        };
+        let (source, peers) = (self.source.borrow().clone(), self.names.peers.borrow().clone());
+        let evidence = Evidence::new(self.names.own.0, (local.as_deref(), &source), &peers, refused);
         let all = evidence.omissions(name).into_iter();
         let named = |cluster: ClusterId| clusters.get(&cluster).cloned();
         all.map(|omission| Omission::new(omission, named)).collect()

@@ -1,6 +1,7 @@
 //! The parts of a Service that are not in use on this node, and the reasons, from own source, peers and merge loop. Pure, and
 //! asked only by people: nothing of a change waits for it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,17 +29,29 @@ pub struct RefusedFrontend {
     pub text: String,
 }
 
-/// Where the answers come from.
+/// Where the answers come from. Sorted once, so that asking about every Service takes no longer than there are faults.
 pub struct Evidence<'a> {
-    pub own: ClusterId,
-    /// None before the own source is synced.
-    pub local: Option<&'a ClusterSnapshot>,
-    pub source: &'a Status,
-    pub peers: &'a PeerSet,
-    pub refused: &'a [RefusedFrontend],
+    own: ClusterId,
+    local: Option<&'a ClusterSnapshot>,
+    peers: &'a PeerSet,
+    /// What the own source could not use, by object.
+    problems: HashMap<&'a str, Vec<&'a Problem>>,
+    refused: HashMap<&'a ServiceName, Vec<&'a RefusedFrontend>>,
 }
 
-impl Evidence<'_> {
+impl<'a> Evidence<'a> {
+    /// `local`: none before the own source is synced.
+    pub fn new(
+        own: ClusterId,
+        (local, source): (Option<&'a ClusterSnapshot>, &'a Status),
+        peers: &'a PeerSet,
+        refused: &'a [RefusedFrontend],
+    ) -> Self {
+        let problems = source.problems.iter().map(|problem| (problem.object.as_str(), problem));
+        let refused = refused.iter().filter_map(|refused| Some((refused.service.as_ref()?, refused)));
+        Self { own, local, peers, problems: grouped(problems), refused: grouped(refused) }
+    }
+
     /// Everything that takes no part in a Service, sorted.
     pub fn omissions(&self, name: &ServiceName) -> Vec<Omission> {
         let mut all = self.of_source(name);
@@ -63,8 +76,8 @@ impl Evidence<'_> {
         let mut objects = vec![format!("Service {name}")];
         let slices = service.iter().flat_map(|service| service.slices.keys());
         objects.extend(slices.map(|slice| format!("EndpointSlice {}/{slice}", name.namespace())));
-        let problems = self.source.problems.iter().filter(|problem| objects.contains(&problem.object));
-        let mut all: Vec<Omission> = problems.filter_map(of_problem).collect();
+        let problems = objects.iter().filter_map(|object| self.problems.get(object.as_str())).flatten();
+        let mut all: Vec<Omission> = problems.filter_map(|problem| of_problem(problem)).collect();
         let unread = match service {
             Some(_) => local.unread.may_have_slices(name),
             None => local.unread.may_be_service(name),
@@ -77,9 +90,9 @@ impl Evidence<'_> {
 
     fn refusals(&self, name: &ServiceName) -> Vec<Omission> {
         let local = self.local.and_then(|local| local.services.get(name));
-        let those = self.refused.iter().filter(|refused| refused.service.as_ref() == Some(name));
-        let omission = |refused: &RefusedFrontend| {
-            let RefusedFrontend { frontend, cluster, reason, text, .. } = refused;
+        let those = self.refused.get(name).into_iter().flatten();
+        let omission = |refused: &&RefusedFrontend| {
+            let RefusedFrontend { frontend, cluster, reason, text, .. } = *refused;
             let Frontend { address, port: number, protocol } = frontend;
             let mut ports = local.iter().flat_map(|service| &service.ports);
             let port = ports.find(|port| (port.port, port.protocol) == (*number, *protocol)).cloned();
@@ -125,6 +138,12 @@ impl Evidence<'_> {
         all.extend(explain(&input));
         all
     }
+}
+
+fn grouped<K: Eq + std::hash::Hash, V>(pairs: impl Iterator<Item = (K, V)>) -> HashMap<K, Vec<V>> {
+    let mut groups = HashMap::<K, Vec<V>>::new();
+    pairs.for_each(|(key, value)| groups.entry(key).or_default().push(value));
+    groups
 }
 
 fn not_global() -> Omission {
