@@ -1,6 +1,7 @@
 //! The command line, and what it becomes once validated.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use mesh_source::kubernetes::QUIET;
 use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 
 use crate::exporter::COMPACT;
+use crate::serve::{ServeConfig, TlsFiles};
 
 const EXAMPLE: &str = "\
 Example, without Kubernetes:
@@ -148,6 +150,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub election: ElectionArgs,
     #[command(flatten)]
+    pub(crate) mesh: MeshArgs,
+    #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
     pub log: LogArgs,
@@ -198,6 +202,41 @@ impl ElectionArgs {
     /// How long a watch may be silent, so that a replica notices it before it would be taken for one that could lead.
     pub fn quiet(&self) -> Option<Duration> {
         (!self.resign_after.is_zero()).then(|| (self.resign_after * 3 / 8).min(QUIET))
+    }
+}
+
+/// The mesh API, which peers read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Mesh API")]
+pub(crate) struct MeshArgs {
+    /// Where peers read this cluster's records: the read-only part of etcd's v3 API, from memory. Not served by default.
+    ///
+    /// Every replica serves, whoever leads. Clients need certificates (TLS 1.3); any etcd client works.
+    #[arg(
+        long,
+        env = "CLUSTERMESH_MESH_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        requires_all = ["mesh_tls_dir", "mesh_trust_dir"]
+    )]
+    mesh_address: Option<SocketAddr>,
+
+    /// Folder with tls.crt and tls.key: a certificate with the URI clustermesh://NAME/apiserver of this cluster.
+    #[arg(long, env = "CLUSTERMESH_MESH_TLS_DIR", value_name = "DIR")]
+    mesh_tls_dir: Option<PathBuf>,
+
+    /// Folder with CLUSTER.crt for each cluster whose processes may read: the CA certificates that may vouch for it.
+    ///
+    /// The own cluster's too, where own processes shall read. Lists of revoked certificates may stand in the same files.
+    #[arg(long, env = "CLUSTERMESH_MESH_TRUST_DIR", value_name = "DIR")]
+    mesh_trust_dir: Option<PathBuf>,
+}
+
+impl MeshArgs {
+    /// How the mesh API is served, if it is.
+    pub(crate) fn config(&self, cluster: &ClusterName) -> Option<ServeConfig> {
+        let (address, own, trust) =
+            (self.mesh_address?, self.mesh_tls_dir.clone()?, self.mesh_trust_dir.clone()?);
+        Some(ServeConfig { address, cluster: cluster.clone(), tls: TlsFiles { own, trust } })
     }
 }
 

@@ -1,10 +1,8 @@
-//! Exports a cluster's global services to its etcd, for the node-agents of its peers.
+//! Exports a cluster's global services to its etcd, and serves them to the node-agents of its peers.
 
 pub mod config;
 pub mod exporter;
 pub mod forget;
-// Nothing listens yet: the core is here before its shell.
-#[expect(dead_code, reason = "the shell follows")]
 mod serve;
 
 use std::sync::Arc;
@@ -20,6 +18,7 @@ use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
+use serve::{MeshApi, ServeError, ServeMetrics};
 
 /// For all tasks to end after a signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -33,6 +32,8 @@ pub enum RunError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Signals(#[from] SignalError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -50,6 +51,12 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let readiness = Readiness::default();
     let metrics = ExportMetrics::register(registry.root());
     let source_metrics = SourceMetrics::register(registry.root());
+    let serve_metrics = ServeMetrics::register(registry.root());
+    if let Some(config) = args.mesh.config(&identity.name) {
+        let api = MeshApi::bind(config, serve_metrics).await?;
+        let condition = readiness.condition("mesh-api", "waiting for etcd's first list");
+        api.spawn(&mut supervisor, Arc::clone(&dialer), condition);
+    }
     let service_ranges = args.identity.service_cidrs.clone();
     let service_cidrs = service_ranges.is_empty();
     let options = Options { service_cidrs, service_ranges, latest: true, ..Options::default() };

@@ -1,13 +1,122 @@
-//! The mesh API: the read-only part of etcd's v3 API, answered from memory.
+//! The mesh API: the read-only part of etcd's v3 API, answered from memory, over TLS with certificates on both sides.
 //!
-//! [`cache`] holds what etcd holds and its recent past; [`range`] and [`watch`] answer from it as etcd would; [`view`] says
-//! what of it there is for whom. None of them waits, reads a clock or knows a connection.
+//! The core: [`cache`] holds what etcd holds and its recent past; [`range`] and [`watch`] answer from it as etcd would;
+//! [`view`] says what of it there is for whom. None of them waits, reads a clock or knows a connection. The shell: [`feed`]
+//! keeps the cache as etcd is, [`rpc`] carries the calls, [`listener`] and [`tls`] the connections. Never writes to etcd.
 
 mod cache;
-#[cfg(test)]
-mod model_tests;
+mod feed;
+mod listener;
+mod metrics;
 mod range;
 mod record;
+mod rpc;
+mod tls;
 mod view;
 mod watch;
 mod wire;
+
+#[cfg(test)]
+mod differential_tests;
+#[cfg(test)]
+mod etcdctl_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod replica_tests;
+#[cfg(test)]
+mod testing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_kv::{Dialer, RawWatch};
+use mesh_model::name::ClusterName;
+use mesh_runtime::{Condition, Supervisor};
+use mesh_trust::Refusal;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch::{Receiver, channel};
+
+use cache::Window;
+use feed::{FOLLOWED, Feed};
+use listener::Listener;
+use rpc::Served;
+use tls::TlsError;
+use view::Scope;
+
+pub(crate) use metrics::ServeMetrics;
+pub(crate) use tls::TlsFiles;
+
+/// How often idle watches that want it are told of progress: etcd's default.
+const PROGRESS: Duration = Duration::from_secs(600);
+
+/// Why the mesh API can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("listening for the mesh API on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Where and as whom the mesh API is served.
+#[derive(Clone, Debug)]
+pub(crate) struct ServeConfig {
+    pub(crate) address: SocketAddr,
+    pub(crate) cluster: ClusterName,
+    pub(crate) tls: TlsFiles,
+}
+
+/// A server that listens, and is not run yet.
+pub(crate) struct MeshApi {
+    config: ServeConfig,
+    listener: TcpListener,
+    /// Whoever reads the files anew sends here; nobody does yet.
+    tls: Receiver<Arc<ServerConfig>>,
+    metrics: ServeMetrics,
+}
+
+impl MeshApi {
+    /// Listens, and reads the certificates.
+    pub(crate) async fn bind(config: ServeConfig, metrics: ServeMetrics) -> Result<Self, ServeError> {
+        let counted = metrics.clone();
+        let refused = Arc::new(move |refusal: &Refusal| {
+            counted.refused(refusal.reason());
+            tracing::warn!(error = mesh_failure::chain(refusal), "refused a client of the mesh API");
+        });
+        let (_, tls) = channel(config.tls.read(&config.cluster, refused)?);
+        let address = config.address;
+        let listen = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        tracing::info!(address = %address, "mesh API listens");
+        Ok(Self { config: ServeConfig { address, ..config }, listener, tls, metrics })
+    }
+
+    /// Serves what the etcd that is dialled holds. `condition` holds once there is something to serve.
+    pub(crate) fn spawn(self, supervisor: &mut Supervisor, dialer: Arc<Dialer>, condition: Condition) {
+        let Self { config: ServeConfig { cluster, .. }, listener, tls, metrics } = self;
+        let token = supervisor.token();
+        let scope = Scope::of_cluster(&cluster);
+        let mut feed = Feed::new(&cluster, scope, Window::default(), condition, metrics.clone());
+        let served = Served {
+            snapshots: feed.snapshots(),
+            heard: feed.heard(),
+            member_id: member_id(&cluster),
+            metrics,
+            progress_every: PROGRESS,
+            token: token.clone(),
+        };
+        let raw = RawWatch::new(dialer, &cluster, FOLLOWED);
+        supervisor.spawn("mesh-api-cache", raw.run(token, move |event| feed.take(event)));
+        supervisor.spawn("mesh-api", Listener { listener, cluster, tls, served: Arc::new(served) }.run());
+    }
+}
+
+/// Tells replicas apart.
+fn member_id(cluster: &ClusterName) -> u64 {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    feed::fnv1a(format!("{cluster} {host} {}", std::process::id()).as_bytes())
+}

@@ -1,0 +1,162 @@
+//! The watches of a stream, told as fast as the client takes them.
+//!
+//! Nothing is queued: hyper asks for the next answer when there is room in the stream's flow control, and it is made then,
+//! out of the newest state. Whoever reads slowly gets fewer and bigger answers, until its place is out of the cache's past.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use futures::future::FutureExt;
+use futures::stream::{self, BoxStream, StreamExt};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+use tonic::body::Body;
+use tonic::server::StreamingService;
+use tonic::{Status, Streaming};
+
+use super::super::feed::{Snapshot, Snapshots};
+use super::super::watch::Watches;
+use super::super::wire::{WatchRequest, WatchResponse};
+use super::codec::grpc;
+use super::{NOTHING_YET, RAFT_TERM, Rpc, STOPPED, Served};
+
+pub(super) async fn answer(rpc: Rpc, request: Request<Incoming>) -> Response<Body> {
+    grpc().streaming(Opening(rpc), request).await
+}
+
+struct Opening(Rpc);
+
+impl StreamingService<WatchRequest> for Opening {
+    type Response = WatchResponse;
+    type ResponseStream = BoxStream<'static, Result<WatchResponse, Status>>;
+    type Future = Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<WatchRequest>>) -> Self::Future {
+        ready(Told::open(&self.0, request.into_inner()).map(|told| {
+            tonic::Response::new(stream::unfold(Some(told), |told| async { told?.step().await }).boxed())
+        }))
+    }
+}
+
+/// One stream.
+struct Told {
+    served: Arc<Served>,
+    snapshots: Snapshots,
+    /// What is told belongs to this history.
+    history: u64,
+    watches: Watches,
+    /// None once the client has nothing more to ask.
+    requests: Option<Streaming<WatchRequest>>,
+    progress_at: Instant,
+}
+
+/// The answer, and what there is to tell behind it.
+type Step = Option<(Result<WatchResponse, Status>, Option<Told>)>;
+
+impl Told {
+    fn open(rpc: &Rpc, requests: Streaming<WatchRequest>) -> Result<Self, Status> {
+        let served = Arc::clone(&rpc.served);
+        let history = served.snapshot()?.history;
+        served.metrics.watch_streams.inc();
+        Ok(Self {
+            snapshots: served.snapshots.clone(),
+            history,
+            watches: Watches::new(rpc.view.clone()),
+            requests: Some(requests),
+            progress_at: Instant::now() + served.progress_every,
+            served,
+        })
+    }
+
+    async fn step(mut self) -> Step {
+        match self.next().await {
+            Ok(answer) => Some((Ok(answer), Some(self))),
+            Err(status) => Some((Err(status), None)),
+        }
+    }
+
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
+        loop {
+            // So that a cancellation is heard also while there is always more to tell.
+            if !self.watches.has_due()
+                && let Some(request) = next_request(&mut self.requests).now_or_never()
+            {
+                self.take(request)?;
+                continue;
+            }
+            let snapshot = self.snapshot()?;
+            if let Some(answer) = self.watches.next(&snapshot.cache) {
+                return Ok(self.stamped(answer, &snapshot));
+            }
+            drop(snapshot);
+            self.wait().await?;
+        }
+    }
+
+    /// Until there may be something to tell.
+    async fn wait(&mut self) -> Result<(), Status> {
+        let stopped = || Status::unavailable(STOPPED);
+        tokio::select! {
+            () = self.served.token.cancelled() => Err(stopped()),
+            request = next_request(&mut self.requests) => self.take(request),
+            changed = self.snapshots.changed() => changed.map_err(|_| stopped()),
+            () = sleep_until(self.progress_at) => {
+                self.progress_at += self.served.progress_every;
+                let snapshot = self.snapshot()?;
+                self.watches.tick(&snapshot.cache);
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, request: Result<Option<WatchRequest>, Status>) -> Result<(), Status> {
+        match request? {
+            Some(request) => {
+                let snapshot = self.snapshot()?;
+                self.watches.request(&snapshot.cache, request);
+            }
+            None => self.requests = None,
+        }
+        Ok(())
+    }
+
+    /// The newest state. Behind a list the client has to begin anew, as with an etcd that was restarted: its history may be
+    /// another, and a watch can't tell.
+    fn snapshot(&mut self) -> Result<Arc<Snapshot>, Status> {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let snapshot = snapshot.ok_or_else(|| Status::unavailable(NOTHING_YET))?;
+        if snapshot.history != self.history {
+            return Err(Status::unavailable(STOPPED));
+        }
+        Ok(snapshot)
+    }
+
+    fn stamped(&self, mut answer: WatchResponse, snapshot: &Snapshot) -> WatchResponse {
+        if answer.compact_revision != 0 {
+            self.served.metrics.watches_compacted.inc();
+        }
+        if let Some(header) = &mut answer.header {
+            header.cluster_id = snapshot.cluster_id;
+            header.member_id = self.served.member_id;
+            header.raft_term = RAFT_TERM;
+        }
+        answer
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.served.metrics.watch_streams.dec();
+    }
+}
+
+/// Never, once the client has nothing more to ask: it still hears.
+async fn next_request(
+    requests: &mut Option<Streaming<WatchRequest>>,
+) -> Result<Option<WatchRequest>, Status> {
+    match requests {
+        Some(requests) => requests.message().await,
+        None => std::future::pending().await,
+    }
+}

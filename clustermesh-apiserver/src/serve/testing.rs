@@ -1,0 +1,215 @@
+//! Fixtures: replicas that serve an etcd over TLS, and clients of theirs.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd_client::Client;
+use futures::future::FutureExt;
+use hyper_util::rt::TokioIo;
+use mesh_kv::testing::Etcd;
+use mesh_kv::{Dialer, EtcdEndpoint, RawWatch, Tls};
+use mesh_model::name::ClusterName;
+use mesh_runtime::{Readiness, Registry};
+use mesh_trust::{Authority, Issued, Lifetime, Role};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Window;
+use super::feed::{FOLLOWED, Feed, Snapshots};
+use super::listener::Listener;
+use super::metrics::ServeMetrics;
+use super::rpc::Served;
+use super::tls::TlsFiles;
+use super::view::Scope;
+
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(super) fn cluster(name: &str) -> ClusterName {
+    ClusterName::new(name).unwrap()
+}
+
+/// Certificates of hoth, which serves, and of yavin, which reads.
+pub(super) struct Certificates {
+    dir: tempfile::TempDir,
+}
+
+impl Certificates {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let [hoth, yavin] =
+            ["hoth", "yavin"].map(|name| Authority::new(&cluster(name), UnixTime::now()).unwrap());
+        let certificates = Self { dir };
+        std::fs::create_dir(certificates.trust()).unwrap();
+        for (name, authority) in [("hoth", &hoth), ("yavin", &yavin)] {
+            std::fs::write(certificates.trust().join(format!("{name}.crt")), authority.certificate_pem())
+                .unwrap();
+        }
+        let names = ["127.0.0.1".to_owned()];
+        let lifetime = || Lifetime::starting(UnixTime::now(), Duration::from_secs(3600));
+        let own = hoth.issue(Role::Apiserver, &names, lifetime()).unwrap();
+        certificates.write("hoth", &own, &hoth);
+        certificates.write("yavin", &yavin.issue(Role::Agent, &[], lifetime()).unwrap(), &hoth);
+        let forger = Authority::new(&cluster("yavin"), UnixTime::now()).unwrap();
+        certificates.write("forger", &forger.issue(Role::Agent, &[], lifetime()).unwrap(), &hoth);
+        certificates
+    }
+
+    fn write(&self, name: &str, issued: &Issued, trusted: &Authority) {
+        let folder = self.folder(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("ca.crt"), trusted.certificate_pem()).unwrap();
+        std::fs::write(folder.join("tls.crt"), &issued.certificate_pem).unwrap();
+        std::fs::write(folder.join("tls.key"), &issued.key_pem).unwrap();
+    }
+
+    /// A folder with `ca.crt`, `tls.crt`, `tls.key`, as etcd's clients want them: of `hoth`, `yavin` or `forger`.
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn trust(&self) -> PathBuf {
+        self.dir.path().join("trust")
+    }
+
+    pub(super) fn files(&self) -> TlsFiles {
+        TlsFiles { own: self.folder("hoth"), trust: self.trust() }
+    }
+}
+
+/// A server of an etcd's records. Ends with the test.
+pub(super) struct Replica {
+    pub(super) address: SocketAddr,
+    pub(super) feed: Arc<Mutex<Feed>>,
+    pub(super) snapshots: Snapshots,
+    registry: Registry,
+    token: CancellationToken,
+}
+
+impl Replica {
+    pub(super) async fn start(
+        etcd: &Etcd,
+        certificates: &Certificates,
+        scope: Scope,
+        window: Window,
+    ) -> Self {
+        let mut registry = Registry::new("test", "0");
+        let metrics = ServeMetrics::register(registry.root());
+        let (token, hoth) = (CancellationToken::new(), cluster("hoth"));
+        let condition = Readiness::default().condition("mesh-api", "");
+        let feed = Feed::new(&hoth, scope, window, condition, metrics.clone());
+        let snapshots = feed.snapshots();
+        let counted = metrics.clone();
+        let refused = Arc::new(move |refusal: &mesh_trust::Refusal| counted.refused(refusal.reason()));
+        let config = certificates.files().read(&hoth, refused).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = Served {
+            snapshots: snapshots.clone(),
+            heard: feed.heard(),
+            member_id: 7,
+            metrics,
+            progress_every: Duration::from_millis(200),
+            token: token.clone(),
+        };
+        let tls = tokio::sync::watch::channel(config).1;
+        tokio::spawn(Listener { listener, cluster: hoth.clone(), tls, served: Arc::new(served) }.run());
+        let feed = Arc::new(Mutex::new(feed));
+        let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
+        let sink = Arc::clone(&feed);
+        let raw = RawWatch::new(dialer, &hoth, FOLLOWED);
+        tokio::spawn(raw.run(token.clone(), move |event| sink.lock().unwrap().take(event)));
+        Self { address, feed, snapshots, registry, token }
+    }
+
+    /// What an apiserver of hoth serves.
+    pub(super) async fn of_hoth(etcd: &Etcd, certificates: &Certificates) -> Self {
+        Self::start(etcd, certificates, Scope::of_cluster(&cluster("hoth")), Window::default()).await
+    }
+
+    /// Waits until it serves this revision.
+    pub(super) async fn reach(&mut self, revision: i64) {
+        let reached = self.snapshots.wait_for(|snapshot| {
+            snapshot.as_ref().is_some_and(|snapshot| snapshot.cache.revision() >= revision)
+        });
+        tokio::time::timeout(DEADLINE, reached).await.expect("the etcd is followed").unwrap();
+    }
+
+    pub(super) fn endpoint(&self) -> EtcdEndpoint {
+        format!("https://{}", self.address).parse().unwrap()
+    }
+
+    pub(super) fn metrics(&self) -> String {
+        self.registry.encode()
+    }
+
+    /// Ends it as an orderly stop would.
+    pub(super) fn stop(&self) {
+        self.token.cancel();
+    }
+
+    /// A client that shows the certificate of `name`.
+    pub(super) fn client(&self, certificates: &Certificates, name: &str) -> Client {
+        client(self.address, &certificates.folder(name))
+    }
+
+    /// An etcdctl that shows yavin's certificate.
+    pub(super) fn etcdctl(&self, certificates: &Certificates) -> Command {
+        let folder = certificates.folder("yavin");
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint().to_string()]);
+        command.arg("--cacert").arg(folder.join("ca.crt"));
+        command.arg("--cert").arg(folder.join("tls.crt")).arg("--key").arg(folder.join("tls.key"));
+        command
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+/// Dials replicas as an agent of yavin does.
+pub(super) fn dialer(endpoints: Vec<EtcdEndpoint>, certificates: &Certificates) -> Arc<Dialer> {
+    Arc::new(Dialer::new(endpoints, Some(Tls::from_dir(&certificates.folder("yavin")))).unwrap())
+}
+
+fn client(address: SocketAddr, folder: &Path) -> Client {
+    let config = Arc::new(client_config(folder));
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let connector = TlsConnector::from(Arc::clone(&config));
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("127.0.0.1").unwrap();
+            std::io::Result::Ok(TokioIo::new(connector.connect(name, stream).await?))
+        }
+    });
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let channel = etcd_client::Channel::Tonic(endpoint.connect_with_connector_lazy(connector));
+    let client = Client::from_channel(channel, None).now_or_never();
+    client.expect("without a user nothing is sent").unwrap()
+}
+
+fn client_config(folder: &Path) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(folder.join("ca.crt")).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(folder.join("tls.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
