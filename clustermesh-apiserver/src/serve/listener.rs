@@ -114,7 +114,7 @@ async fn serve(
 ) {
     tracing::debug!(address = %address, client = %identity, "connected to the mesh API");
     let view = View::of(&identity.cluster, cluster);
-    let rpc = Rpc { served: Arc::clone(served), view };
+    let rpc = Rpc { served: Arc::clone(served), view, share: served.budget.share(&identity.cluster) };
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)

@@ -42,7 +42,7 @@ use tokio::sync::watch::{Receiver, channel};
 use cache::Window;
 use feed::{FOLLOWED, Feed};
 use listener::Listener;
-use rpc::Served;
+use rpc::{Budget, Served};
 use tls::TlsError;
 use view::Scope;
 
@@ -51,6 +51,10 @@ pub(crate) use tls::TlsFiles;
 
 /// How often idle watches that want it are told of progress: etcd's default.
 const PROGRESS: Duration = Duration::from_secs(600);
+
+/// Big answers that may be on their way to the readers of one cluster at once, and how long others wait for that.
+const BUDGET_BYTES: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the mesh API can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,7 @@ impl MeshApi {
             heard: feed.heard(),
             member_id: member_id(&cluster),
             metrics,
+            budget: Budget::new(BUDGET_BYTES, PATIENCE),
             progress_every: PROGRESS,
             token: token.clone(),
         };

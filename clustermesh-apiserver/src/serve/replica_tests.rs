@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use etcd_client::{Client, GetOptions, WatchOptions};
 use mesh_kv::testing::{Etcd, wait_until};
 use mesh_kv::{Change, Dialer, Event, PeerWatch};
@@ -13,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::cache::Window;
 use super::testing::{Certificates, DEADLINE, Replica, cluster, dialer};
 use super::view::Scope;
+use super::wire::{RangeRequest, RangeResponse};
 
 const PREFIX: &str = "clustermesh/v1/";
 
@@ -224,6 +226,43 @@ async fn a_client_that_does_not_read_is_cancelled_and_the_others_hear_everything
         .unwrap();
     assert!(slow.message().await.unwrap().unwrap().created());
     assert!(!slow.message().await.unwrap().unwrap().events().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn big_answers_that_are_not_read_take_only_their_clusters_share() {
+    let (dir, certificates) = (tempfile::tempdir().unwrap(), Certificates::new());
+    let etcd = started(dir.path());
+    let writer = Client::connect([etcd.endpoint().to_string()], None).await.unwrap();
+    for number in 0..30 {
+        let (key, value) = (format!("{PREFIX}services/hoth/ns/s{number}"), vec![b'x'; 100_000]);
+        writer.kv_client().put(key, value, None).await.unwrap();
+    }
+    let mut replica = Replica::of_hoth(&etcd, &certificates).await;
+    replica.reach(34).await;
+    // Three times the share, and only its beginning fits into the connection's window.
+    let mut raw = tonic::client::Grpc::new(replica.channel(&certificates, "yavin"));
+    raw.ready().await.unwrap();
+    let everything = RangeRequest {
+        key: Bytes::from_static(&[0]),
+        range_end: Bytes::from_static(&[0]),
+        ..RangeRequest::default()
+    };
+    let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Range");
+    let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
+    let unread = raw.server_streaming(tonic::Request::new(everything), path, codec).await.unwrap();
+    let all = || Some(GetOptions::new().with_prefix());
+    let (yavin, hoth) = (replica.client(&certificates, "yavin"), replica.client(&certificates, "hoth"));
+    let refused = yavin.kv_client().get(PREFIX, all()).await.unwrap_err().to_string();
+    assert!(refused.contains("etcdserver: too many requests"), "{refused}");
+    // Small ones are answered, and so are other clusters.
+    yavin.kv_client().get(format!("{PREFIX}services/hoth/ns/a"), None).await.unwrap();
+    assert_eq!(hoth.kv_client().get(PREFIX, all()).await.unwrap().count(), 33);
+    drop((unread, raw));
+    let mut waited = 0;
+    while yavin.kv_client().get(PREFIX, all()).await.is_err() {
+        waited += 1;
+        assert!(waited < 50, "the room does not come back");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ use super::cache::Window;
 use super::feed::{FOLLOWED, Feed, Snapshots};
 use super::listener::Listener;
 use super::metrics::ServeMetrics;
-use super::rpc::Served;
+use super::rpc::{Budget, Served};
 use super::tls::TlsFiles;
 use super::view::Scope;
 
@@ -116,6 +116,7 @@ impl Replica {
             heard: feed.heard(),
             member_id: 7,
             metrics,
+            budget: Budget::new(1 << 20, Duration::from_millis(300)),
             progress_every: Duration::from_millis(200),
             token: token.clone(),
         };
@@ -160,6 +161,11 @@ impl Replica {
         client(self.address, &certificates.folder(name))
     }
 
+    /// A connection that shows the certificate of `name`.
+    pub(super) fn channel(&self, certificates: &Certificates, name: &str) -> tonic::transport::Channel {
+        channel(self.address, &certificates.folder(name))
+    }
+
     /// An etcdctl that shows yavin's certificate.
     pub(super) fn etcdctl(&self, certificates: &Certificates) -> Command {
         let folder = certificates.folder("yavin");
@@ -183,6 +189,12 @@ pub(super) fn dialer(endpoints: Vec<EtcdEndpoint>, certificates: &Certificates) 
 }
 
 fn client(address: SocketAddr, folder: &Path) -> Client {
+    let channel = etcd_client::Channel::Tonic(channel(address, folder));
+    let client = Client::from_channel(channel, None).now_or_never();
+    client.expect("without a user nothing is sent").unwrap()
+}
+
+fn channel(address: SocketAddr, folder: &Path) -> tonic::transport::Channel {
     let config = Arc::new(client_config(folder));
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         let connector = TlsConnector::from(Arc::clone(&config));
@@ -193,9 +205,7 @@ fn client(address: SocketAddr, folder: &Path) -> Client {
         }
     });
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let channel = etcd_client::Channel::Tonic(endpoint.connect_with_connector_lazy(connector));
-    let client = Client::from_channel(channel, None).now_or_never();
-    client.expect("without a user nothing is sent").unwrap()
+    endpoint.connect_with_connector_lazy(connector)
 }
 
 fn client_config(folder: &Path) -> ClientConfig {

@@ -15,8 +15,8 @@ use super::record::{deletion, with_previous};
 use super::view::View;
 use super::wire::{ResponseHeader, WatchAsked, WatchCreateRequest, WatchFilter, WatchRequest, WatchResponse};
 
-/// Answers end with the revision that fills them so far: one that is sent while more wait is not bigger than a client takes.
-const ANSWER_BYTES: usize = 512 << 10;
+/// Answers end with the revision that fills them so far: a client that does not read holds two.
+const ANSWER_BYTES: usize = 64 << 10;
 /// Revisions in one answer, as in etcd.
 const ANSWER_REVISIONS: usize = 1000;
 /// Beyond this a client that wants fragments gets them: etcd's limit for a request.

@@ -2,7 +2,9 @@
 //!
 //! Dispatched by hand: a generated service would encode every record for every client anew.
 
+mod budget;
 mod codec;
+mod range;
 mod stream;
 mod unary;
 
@@ -24,6 +26,8 @@ use super::metrics::{Call, ServeMetrics};
 use super::view::View;
 use super::wire::ResponseHeader;
 
+pub(crate) use budget::{Budget, Share};
+
 /// No honest request is bigger: two keys and some numbers.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
 /// There is no raft here; to clients a term of 0 is none.
@@ -33,6 +37,7 @@ const RAFT_TERM: u64 = 1;
 const DENIED: &str = "etcdserver: permission denied";
 const STOPPED: &str = "etcdserver: server stopped";
 const NOTHING_YET: &str = "nothing has been read from etcd yet; try again, or another replica";
+const TOO_MANY: &str = "etcdserver: too many requests";
 const NO_USERS: &str = "etcdserver: authentication is not enabled";
 
 /// Calls of etcd that write, or that are for its operators.
@@ -69,6 +74,7 @@ pub(crate) struct Served {
     pub(crate) heard: Heard,
     pub(crate) member_id: u64,
     pub(crate) metrics: ServeMetrics,
+    pub(crate) budget: Budget,
     /// How often idle watches that want it are told of progress.
     pub(crate) progress_every: Duration,
     pub(crate) token: CancellationToken,
@@ -94,6 +100,7 @@ impl Served {
 pub(crate) struct Rpc {
     pub(crate) served: Arc<Served>,
     pub(crate) view: View,
+    pub(crate) share: Share,
 }
 
 impl Rpc {
@@ -102,7 +109,7 @@ impl Rpc {
         let call = call_of(path);
         self.served.metrics.called(call);
         match (call, path) {
-            (Call::Range, _) => unary::answer(unary::Range(self), request).await,
+            (Call::Range, _) => range::answer(self, request).await,
             (Call::Watch, _) => stream::answer(self, request).await,
             (Call::Status, _) => unary::answer(unary::Health(self), request).await,
             (Call::Greeting, "/etcdserverpb.Maintenance/Alarm") => {

@@ -1,7 +1,8 @@
 //! The watches of a stream, told as fast as the client takes them.
 //!
-//! Nothing is queued: hyper asks for the next answer when there is room in the stream's flow control, and it is made then,
-//! out of the newest state. Whoever reads slowly gets fewer and bigger answers, until its place is out of the cache's past.
+//! Nothing is queued: hyper takes one answer ahead of the one that waits for the stream's flow control, and each is made when
+//! it is taken, out of the newest state. Whoever reads slowly gets fewer and bigger answers, until its place is out of the
+//! cache's past.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;

@@ -10,10 +10,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::UnaryService;
 
-use super::super::range::{RangeRefused, range};
-use super::super::wire::{
-    AlarmRequest, EmptyRequest, HeaderResponse, RangeRequest, RangeResponse, StatusResponse,
-};
+use super::super::wire::{AlarmRequest, EmptyRequest, HeaderResponse, StatusResponse};
 use super::codec::grpc;
 use super::{DENIED, RAFT_TERM, Rpc};
 
@@ -45,37 +42,6 @@ pub(super) async fn answer<A: Answer>(call: A, request: Request<Incoming>) -> Re
     grpc::<A::Out, A::In>().unary(Unary(call), request).await
 }
 
-pub(super) struct Range(pub(super) Rpc);
-
-impl Answer for Range {
-    type In = RangeRequest;
-    type Out = RangeResponse;
-
-    fn answer(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        let Rpc { served, view } = &self.0;
-        let snapshot = served.snapshot()?;
-        let found = range(&snapshot.cache, view, &request).map_err(refusal)?;
-        let kvs = found
-            .records
-            .iter()
-            .map(|record| if request.keys_only { record.record_without_value() } else { record.record() });
-        Ok(RangeResponse {
-            header: Some(served.header(&snapshot)),
-            kvs: kvs.collect(),
-            more: found.more,
-            count: found.count,
-        })
-    }
-}
-
-fn refusal(refused: RangeRefused) -> Status {
-    let text = refused.to_string();
-    match refused {
-        RangeRefused::NoKey | RangeRefused::Sort => Status::invalid_argument(text),
-        RangeRefused::Compacted | RangeRefused::Future => Status::out_of_range(text),
-    }
-}
-
 /// How the server is.
 pub(super) struct Health(pub(super) Rpc);
 
@@ -89,10 +55,7 @@ impl Answer for Health {
         let header = served.header(&snapshot);
         let size = i64::try_from(snapshot.cache.size()).unwrap_or(i64::MAX);
         let index = header.revision.cast_unsigned();
-        let silent = served.heard.age().filter(|age| *age >= SILENCE);
-        let errors = silent.map(|age| {
-            format!("etcd has not been heard for {} s: what is served may be as old as that", age.as_secs())
-        });
+        let errors = served.heard.age().and_then(complaint);
         Ok(StatusResponse {
             header: Some(header),
             version: VERSION.into(),
@@ -105,6 +68,13 @@ impl Answer for Health {
             db_size_in_use: size,
         })
     }
+}
+
+/// What is wrong where etcd has been silent for so long.
+fn complaint(age: Duration) -> Option<String> {
+    let text =
+        || format!("etcd has not been heard for {} s: what is served may be as old as that", age.as_secs());
+    (age >= SILENCE).then(text)
 }
 
 /// There are none.
@@ -133,5 +103,17 @@ impl Answer for AuthStatus {
     fn answer(&self, _: EmptyRequest) -> Result<HeaderResponse, Status> {
         let snapshot = self.0.served.snapshot()?;
         Ok(HeaderResponse { header: Some(self.0.served.header(&snapshot)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_what_is_served_is_told_once_etcd_is_missed() {
+        assert_eq!(complaint(Duration::from_secs(10)), None);
+        let said = complaint(Duration::from_millis(15_500)).unwrap_or_default();
+        assert_eq!(said, "etcd has not been heard for 15 s: what is served may be as old as that");
     }
 }
