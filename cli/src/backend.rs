@@ -32,13 +32,13 @@ pub(crate) fn list(
 }
 
 fn row(backend: &Backend) -> Vec<String> {
-    let frontend = SocketAddr::new(backend.frontend.address, backend.frontend.port);
+    let frontend = SocketAddr::new(backend.frontend.address.into(), backend.frontend.port);
     let cluster = backend.cluster.as_ref().map(ToString::to_string);
     vec![
         or_dash(backend.service.as_ref()),
         format!("{frontend}/{}", backend.frontend.protocol),
         cluster.unwrap_or_else(|| format!("#{}", backend.cluster_id)),
-        SocketAddr::new(backend.address, backend.port).to_string(),
+        SocketAddr::new(backend.address.into(), backend.port).to_string(),
         backend.state.to_string(),
     ]
 }

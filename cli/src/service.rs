@@ -101,7 +101,7 @@ fn rows(service: &Service, wide: bool) -> Vec<Vec<String>> {
 }
 
 fn row(service: &Service, frontend: &ServiceFrontend, group: Option<&Group>, wide: bool) -> Vec<String> {
-    let place = SocketAddr::new(frontend.address, frontend.port);
+    let place = SocketAddr::new(frontend.address.into(), frontend.port);
     let count = |of: fn(&Group) -> u64| or_dash(group.map(of));
     let mut row = vec![
         or_dash(service.service.as_ref()),

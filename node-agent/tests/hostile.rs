@@ -7,12 +7,12 @@ mod support;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_admin::api::Backend;
 use mesh_kv::testing::Etcd;
+use mesh_model::address::Address;
 use mesh_model::snapshot::{ClusterSnapshot, Service};
 use node_agent::admin::answers::Answers;
 use node_agent::datapath::actual::Capacity;
@@ -40,7 +40,7 @@ const CHURNED: u32 = 50;
 fn local(first: u8) -> ClusterSnapshot {
     let (_, service) = merge_loop::snapshot(first..first + 5).services.into_iter().next().unwrap();
     let services = (1..).zip(SERVICES).map(|(n, name)| {
-        let cluster_ips = vec![IpAddr::from([10, 96, 0, n])];
+        let cluster_ips = vec![[10, 96, 0, n].into()];
         (format!("ns/{name}").parse().unwrap(), Arc::new(Service { cluster_ips, ..(*service).clone() }))
     });
     ClusterSnapshot { services: services.collect(), ..ClusterSnapshot::default() }
@@ -100,7 +100,7 @@ fn hostile() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Backends in the maps by cluster id and service.
-fn held(reader: &Reader) -> BTreeMap<(u16, String), BTreeSet<IpAddr>> {
+fn held(reader: &Reader) -> BTreeMap<(u16, String), BTreeSet<Address>> {
     let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for Backend { service, cluster_id, address, .. } in reader.backends(None).unwrap() {
         let name = service.unwrap().name().to_owned();
@@ -110,9 +110,9 @@ fn held(reader: &Reader) -> BTreeMap<(u16, String), BTreeSet<IpAddr>> {
 }
 
 /// The whole of the neighbours, as the maps shall hold it.
-fn neighbours(own: u8, yavin: u32, endor: u32) -> BTreeMap<(u16, String), BTreeSet<IpAddr>> {
+fn neighbours(own: u8, yavin: u32, endor: u32) -> BTreeMap<(u16, String), BTreeSet<Address>> {
     let hosts =
-        |id: u8, first: u32| (first..first + 5).map(move |host| IpAddr::from([10, id, 0, host as u8]));
+        |id: u8, first: u32| (first..first + 5).map(move |host| Address::from([10, id, 0, host as u8]));
     let clusters = [(1, own.into()), (2, yavin), (3, endor)];
     let all = clusters.into_iter().flat_map(|(id, first)| {
         SERVICES.map(|name| ((u16::from(id), name.to_owned()), hosts(id, first).collect()))
@@ -120,14 +120,14 @@ fn neighbours(own: u8, yavin: u32, endor: u32) -> BTreeMap<(u16, String), BTreeS
     all.collect()
 }
 
-fn are_as_desired(reader: &Reader, wanted: &BTreeMap<(u16, String), BTreeSet<IpAddr>>) -> bool {
+fn are_as_desired(reader: &Reader, wanted: &BTreeMap<(u16, String), BTreeSet<Address>>) -> bool {
     let mut held = held(reader);
     held.retain(|(cluster, _), _| *cluster != 4);
     held == *wanted
 }
 
 /// What the hostile peer has in the maps.
-fn share(reader: &Reader) -> BTreeSet<IpAddr> {
+fn share(reader: &Reader) -> BTreeSet<Address> {
     let held = held(reader);
     held.into_iter().filter(|((cluster, _), _)| *cluster == 4).flat_map(|(_, addresses)| addresses).collect()
 }

@@ -6,7 +6,8 @@ mod merge_loop;
 mod support;
 
 use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, ServiceKey, SlotEntry};
-use node_agent::datapath::actual::{mapped, service_key};
+use mesh_model::address::Address;
+use node_agent::datapath::actual::service_key;
 use node_agent::datapath::inspect::Inspect;
 use node_agent::datapath::maps::{Datapath, Maps};
 
@@ -53,7 +54,7 @@ fn what_somebody_else_writes_into_the_maps_is_repaired() {
 
     // Each of these is undone, and counted for the right map.
     let key = service_key(&frontend());
-    let stranger = ServiceKey::new(mapped("10.96.0.99".parse().unwrap()), 80, mesh_abi::PROTOCOL_TCP);
+    let stranger = ServiceKey::new(Address::v4([10, 96, 0, 99]).octets(), 80, mesh_abi::PROTOCOL_TCP);
     let mut entry = maps.services.read_services(&[key]).unwrap()[0].unwrap();
     let canary = good.keys.iter().copied().find(|other| *other != key).unwrap();
     let used = good.slots[0].backend;

@@ -109,7 +109,7 @@ impl Setting {
         apply(&mut maps.services, &plan).unwrap();
         demote(&mut maps, self.demoted);
 
-        let counts = servers.connect((frontend.address, frontend.port).into());
+        let counts = servers.connect(SocketAddr::new(frontend.address.into(), frontend.port));
         let by_cluster =
             |cluster| counts.iter().filter(move |((of, _), _)| *of == cluster).map(|(_, count)| *count);
         for (cluster, servers) in SERVERS {
@@ -140,11 +140,8 @@ impl Setting {
     fn desired(&self, servers: &Servers) -> DesiredService {
         let state = if self.terminating { BackendState::Terminating } else { BackendState::Active };
         let candidates = SERVERS.into_iter().map(|(cluster, _)| {
-            let backends = servers.of(cluster).map(|address| DesiredBackend {
-                address: address.ip(),
-                port: address.port(),
-                state,
-            });
+            let backends =
+                servers.of(cluster).map(|address| DesiredBackend::new(address.ip(), address.port(), state));
             let weight = self.weights.iter().find(|(of, _)| *of == cluster).map(|(_, weight)| *weight);
             (id(cluster), Candidate::new(backends.collect(), weight))
         });

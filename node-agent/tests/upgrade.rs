@@ -24,7 +24,8 @@ use mesh_abi::{
     BackendEntry, CLUSTER_DEMOTED, EarlierCell, EarlierEntry, LAYOUT, Outcome, PROTOCOL_TCP, STATE_ACTIVE,
     ServiceEntry, ServiceKey, SlotEntry, alias_cells,
 };
-use node_agent::datapath::actual::{Actual, unmapped};
+use mesh_model::address::Address;
+use node_agent::datapath::actual::Actual;
 use node_agent::datapath::apply::apply;
 use node_agent::datapath::maps::{Maps, NAMES, instance_dir};
 use node_agent::datapath::programs::{Found, HOOKS};
@@ -185,7 +186,7 @@ fn upgrade_from(layout: u32) {
     let held = installed.actual.held(&frontend()).expect("the content was moved");
     assert_eq!((held.groups.len(), held.groups[0].cluster.value(), held.groups[0].len()), (1, 1, 1));
     let (key, state) = installed.actual.members(&held.groups[0]).next().unwrap();
-    let place = SocketAddr::new(unmapped(key.address), key.port);
+    let place = SocketAddr::new(Address::from(key.address).into(), key.port);
     assert_eq!((place, state), (backend.local_addr().unwrap(), STATE_ACTIVE));
     assert_eq!(installed.maps.clusters.read().unwrap().state[7], CLUSTER_DEMOTED, "verdicts are moved too");
     assert!(outcome(&installed.maps, Outcome::Translated) > 0, "the new programs translate");

@@ -71,11 +71,7 @@ fn demote(clusters: &mut ClusterMap) {
 
 fn desired() -> (Frontend, Option<DesiredService>) {
     let frontend = Frontend { address: "10.96.0.1".parse().unwrap(), port: 80, protocol: Protocol::Tcp };
-    let backend = |host: u8| DesiredBackend {
-        address: [10, 7, 0, host].into(),
-        port: 8080,
-        state: BackendState::Active,
-    };
+    let backend = |host: u8| DesiredBackend::new([10, 7, 0, host], 8080, BackendState::Active);
     let group = DesiredGroup {
         cluster: ClusterId::new(CLUSTER.into()).unwrap(),
         tier: 0,

@@ -211,14 +211,7 @@ mod tests {
     }
 
     fn service(slices: &[(&str, u8)]) -> Arc<Service> {
-        let endpoint = |last: u8| Endpoint {
-            address: [10, 2, 0, last].into(),
-            condition: Condition { ready: true, serving: true, terminating: false },
-            node: None,
-            zone: None,
-            hostname: None,
-            hinted_away: false,
-        };
+        let endpoint = |last: u8| Endpoint::new([10, 2, 0, last], Condition::READY);
         let slice = |(name, last): &(&str, u8)| {
             let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint(*last)] };
             (SliceName::new(name).unwrap(), Arc::new(slice))

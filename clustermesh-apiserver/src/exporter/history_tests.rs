@@ -6,10 +6,10 @@
 //! `RESTARTS=100000 cargo test -p clustermesh-apiserver --lib history_tests` looks longer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_kv::publish::{Write, transactions};
+use mesh_model::address::Address;
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, diff, export, withdrawn};
@@ -74,7 +74,7 @@ impl Value {
     }
 
     /// Half of them stay from one version to the next.
-    fn addresses(self) -> Vec<IpAddr> {
+    fn addresses(self) -> Vec<Address> {
         let [high, low] = self.version.to_be_bytes();
         let of =
             |index: u8| if index.is_multiple_of(2) { [10, 0, 0, index] } else { [10, 1 + high, low, index] };
@@ -113,9 +113,8 @@ impl Value {
     }
 }
 
-fn endpoint(address: IpAddr) -> Endpoint {
-    let condition = Condition::READY;
-    Endpoint { address, condition, node: None, zone: None, hostname: None, hinted_away: false }
+fn endpoint(address: Address) -> Endpoint {
+    Endpoint::new(address, Condition::READY)
 }
 
 /// What is there, whether it can be read or not.
@@ -135,7 +134,7 @@ type Cluster = BTreeMap<ObjectKey, Truth>;
 enum Fact {
     Service(ServiceName),
     Slice(ServiceName, SliceKey),
-    Endpoint(ServiceName, SliceKey, IpAddr),
+    Endpoint(ServiceName, SliceKey, Address),
     Node(NodeName),
 }
 

@@ -206,14 +206,7 @@ pub fn wide_service(name: &str, slices: u8, endpoints: u8) -> Vec<(ServiceName, 
 }
 
 fn endpoint(address: [u8; 4]) -> mesh_model::snapshot::Endpoint {
-    mesh_model::snapshot::Endpoint {
-        address: address.into(),
-        condition: Condition { ready: true, serving: true, terminating: false },
-        node: None,
-        zone: None,
-        hostname: None,
-        hinted_away: false,
-    }
+    mesh_model::snapshot::Endpoint::new(address, Condition::READY)
 }
 
 fn service_of(slices: Vec<Vec<mesh_model::snapshot::Endpoint>>) -> Arc<Service> {

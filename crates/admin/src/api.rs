@@ -2,9 +2,9 @@
 //!
 //! Shared by the agent, which serves them, and by every client. Fields are only ever added.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
+use mesh_model::address::Address;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ClusterName, PortName, ServiceName};
 use mesh_model::reason::{self, Actor, Reason};
@@ -59,7 +59,7 @@ impl Omission {
 /// What a client dials, and where it may get to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFrontend {
-    pub address: IpAddr,
+    pub address: Address,
     pub port: u16,
     pub protocol: Protocol,
     pub port_name: Option<PortName>,
@@ -109,7 +109,7 @@ pub struct Backend {
     pub frontend: Frontend,
     pub cluster: Option<ClusterName>,
     pub cluster_id: ClusterId,
-    pub address: IpAddr,
+    pub address: Address,
     pub port: u16,
     /// What the frontend's own service calls it. The maps hold one state for all services that share a backend, the best
     /// of theirs, and this one until the own source is synced.

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::desired::{BackendState, DesiredBackend, Frontend, MAX_GROUPS};
+use crate::endpoint::ServingEndpoint;
 use crate::merge::{Merge, frontends, match_ports};
 use crate::name::ClusterId;
 use crate::ports::Targets;
 use crate::snapshot::ServicePort;
-use crate::view::{EndpointChange, PeerService};
+use crate::view::{EndpointChanges, PeerService};
 
 /// What becomes of one cluster's group behind one frontend. All of the group's backends are active, before and after, and
 /// its weight is their number.
@@ -55,7 +56,7 @@ pub fn changes(before: &Merge<'_>, after: &Merge<'_>) -> Option<Vec<GroupChange>
 struct Difference<'a> {
     old: &'a PeerService,
     new: &'a PeerService,
-    endpoints: Vec<EndpointChange>,
+    endpoints: EndpointChanges,
     /// By local port: where its endpoints listen; none where the peer takes no part.
     targets: Vec<Option<u16>>,
 }
@@ -78,26 +79,19 @@ impl<'a> Difference<'a> {
     fn behind(&self, frontend: &Frontend, port: usize, cluster: ClusterId) -> Option<Option<GroupChange>> {
         let Some(port) = self.targets[port] else { return Some(None) };
         let is_v4 = frontend.address.is_ipv4();
-        let here = |change: &&EndpointChange| change.address.is_ipv4() == is_v4;
-        let changes: Vec<&EndpointChange> = self.endpoints.iter().filter(here).collect();
-        if changes.is_empty() {
+        let here = |endpoint: &&ServingEndpoint| endpoint.address.is_ipv4() == is_v4;
+        let EndpointChanges { before, after } = &self.endpoints;
+        if !before.iter().chain(after).any(|endpoint| here(&endpoint)) {
             return Some(None);
         }
         if !self.old.has_active(is_v4) || !self.new.has_active(is_v4) {
             return None;
         }
-        let active = Some(BackendState::Active);
-        let those = |has: fn(&EndpointChange) -> Option<BackendState>, lacks: fn(&EndpointChange) -> _| {
-            let chosen = changes.iter().filter(|change| has(change) == active && lacks(change) != active);
-            let backend = |change: &&EndpointChange| DesiredBackend {
-                address: change.address,
-                port,
-                state: BackendState::Active,
-            };
-            chosen.map(backend).collect::<Vec<_>>()
+        let active = |endpoints: &[ServingEndpoint]| -> Vec<DesiredBackend> {
+            let active = endpoints.iter().filter(|endpoint| endpoint.state == BackendState::Active);
+            active.filter(here).map(|endpoint| endpoint.at(port)).collect()
         };
-        let gone = those(|change| change.before, |change| change.after);
-        let come = those(|change| change.after, |change| change.before);
+        let (gone, come) = (active(before), active(after));
         let any = !gone.is_empty() || !come.is_empty();
         Some(any.then_some(GroupChange { frontend: *frontend, cluster, gone, come }))
     }

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
+pub use crate::endpoint::DesiredBackend;
 use crate::name::{ClusterId, PortName, ServiceName};
 use crate::snapshot::Protocol;
 
 /// How many groups a frontend has room for; the datapath's `MAX_GROUPS`.
 pub const MAX_GROUPS: usize = 16;
 
-/// What a client dials: a ClusterIP, port and protocol. IPv4 is never v4-mapped here.
+/// What a client dials: a ClusterIP, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Frontend {
-    pub address: IpAddr,
+    pub address: Address,
     /// 1–65535.
     pub port: u16,
     pub protocol: Protocol,
@@ -24,7 +26,7 @@ pub struct Frontend {
 /// As it is written everywhere: `10.96.0.1:80/TCP`.
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+        write!(f, "{}/{}", SocketAddr::new(self.address.into(), self.port), self.protocol)
     }
 }
 
@@ -49,15 +51,6 @@ pub struct DesiredGroup {
     pub weight: u32,
     /// Sorted by address and port, without duplicates.
     pub backends: Vec<DesiredBackend>,
-}
-
-/// A backend of a group; its protocol is its frontend's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DesiredBackend {
-    pub address: IpAddr,
-    /// 1–65535.
-    pub port: u16,
-    pub state: BackendState,
 }
 
 /// Whether a backend takes new connections.

@@ -3,8 +3,8 @@
 //! Looks at what a [`merge`](crate::merge::merge) makes of its input and gives a reason for everything that is not in it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use crate::address::Address;
 use crate::desired::{BackendState, Frontend, MAX_GROUPS};
 use crate::merge::{Merge, frontends, match_ports, merge};
 use crate::name::ClusterId;
@@ -35,7 +35,7 @@ pub fn explain(input: &Merge<'_>) -> Vec<Omission> {
 /// What a merge made use of.
 struct Used {
     /// Cluster, index of the own port, address.
-    backends: BTreeSet<(ClusterId, usize, IpAddr)>,
+    backends: BTreeSet<(ClusterId, usize, Address)>,
     families: BTreeSet<bool>,
 }
 
@@ -51,7 +51,7 @@ impl Used {
         });
         Self {
             backends: backends.collect(),
-            families: input.local.cluster_ips.iter().map(IpAddr::is_ipv4).collect(),
+            families: input.local.cluster_ips.iter().map(|address| address.is_ipv4()).collect(),
         }
     }
 }
@@ -66,7 +66,7 @@ enum Availability {
 }
 
 /// Ports and endpoints.
-type SideSlice<'a> = (&'a [SlicePort], Vec<(IpAddr, Availability)>);
+type SideSlice<'a> = (&'a [SlicePort], Vec<(Address, Availability)>);
 
 /// What one cluster has of the Service.
 struct Side<'a> {
@@ -79,7 +79,7 @@ struct Side<'a> {
 }
 
 /// By reason and port: which addresses.
-type Found<'a> = BTreeMap<(Reason, Option<&'a ServicePort>), BTreeSet<IpAddr>>;
+type Found<'a> = BTreeMap<(Reason, Option<&'a ServicePort>), BTreeSet<Address>>;
 
 impl<'a> Side<'a> {
     fn own(input: &Merge<'a>) -> Self {
@@ -107,11 +107,11 @@ impl<'a> Side<'a> {
     fn peer(input: &Merge<'_>, cluster: ClusterId, service: &'a PeerService) -> Self {
         let slices = service.slices().iter().map(|slice| {
             let endpoints = slice.endpoints().map(|endpoint| {
-                let availability = match endpoint.state() {
+                let availability = match endpoint.state {
                     BackendState::Active => Availability::Active,
                     BackendState::Terminating => Availability::Terminating,
                 };
-                (endpoint.address(), availability)
+                (endpoint.address, availability)
             });
             (slice.ports(), endpoints.collect())
         });
@@ -153,7 +153,7 @@ impl<'a> Side<'a> {
     fn reason(
         &self,
         used: &Used,
-        (address, availability): (IpAddr, Availability),
+        (address, availability): (Address, Availability),
         served: bool,
         in_use: bool,
     ) -> Option<Reason> {
@@ -171,7 +171,7 @@ impl<'a> Side<'a> {
 
     fn omission(
         &self,
-        ((reason, port), addresses): ((Reason, Option<&ServicePort>), BTreeSet<IpAddr>),
+        ((reason, port), addresses): ((Reason, Option<&ServicePort>), BTreeSet<Address>),
     ) -> Omission {
         let detail = match (reason, port) {
             (Reason::PortNotServed, Some(port)) => format!(

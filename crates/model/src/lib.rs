@@ -2,11 +2,13 @@
 //!
 //! Nothing here is async, does I/O, reads a clock, or knows Kubernetes clients, etcd or eBPF.
 
+pub mod address;
 pub mod address_policy;
 mod address_set;
 pub mod annotation;
 pub mod change;
 pub mod desired;
+pub mod endpoint;
 pub mod explain;
 pub mod export;
 pub mod hash;

@@ -4,9 +4,9 @@
 //! function of its input: the order of peers, slices and endpoints never matters.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::Address;
 use crate::desired::{BackendState, DesiredBackend, DesiredService, Frontend, MAX_GROUPS};
 use crate::name::{ClusterId, ServiceName};
 pub use crate::ports::match_ports;
@@ -151,7 +151,7 @@ fn offer(
     candidates.entry(cluster).or_default().extend(backends);
 }
 
-fn same_family(address: IpAddr, frontend: &Frontend) -> bool {
+fn same_family(address: Address, frontend: &Frontend) -> bool {
     address.is_ipv4() == frontend.address.is_ipv4()
 }
 
@@ -166,9 +166,8 @@ fn local_candidate(
     for (slice, target) in local.slices.values().zip(listen) {
         let Some(target) = target else { continue };
         for endpoint in slice.endpoints.iter().filter(|it| same_family(it.address, frontend)) {
-            let Some(state) = endpoint.condition.state() else { continue };
-            let backend = DesiredBackend { address: endpoint.address, port: target, state };
-            if state == BackendState::Active {
+            let Some(backend) = endpoint.serving().map(|endpoint| endpoint.at(target)) else { continue };
+            if backend.state == BackendState::Active {
                 active.insert((backend.address, backend.port));
             }
             if endpoint.hinted_away {
@@ -190,10 +189,7 @@ fn peer_backends<'a>(
     let slices = service.slices().iter().zip(listen);
     let targets = slices.filter_map(|(slice, target)| Some((slice, target?)));
     targets.flat_map(move |(slice, target)| {
-        slice.endpoints().filter_map(move |endpoint| {
-            let backend =
-                DesiredBackend { address: endpoint.address(), port: target, state: endpoint.state() };
-            same_family(backend.address, frontend).then_some(backend)
-        })
+        let here = slice.endpoints().filter(|endpoint| same_family(endpoint.address, frontend));
+        here.map(move |endpoint| endpoint.at(target))
     })
 }

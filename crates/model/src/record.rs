@@ -25,6 +25,7 @@ pub use key::{KeyError, KeyRange, Kind, PREFIX, RecordKey, SyncedKind};
 pub(crate) use limits::MAX_RANGES;
 pub use limits::{MAX_PORTS, MAX_SERVICE_ENDPOINTS, MAX_SLICE_ENDPOINTS, MAX_VALUE_BYTES};
 pub use node::node_entry;
+pub(crate) use rejection::shorten;
 pub use rejection::{Fault, Reason, Rejection};
 pub use service::ServiceRecord;
 pub use slice::SliceRecord;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
 use crate::annotation::Scope;
-use crate::desired::BackendState;
+pub use crate::endpoint::{Condition, Endpoint};
 use crate::name::{NodeName, PortName, ServiceName, SliceName};
 
 /// Transport protocol of a port. SCTP is not balanced.
@@ -82,7 +83,7 @@ impl Unread {
 pub struct Service {
     pub scope: Scope,
     /// One or two (dual stack); never empty.
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Vec<Address>,
     pub ports: Vec<ServicePort>,
     /// Seconds that a client stays with a backend (`sessionAffinity: ClientIP`); recorded, not yet honoured.
     pub session_affinity_seconds: Option<u32>,
@@ -130,66 +131,9 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// The first of the slice's addresses for this endpoint: all are fungible and the first is to be used
-    /// (Kubernetes' EndpointSlice API).
-    pub address: IpAddr,
-    pub condition: Condition,
-    pub node: Option<NodeName>,
-    pub zone: Option<String>,
-    pub hostname: Option<String>,
-    /// Topology hints send this node's clients to other endpoints of the own cluster. It counts towards the
-    /// cluster's weight and takes no connection here. Never exported.
-    pub hinted_away: bool,
-}
-
-/// Conditions of an endpoint (Kubernetes' EndpointConditions, KEP-1672), with their defaults applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Condition {
-    pub ready: bool,
-    pub serving: bool,
-    pub terminating: bool,
-}
-
-impl Condition {
-    /// Takes new connections.
-    pub const READY: Self = Self { ready: true, serving: true, terminating: false };
-    /// Still serves, but will not for long.
-    pub const TERMINATING: Self = Self { ready: false, serving: true, terminating: true };
-    /// Serves nothing.
-    pub const NOT_READY: Self = Self { ready: false, serving: false, terminating: false };
-
-    /// What kind of backend this makes, or `None` if it must not be used. `ready` alone decides on new
-    /// connections: it is true of a terminating pod only where `publishNotReadyAddresses` asks for that.
-    pub fn state(self) -> Option<BackendState> {
-        match self {
-            Self { ready: true, .. } => Some(BackendState::Active),
-            Self { serving: true, terminating: true, .. } => Some(BackendState::Terminating),
-            _ => None,
-        }
-    }
-}
-
 /// A Node of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     pub addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<ipnet::IpNet>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ready_is_active_and_terminating_counts_only_while_it_serves() {
-        let state = |ready, serving, terminating| Condition { ready, serving, terminating }.state();
-        assert_eq!(state(true, true, false), Some(BackendState::Active));
-        assert_eq!(state(true, false, true), Some(BackendState::Active));
-        assert_eq!(state(false, true, true), Some(BackendState::Terminating));
-        assert_eq!(state(false, true, false), None);
-        assert_eq!(state(false, false, true), None);
-    }
 }

@@ -31,12 +31,12 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-pub use difference::EndpointChange;
+pub(crate) use difference::EndpointChanges;
 pub use faults::Faults;
 pub use interest::Interest;
 pub use quota::{Cut, Excess, Quota};
 pub use rejections::{RECENT_REJECTIONS, Rejections};
-pub use service::{PeerEndpoint, PeerService, PeerSlice};
+pub use service::{PeerService, PeerSlice};
 pub use snapshot::PeerSnapshot;
 
 use faults::RecordFault;

@@ -108,7 +108,7 @@ proptest! {
         let entry = record.entry(&cluster("empire"), &service_name("default/base"), &slice_name("s"));
         let Record::Slice(mut parsed) = read(&entry) else { panic!("a slice's key") };
         let all = record.endpoints.len();
-        record.endpoints.retain(|endpoint| mesh_model::address_policy::forbidden(endpoint.address).is_none());
+        record.endpoints.retain(|endpoint| mesh_model::address_policy::forbidden(endpoint.address.into()).is_none());
         prop_assert_eq!(parsed.refused, all - record.endpoints.len());
         (parsed.refused, parsed.first_refused) = (0, None);
         prop_assert_eq!(parsed, record);

@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_model::address::Address;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::change::{GroupChange, changes};
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend, MAX_GROUPS};
@@ -274,8 +275,7 @@ fn the_choice_among_clusters_stays_and_is_another_for_each_service() {
 #[test]
 fn carried_groups_stand_in_for_clusters_that_are_not_synced() {
     let name = service_name("default/base");
-    let backend =
-        |address: &str| DesiredBackend { address: ip(address), port: 8080, state: BackendState::Active };
+    let backend = |address: &str| DesiredBackend::new(ip(address), 8080, BackendState::Active);
     let carried = |frontend: &Frontend| {
         assert_eq!(frontend.port, 80);
         [1, 2, 3]
@@ -306,7 +306,7 @@ fn naive(local: &Service, peers: &BTreeMap<ClusterId, Service>) -> BTreeMap<Fron
     for address in &local.cluster_ips {
         for port in &local.ports {
             let frontend = Frontend { address: *address, port: port.port, protocol: port.protocol };
-            let mut found: BTreeMap<(ClusterId, std::net::IpAddr, u16), BackendState> = BTreeMap::new();
+            let mut found: BTreeMap<(ClusterId, Address, u16), BackendState> = BTreeMap::new();
             let own = BTreeMap::from([(id(OWN), local.clone())]);
             for (cluster, service) in own.iter().chain(peers) {
                 let served_by =
@@ -322,8 +322,8 @@ fn naive(local: &Service, peers: &BTreeMap<ClusterId, Service>) -> BTreeMap<Fron
                             (false, true) => BackendState::Terminating,
                             (false, false) => continue,
                         };
-                        let refused =
-                            *cluster != id(OWN) && empire_pin().policy.check(endpoint.address).is_err();
+                        let refused = *cluster != id(OWN)
+                            && empire_pin().policy.check(endpoint.address.into()).is_err();
                         if refused || endpoint.address.is_ipv4() != address.is_ipv4() {
                             continue;
                         }
@@ -346,11 +346,7 @@ fn naive(local: &Service, peers: &BTreeMap<ClusterId, Service>) -> BTreeMap<Fron
                 };
                 let of_cluster = found.iter().filter(|((other, ..), _)| *other == cluster);
                 let backends: Vec<_> = of_cluster
-                    .map(|((_, address, port), state)| DesiredBackend {
-                        address: *address,
-                        port: *port,
-                        state: *state,
-                    })
+                    .map(|((_, address, port), state)| DesiredBackend::new(*address, *port, *state))
                     .collect();
                 groups.push(DesiredGroup {
                     cluster,

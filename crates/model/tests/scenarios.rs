@@ -8,7 +8,6 @@
 mod support;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,7 +41,7 @@ fn both_answer() -> Scenario {
     let theirs = ClusterSnapshot {
         nodes: [(
             NodeName::new("node-1").unwrap(),
-            Arc::new(Node { addresses: vec![ip("192.168.2.1")], pod_cidrs: nets(&["10.2.1.0/24"]) }),
+            Arc::new(Node { addresses: vec![ip("192.168.2.1").into()], pod_cidrs: nets(&["10.2.1.0/24"]) }),
         )]
         .into_iter()
         .collect(),
@@ -85,7 +84,7 @@ fn ports_and_families() -> Scenario {
     };
     let own = [("web", Tcp, 8080), ("dns", Udp, 5353), ("only-here", Tcp, 9000)];
     let theirs = [("web", Tcp, 3000), ("name-server", Udp, 53)];
-    let dual = |ips: [&str; 2]| ips.iter().map(|text| ip(text)).collect::<Vec<IpAddr>>();
+    let dual = |ips: [&str; 2]| ips.iter().map(|text| ip(text)).collect::<Vec<_>>();
     let local = Service {
         scope: Scope { shared: false, affinity: Affinity::Remote },
         cluster_ips: dual(["10.101.0.1", "fd11::1"]),

@@ -76,14 +76,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let endpoint = Endpoint {
-            address: [10, 1, 0, 1].into(),
-            condition: Condition::READY,
-            node: Some(NodeName::new("n1").unwrap()),
-            zone: None,
-            hostname: None,
-            hinted_away: false,
-        };
+        let node = Some(NodeName::new("n1").unwrap());
+        let endpoint = Endpoint { node, ..Endpoint::new([10, 1, 0, 1], Condition::READY) };
         let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint] };
         let service = Service {
             scope: Scope { shared: true, affinity: Affinity::Local },

@@ -56,14 +56,6 @@ mod tests {
 
     /// Endpoints by what they are hinted for: `zone:a`, `node:n1`, or nothing. Returns which stay.
     fn used(view: Viewpoint<'_>, endpoints: &[(&str, Condition)]) -> Vec<bool> {
-        let endpoint = |condition| Endpoint {
-            address: [10, 0, 0, 1].into(),
-            condition,
-            node: None,
-            zone: None,
-            hostname: None,
-            hinted_away: false,
-        };
         let hints: Vec<Hints> = (endpoints.iter())
             .map(|(hint, _)| {
                 let of =
@@ -71,7 +63,8 @@ mod tests {
                 Hints { zones: of("zone:"), nodes: of("node:") }
             })
             .collect();
-        let endpoints = endpoints.iter().map(|(_, condition)| endpoint(*condition)).collect();
+        let endpoints =
+            endpoints.iter().map(|(_, condition)| Endpoint::new([10, 0, 0, 1], *condition)).collect();
         let mut slice = Slice { ports: Vec::new(), endpoints };
         narrow(view, &mut [(&mut slice, &hints)]);
         slice.endpoints.iter().map(|endpoint| !endpoint.hinted_away).collect()

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_model::address::Address;
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::table::Knowledge;
@@ -92,7 +93,7 @@ impl Running {
 fn said(snapshot: &ClusterSnapshot) -> Vec<(String, Vec<u8>)> {
     let hosts = |service: &mesh_model::snapshot::Service| {
         let endpoints = service.slices.values().flat_map(|slice| &slice.endpoints);
-        let last = |address: std::net::IpAddr| match address {
+        let last = |address: Address| match std::net::IpAddr::from(address) {
             std::net::IpAddr::V4(v4) => v4.octets()[3],
             std::net::IpAddr::V6(v6) => v6.octets()[15],
         };

@@ -68,7 +68,7 @@ fn view(snapshot: &ClusterSnapshot) -> String {
             service.ports().iter().map(|it| format!("{}/{}", it.port, it.protocol)).collect();
         let endpoints = service.slices().iter().flat_map(|slice| slice.endpoints());
         let mut endpoints: Vec<String> =
-            endpoints.map(|it| format!("{}{}", it.address(), mark(it.state()))).collect();
+            endpoints.map(|it| format!("{}{}", it.address, mark(it.state))).collect();
         endpoints.sort();
         writeln!(text, "  peers see {name} [{}] at {}", ports.join(" "), endpoints.join(" ")).unwrap();
     }

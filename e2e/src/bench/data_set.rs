@@ -4,7 +4,7 @@
 //! has them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net};
@@ -106,7 +106,7 @@ impl DataSet {
         let slices: Result<BTreeMap<_, _>> = slices.map(|slice| slice.map(|(k, v)| (k, v.into()))).collect();
         let service = Service {
             scope: Scope { shared: true, affinity: Default::default() },
-            cluster_ips: vec![IpAddr::V4(cluster_ip(number)?)],
+            cluster_ips: vec![cluster_ip(number)?.into()],
             ports: vec![ServicePort { name: Some(port_name()?), protocol: Protocol::Tcp, port: 80 }],
             session_affinity_seconds: None,
             node_local: false,
@@ -146,12 +146,9 @@ impl DataSet {
     fn endpoint(&self, number: usize) -> Result<Endpoint> {
         let address = u32::from(pods(self.number)?.network()) + u32::try_from(number)? + 1;
         Ok(Endpoint {
-            address: IpAddr::V4(Ipv4Addr::from(address)),
-            condition: Condition::READY,
             node: Some(NodeName::new(&format!("node-{}.bench.example", number % 100))?),
             zone: Some(format!("zone-{}", number % 3)),
-            hostname: None,
-            hinted_away: false,
+            ..Endpoint::new(Ipv4Addr::from(address), Condition::READY)
         })
     }
 }

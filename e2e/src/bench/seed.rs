@@ -1,6 +1,6 @@
 //! A datapath without an agent: programs on a cgroup, maps filled through the agent's own planner.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -100,12 +100,12 @@ pub(crate) fn service(
 ) -> Result<(Frontend, Option<DesiredService>)> {
     let group = |at: usize| {
         let (address, port) = of(at);
-        let backend = DesiredBackend { address: IpAddr::V4(address), port, state: BackendState::Active };
+        let backend = DesiredBackend::new(address, port, BackendState::Active);
         let cluster = ClusterId::new(u64::try_from(at)? + 1).context("a cluster id")?;
         Ok(DesiredGroup { cluster, tier: 0, weight: 1, backends: vec![backend] })
     };
     let groups = (0..groups).map(group).collect::<Result<Vec<_>>>()?;
     let name = ServiceName::new("bench", &format!("s-{}", u32::from(address)))?;
     let service = DesiredService { service: name, port_name: None, plain_ok: false, groups };
-    Ok((Frontend { address: IpAddr::V4(address), port, protocol: Protocol::Tcp }, Some(service)))
+    Ok((Frontend { address: address.into(), port, protocol: Protocol::Tcp }, Some(service)))
 }

@@ -4,12 +4,12 @@
 //! failed.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use mesh_abi::{
     FLAG_PLAIN_OK, Group, INLINE_GROUPS, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP,
     STATE_QUARANTINED, ServiceEntry, ServiceKey, Stamp,
 };
+use mesh_model::address::Address;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::merge::CarriedGroup;
 use mesh_model::name::{ClusterId, PortName, ServiceName};
@@ -23,11 +23,8 @@ use super::plan::Plan;
 use super::shares::Bound;
 
 /// What the canary dials: loopback, the discard port (RFC 863), answered by nobody.
-pub const CANARY: Frontend = Frontend {
-    address: IpAddr::V4(std::net::Ipv4Addr::new(127, 255, 67, 77)),
-    port: 9,
-    protocol: Protocol::Tcp,
-};
+pub const CANARY: Frontend =
+    Frontend { address: Address::v4([127, 255, 67, 77]), port: 9, protocol: Protocol::Tcp };
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +195,7 @@ impl Actual {
 
     fn desired(&self, member: Member) -> DesiredBackend {
         let key = self.backends.key(member.id());
-        DesiredBackend { address: unmapped(key.address), port: key.port, state: member.state() }
+        DesiredBackend { address: key.address.into(), port: key.port, state: member.state() }
     }
 }
 
@@ -261,7 +258,7 @@ impl MirrorGroup {
 
 /// The key under which a frontend stands in the maps.
 pub fn service_key(frontend: &Frontend) -> ServiceKey {
-    ServiceKey::new(mapped(frontend.address), frontend.port, protocol_number(frontend.protocol))
+    ServiceKey::new(frontend.address.octets(), frontend.port, protocol_number(frontend.protocol))
 }
 
 /// The frontend that a key of the maps stands for; none where the protocol is not one of ours.
@@ -271,7 +268,7 @@ pub fn frontend_of(key: &ServiceKey) -> Option<Frontend> {
         PROTOCOL_UDP => Protocol::Udp,
         _ => return None,
     };
-    Some(Frontend { address: unmapped(key.address), port: u16::from_be_bytes(key.port), protocol })
+    Some(Frontend { address: key.address.into(), port: u16::from_be_bytes(key.port), protocol })
 }
 
 pub(super) fn protocol_number(protocol: Protocol) -> u8 {
@@ -279,17 +276,4 @@ pub(super) fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Tcp => PROTOCOL_TCP,
         Protocol::Udp => PROTOCOL_UDP,
     }
-}
-
-/// 16 bytes in network order, IPv4 v4-mapped.
-pub fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-/// The inverse of [`mapped`].
-pub fn unmapped(octets: [u8; 16]) -> IpAddr {
-    IpAddr::from(octets).to_canonical()
 }

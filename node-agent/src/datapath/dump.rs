@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use mesh_abi::{CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, ServiceEntry, ServiceKey};
 use mesh_admin::api::Names;
+use mesh_model::address::Address;
 use mesh_model::desired::Frontend;
 
-use super::actual::{frontend_of, unmapped};
+use super::actual::frontend_of;
 use super::backends::BackendKey;
 use super::restore::Contents;
 use super::text::state_of;
@@ -122,5 +123,5 @@ impl Dump<'_> {
 }
 
 fn address(key: &BackendKey) -> String {
-    std::net::SocketAddr::new(unmapped(key.address), key.port).to_string()
+    std::net::SocketAddr::new(Address::from(key.address).into(), key.port).to_string()
 }

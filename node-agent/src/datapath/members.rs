@@ -6,7 +6,7 @@ use mesh_model::change::GroupChange;
 use mesh_model::desired::{DesiredBackend, DesiredGroup};
 use mesh_model::name::ClusterId;
 
-use super::actual::{Actual, Member, MirrorGroup, mapped, protocol_number};
+use super::actual::{Actual, Member, MirrorGroup, protocol_number};
 use super::backends::BackendKey;
 use super::extents::Extent;
 use super::plan::Plan;
@@ -228,5 +228,6 @@ pub(super) fn fits(extent: Extent, count: u32) -> bool {
 }
 
 pub(super) fn backend_key(cluster: ClusterId, backend: &DesiredBackend, protocol: u8) -> BackendKey {
-    BackendKey { address: mapped(backend.address), port: backend.port, cluster: cluster.value(), protocol }
+    let &DesiredBackend { address, port, .. } = backend;
+    BackendKey { address: address.octets(), port, cluster: cluster.value(), protocol }
 }

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -230,20 +230,13 @@ const fn shows_peers(hook: Hook) -> bool {
 fn dialled_by(hook: Hook, frontend: &Frontend) -> Option<SocketAddr> {
     let (address, port) = (frontend.address, frontend.port);
     // IPv6 sockets dial IPv4 as well, v4-mapped, and pass the hooks of IPv6; their datagrams those of IPv4.
-    let by_v6 = |address| match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    };
-    let v6 = |address: Ipv6Addr| SocketAddr::V6(SocketAddrV6::new(address, port, 0, 0));
+    let by_v6 = || SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(address.octets()), port, 0, 0));
+    let by_its_family = || SocketAddr::new(address.into(), port);
     match hook {
-        Hook::Connect4 | Hook::GetPeerName4 => address.is_ipv4().then(|| SocketAddr::new(address, port)),
-        Hook::Connect6 | Hook::GetPeerName6 => Some(v6(by_v6(address))),
-        Hook::SendMsg4 if frontend.protocol == Protocol::Udp => {
-            address.is_ipv4().then(|| SocketAddr::new(address, port))
-        }
-        Hook::SendMsg6 if frontend.protocol == Protocol::Udp => {
-            address.is_ipv6().then(|| SocketAddr::new(address, port))
-        }
+        Hook::Connect4 | Hook::GetPeerName4 => address.is_ipv4().then(by_its_family),
+        Hook::Connect6 | Hook::GetPeerName6 => Some(by_v6()),
+        Hook::SendMsg4 if frontend.protocol == Protocol::Udp => address.is_ipv4().then(by_its_family),
+        Hook::SendMsg6 if frontend.protocol == Protocol::Udp => (!address.is_ipv4()).then(by_its_family),
         Hook::SendMsg4 | Hook::SendMsg6 | Hook::RecvMsg4 | Hook::RecvMsg6 => None,
     }
 }

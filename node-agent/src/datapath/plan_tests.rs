@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_abi::{
     GroupTable, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, ServiceCell, ServiceEntry, ServiceKey, TableKey,
 };
+use mesh_model::address::Address;
 use mesh_model::change::GroupChange;
 use mesh_model::desired::{BackendState, DesiredBackend, DesiredGroup, DesiredService, Frontend};
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::Protocol;
 use proptest::prelude::*;
 
-use super::actual::{Actual, Capacity, MirrorGroup, service_key, unmapped};
+use super::actual::{Actual, Capacity, MirrorGroup, service_key};
 use super::plan::{Plan, Retired, Shortage};
 use super::restore::{Contents, restore};
 use super::shares::Share;
@@ -130,7 +131,7 @@ impl Maps {
     }
 
     /// The backends behind every frontend, by cluster, as a reader finds them; panics where a lookup fails.
-    fn read(&self) -> BTreeMap<Frontend, BTreeMap<u16, BTreeSet<(std::net::IpAddr, u16)>>> {
+    fn read(&self) -> BTreeMap<Frontend, BTreeMap<u16, BTreeSet<(Address, u16)>>> {
         let mut all = BTreeMap::new();
         for (key, entry) in &self.contents.services {
             let frontend = super::actual::frontend_of(key).unwrap();
@@ -142,7 +143,7 @@ impl Maps {
                     assert_eq!(slot.service, entry.head.id, "a slot of another service");
                     let backend = self.backend(slot.backend);
                     assert_eq!(backend.cluster, group.cluster);
-                    let backend = (unmapped(backend.address), u16::from_be_bytes(backend.port));
+                    let backend = (Address::from(backend.address), u16::from_be_bytes(backend.port));
                     groups.entry(group.cluster).or_default().insert(backend);
                 }
             }
@@ -181,7 +182,7 @@ impl Reader {
     }
 
     /// Whatever the reader's old entry leads to is a backend that the frontend had or has.
-    fn finish(&self, maps: &Maps, allowed: &BTreeSet<(Frontend, std::net::IpAddr, u16)>) {
+    fn finish(&self, maps: &Maps, allowed: &BTreeSet<(Frontend, Address, u16)>) {
         let entry = maps.entry(&self.cell);
         if entry.head != entry.tail {
             // The table is no longer the version's. The reader notices; it has to be worth looking up again.
@@ -203,9 +204,9 @@ impl Reader {
         }
     }
 
-    fn check(&self, maps: &Maps, id: u32, allowed: &BTreeSet<(Frontend, std::net::IpAddr, u16)>) {
+    fn check(&self, maps: &Maps, id: u32, allowed: &BTreeSet<(Frontend, Address, u16)>) {
         let backend = maps.backend(id);
-        let found = (self.frontend, unmapped(backend.address), u16::from_be_bytes(backend.port));
+        let found = (self.frontend, Address::from(backend.address), u16::from_be_bytes(backend.port));
         assert!(allowed.contains(&found), "{found:?} was never a backend of the frontend");
     }
 }
@@ -220,10 +221,9 @@ fn service(want: &Want) -> DesiredService {
     let groups = want.iter().map(|(cluster, backends)| {
         let mut backends: Vec<_> = backends
             .iter()
-            .map(|(host, active)| DesiredBackend {
-                address: [10, 0, u8::try_from(*cluster).unwrap(), *host].into(),
-                port: 8080,
-                state: if *active { BackendState::Active } else { BackendState::Terminating },
+            .map(|(host, active)| {
+                let state = if *active { BackendState::Active } else { BackendState::Terminating };
+                DesiredBackend::new([10, 0, u8::try_from(*cluster).unwrap(), *host], 8080, state)
             })
             .collect();
         backends.sort();
@@ -256,17 +256,13 @@ fn changes_of(changes: &[(u8, Option<Want>)]) -> Vec<(Frontend, Option<DesiredSe
     by_frontend.into_iter().map(|(frontend, want)| (frontend, want.as_ref().map(service))).collect()
 }
 
-fn backends_of(desired: &DesiredService) -> impl Iterator<Item = (std::net::IpAddr, u16)> + '_ {
+fn backends_of(desired: &DesiredService) -> impl Iterator<Item = (Address, u16)> + '_ {
     desired.groups.iter().flat_map(|group| &group.backends).map(|backend| (backend.address, backend.port))
 }
 
 /// From the one set of hosts to the other, in cluster 1's group behind the first frontend.
 fn group_change(before: &BTreeSet<u8>, after: &BTreeSet<u8>) -> GroupChange {
-    let backend = |host: &u8| DesiredBackend {
-        address: [10, 0, 1, *host].into(),
-        port: 8080,
-        state: BackendState::Active,
-    };
+    let backend = |host: &u8| DesiredBackend::new([10, 0, 1, *host], 8080, BackendState::Active);
     GroupChange {
         frontend: frontend(1),
         cluster: ClusterId::new(1).unwrap(),
@@ -420,10 +416,8 @@ fn one_backends_change_costs_a_slot_whatever_the_size() {
     let capacity = Capacity { services: 8, slots: 4096, backends: 4096, counters: 16 };
     let mut actual = Actual::new(capacity);
     let hosts = |range: std::ops::Range<u16>| {
-        let backends = range.map(|host| DesiredBackend {
-            address: [10, 0, (host >> 8) as u8, host as u8].into(),
-            port: 80,
-            state: BackendState::Active,
+        let backends = range.map(|host| {
+            DesiredBackend::new([10, 0, (host >> 8) as u8, host as u8], 80, BackendState::Active)
         });
         let group = DesiredGroup {
             cluster: ClusterId::new(1).unwrap(),

@@ -1,13 +1,12 @@
 //! The rows of the mirror's backends, by id, in as few bytes as will do: most backends have an IPv4 address.
 
 use mesh_abi::{BackendEntry, STATE_FREE};
+use mesh_model::address::Address;
 
 use super::backends::BackendKey;
 
 /// In [`Row::written`]: the address stands in the list of long ones.
 const LONG: u8 = 1 << 7;
-/// How every v4-mapped address begins (RFC 4291 §2.5.5.2).
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// One id. 24 bytes, so an IPv4 backend costs 24 bytes here, 6 in the index, and 4 in each group that holds it; an IPv6
 /// one costs 16 more.
@@ -95,7 +94,7 @@ impl Rows {
         let address = if row.is_long() {
             self.long[as_index(u32::from_ne_bytes(row.address))]
         } else {
-            mapped(row.address)
+            Address::v4(row.address).octets()
         };
         BackendKey { address, port: row.port, cluster: row.cluster, protocol: row.protocol }
     }
@@ -103,7 +102,7 @@ impl Rows {
     /// The id stands for this from now on, and nobody uses it yet.
     pub(super) fn set(&mut self, id: u32, key: &BackendKey, epoch: u32) {
         let BackendKey { address, port, cluster, protocol } = *key;
-        let (address, written) = match address.strip_prefix(&MAPPED).and_then(|v4| v4.try_into().ok()) {
+        let (address, written) = match Address::from(address).v4_octets() {
             Some(v4) => (v4, 0),
             None => (self.keep(address).to_ne_bytes(), LONG),
         };
@@ -136,13 +135,6 @@ impl Rows {
     }
 }
 
-fn mapped(v4: [u8; 4]) -> [u8; 16] {
-    let mut address = [0; 16];
-    address[..12].copy_from_slice(&MAPPED);
-    address[12..].copy_from_slice(&v4);
-    address
-}
-
 fn as_index(id: u32) -> usize {
     usize::try_from(id).expect("u32 fits usize")
 }
@@ -156,7 +148,7 @@ mod tests {
     #[test]
     fn both_families_come_out_as_they_went_in_and_long_addresses_make_room() {
         let key = |address: &str| BackendKey {
-            address: super::super::actual::mapped(address.parse().unwrap()),
+            address: address.parse::<Address>().unwrap().octets(),
             port: 8080,
             cluster: 4095,
             protocol: 17,

@@ -7,8 +7,9 @@ use mesh_abi::{
     SlotEntry,
 };
 use mesh_admin::api::BackendState;
+use mesh_model::address::Address;
 
-use super::actual::{frontend_of, unmapped};
+use super::actual::frontend_of;
 use super::plan::Plan;
 
 /// At most `limit` lines; one more says how many were left out.
@@ -39,7 +40,7 @@ pub fn state_of(state: u32) -> BackendState {
 }
 
 fn backend((id, entry): &(u32, BackendEntry)) -> String {
-    let (address, port) = (unmapped(entry.address), u16::from_be_bytes(entry.port));
+    let (address, port) = (Address::from(entry.address), u16::from_be_bytes(entry.port));
     format!("= backend {id} cluster {} {address} port {port} {}", entry.cluster, state_of(entry.state))
 }
 

@@ -1,10 +1,10 @@
 //! The inputs of a merge at one time: the own cluster's snapshot, and the peers'. Never decides anything from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use mesh_model::address::Address;
 use mesh_model::address_policy::AddressPolicy;
 use mesh_model::name::{ClusterId, ServiceName};
 use mesh_model::snapshot::ClusterSnapshot;
@@ -65,9 +65,9 @@ impl PeerInputs {
     }
 
     /// Whether a backend that the maps hold of a cluster that is not synced may stay.
-    pub(super) fn allows(&self, cluster: ClusterId, address: IpAddr) -> bool {
+    pub(super) fn allows(&self, cluster: ClusterId, address: Address) -> bool {
         match self.policies.get(&cluster) {
-            Some(policy) => policy.check_carried(address).is_ok(),
+            Some(policy) => policy.check_carried(address.into()).is_ok(),
             None => true,
         }
     }

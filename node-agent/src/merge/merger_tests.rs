@@ -1,10 +1,10 @@
 //! The incremental result equals the full one, whatever the history; and ignorance removes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use mesh_model::address::Address;
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::desired::Frontend;
@@ -18,7 +18,7 @@ use mesh_model::view::{PeerPin, PeerService, PeerView};
 use proptest::prelude::*;
 
 use super::merger::{Merger, PeerInputs};
-use crate::datapath::actual::{Actual, Capacity, unmapped};
+use crate::datapath::actual::{Actual, Capacity};
 
 const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
 
@@ -32,21 +32,14 @@ pub(super) fn name(index: u8) -> ServiceName {
 
 /// A service of `cluster` whose ClusterIP ends with `ip`; one endpoint per host.
 pub(super) fn service(cluster: u8, ip: u8, affinity: Affinity, hosts: &[u8]) -> Arc<Service> {
-    let endpoints = hosts.iter().map(|host| Endpoint {
-        address: IpAddr::from([10, cluster, 0, *host]),
-        condition: Condition::READY,
-        node: None,
-        zone: None,
-        hostname: None,
-        hinted_away: false,
-    });
+    let endpoints = hosts.iter().map(|host| Endpoint::new([10, cluster, 0, *host], Condition::READY));
     let slice = Slice {
         ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.collect(),
     };
     Arc::new(Service {
         scope: Scope { shared: true, affinity },
-        cluster_ips: vec![IpAddr::from([10, 96, cluster, ip])],
+        cluster_ips: vec![Address::from([10, 96, cluster, ip])],
         ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80 }],
         session_affinity_seconds: None,
         node_local: false,
@@ -86,13 +79,13 @@ pub(super) fn seen(cluster: u8, snapshot: &ClusterSnapshot) -> OrdMap<ServiceNam
 }
 
 /// Tier, weight and backends of every group of every frontend.
-type Content = BTreeMap<Frontend, BTreeMap<u16, (u8, u32, BTreeSet<(IpAddr, u16)>)>>;
+type Content = BTreeMap<Frontend, BTreeMap<u16, (u8, u32, BTreeSet<(Address, u16)>)>>;
 
 fn content(merger: &Merger) -> Content {
     let actual = merger.actual();
     let frontends = actual.frontends().map(|(frontend, held)| {
         let groups = held.groups.iter().map(|group| {
-            let backends = actual.members(group).map(|(key, _)| (unmapped(key.address), key.port));
+            let backends = actual.members(group).map(|(key, _)| (key.address.into(), key.port));
             (group.cluster.value(), (group.tier, group.weight, backends.collect()))
         });
         (*frontend, groups.collect())
@@ -336,7 +329,7 @@ fn carried_backends_outside_of_the_peers_ranges_go_though_the_peer_is_silent() {
         let policy = ranges.map(|ranges| (id(2), AddressPolicy::new(ranges, OwnRanges::default())));
         PeerInputs { policies: policy.into_iter().collect(), ..inputs(&[2], &[]) }
     };
-    let one = Ranges { pods: vec![address.into()], nodes: Vec::new() };
+    let one = Ranges { pods: vec![std::net::IpAddr::from(address).into()], nodes: Vec::new() };
     let elsewhere = Ranges { pods: vec!["203.0.113.0/24".parse().unwrap()], nodes: Vec::new() };
 
     let mut restarted = restart(&merger);
@@ -415,7 +408,7 @@ fn services_of_one_peer_that_would_fill_the_maps_leave_its_neighbours_alone() {
         let n = frontend_number(&frontend);
         for cluster in [1, 2, 3] {
             let expected =
-                hosts(100 + n).into_iter().map(|host| (IpAddr::from([10, cluster, 0, host]), 8080));
+                hosts(100 + n).into_iter().map(|host| (Address::from([10, cluster, 0, host]), 8080));
             assert_eq!(
                 groups[&cluster.into()].2,
                 expected.collect(),
@@ -435,8 +428,7 @@ fn services_of_one_peer_that_would_fill_the_maps_leave_its_neighbours_alone() {
 }
 
 fn frontend_number(frontend: &Frontend) -> u8 {
-    let IpAddr::V4(address) = frontend.address else { panic!("{frontend:?}") };
-    address.octets()[3]
+    frontend.address.octets()[15]
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! asked only by people: nothing of a change waits for it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_admin::api::PeerState;
@@ -93,10 +92,10 @@ impl<'a> Evidence<'a> {
         let those = self.refused.get(name).into_iter().flatten();
         let omission = |refused: &&RefusedFrontend| {
             let RefusedFrontend { frontend, cluster, reason, text, .. } = *refused;
-            let Frontend { address, port: number, protocol } = frontend;
+            let Frontend { port: number, protocol, .. } = frontend;
             let mut ports = local.iter().flat_map(|service| &service.ports);
             let port = ports.find(|port| (port.port, port.protocol) == (*number, *protocol)).cloned();
-            let detail = format!("{}/{protocol}: {text}", SocketAddr::new(*address, *number));
+            let detail = format!("{frontend}: {text}");
             Omission { port, cluster: *cluster, ..Omission::new(*reason, detail) }
         };
         those.map(omission).collect()

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_model::address::Address;
 use mesh_model::name::ClusterId;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_runtime::StateFile;
@@ -25,7 +26,7 @@ use super::merger::{Merger, PeerInputs};
 use super::passes::Passes;
 use super::sources::News;
 use super::{merger_tests, testing};
-use crate::datapath::actual::{Actual, unmapped};
+use crate::datapath::actual::Actual;
 use crate::datapath::restore::{Restored, restore};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,11 +39,10 @@ fn app(name: &str, ip: u8, host: u8) -> String {
 type Content = BTreeSet<(u8, u8)>;
 
 fn content(actual: &Actual) -> Content {
-    let last =
-        |address: std::net::IpAddr| address.to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap();
+    let last = |address: Address| address.to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap();
     let backends = actual.frontends().flat_map(|(frontend, held)| {
         let members = held.groups.iter().flat_map(|group| actual.members(group));
-        members.map(|(key, _)| (last(frontend.address), last(unmapped(key.address)))).collect::<Vec<_>>()
+        members.map(|(key, _)| (last(frontend.address), last(key.address.into()))).collect::<Vec<_>>()
     });
     backends.collect()
 }

@@ -10,7 +10,7 @@ use mesh_model::name::{PortName, ServiceName};
 use super::names::{ClusterNames, FrontendNames};
 use super::reasons::RefusedFrontend;
 use super::view::View;
-use crate::datapath::actual::{Actual, MirrorEntry, MirrorGroup, unmapped};
+use crate::datapath::actual::{Actual, MirrorEntry, MirrorGroup};
 use crate::datapath::text;
 
 /// Counters and cluster states, which stand in the maps and not in the mirror.
@@ -144,7 +144,7 @@ fn backends_of<'a>(
             frontend: *frontend,
             cluster: clusters.get(&group.cluster).cloned(),
             cluster_id: group.cluster,
-            address: unmapped(key.address),
+            address: key.address.into(),
             port: key.port,
             state: text::state_of(state_for(frontend, view, state)),
         })

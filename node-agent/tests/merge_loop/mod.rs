@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,14 +38,7 @@ pub(crate) fn frontend() -> Frontend {
 
 /// One service with these hosts.
 pub(crate) fn snapshot(hosts: Range<u8>) -> ClusterSnapshot {
-    let endpoints = hosts.map(|host| Endpoint {
-        address: IpAddr::from([10, 1, 0, host]),
-        condition: Condition::READY,
-        node: None,
-        zone: None,
-        hostname: None,
-        hinted_away: false,
-    });
+    let endpoints = hosts.map(|host| Endpoint::new([10, 1, 0, host], Condition::READY));
     let ports = vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }];
     let slice = Slice { ports, endpoints: endpoints.collect() };
     let service = Service {

@@ -13,13 +13,13 @@ pub(crate) const FRONTEND: &str = "10.96.0.1:80";
 
 pub(crate) fn frontend() -> Frontend {
     let address: SocketAddr = FRONTEND.parse().unwrap();
-    Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Tcp }
+    Frontend { address: address.ip().into(), port: address.port(), protocol: Protocol::Tcp }
 }
 
 /// The frontend with this one backend, which is cluster 1's.
 pub(crate) fn plan(actual: &mut Actual, backend: &TcpListener) -> Plan {
     let address = backend.local_addr().unwrap();
-    let backend = DesiredBackend { address: address.ip(), port: address.port(), state: BackendState::Active };
+    let backend = DesiredBackend::new(address.ip(), address.port(), BackendState::Active);
     let cluster = ClusterId::new(1).unwrap();
     let service = DesiredService {
         service: "default/rebel-base".parse().unwrap(),

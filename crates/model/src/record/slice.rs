@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::key::RecordKey;
-use super::limits::{self, MAX_TEXT_BYTES, MAX_VALUE_BYTES};
+use super::limits::{self, MAX_VALUE_BYTES};
 use super::port::{self, WirePort};
-use super::rejection::{Fault, shorten};
+use super::rejection::Fault;
 use super::{Entry, agree, decode_json, entry};
-use crate::address_policy;
-use crate::name::{ClusterName, NodeName, ServiceName, SliceName};
+use crate::address::Address;
+use crate::endpoint::WireEndpoint;
+use crate::name::{ClusterName, ServiceName, SliceName};
 use crate::snapshot::{Condition, Endpoint, SlicePort};
 
 /// A slice as a cluster published it.
@@ -48,37 +48,6 @@ struct Wire<'a> {
     changed_unix_us: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct WireEndpoint<'a> {
-    #[serde(default, borrow)]
-    address: Cow<'a, str>,
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
-    ready: bool,
-    /// Left out where it equals `ready`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    serving: Option<bool>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    terminating: bool,
-    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    node: Option<Cow<'a, str>>,
-    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    zone: Option<Cow<'a, str>>,
-    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
-    hostname: Option<Cow<'a, str>>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn is_true(value: &bool) -> bool {
-    *value
-}
-
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
 /// Some endpoints of a slice and what they share.
 pub(crate) struct Chunk<'a> {
     pub(crate) ports: &'a [SlicePort],
@@ -101,28 +70,9 @@ impl Chunk<'_> {
     }
 }
 
-impl<'a> From<&'a Endpoint> for WireEndpoint<'a> {
-    fn from(endpoint: &'a Endpoint) -> Self {
-        let Condition { ready, serving, terminating } = endpoint.condition;
-        Self {
-            address: endpoint.address.to_string().into(),
-            ready,
-            serving: (serving != ready).then_some(serving),
-            terminating,
-            node: endpoint.node.as_ref().map(|node| node.as_str().into()),
-            zone: text(&endpoint.zone),
-            hostname: text(&endpoint.hostname),
-        }
-    }
-}
-
-fn text(text: &Option<String>) -> Option<Cow<'_, str>> {
-    text.as_deref().filter(|text| text.len() <= MAX_TEXT_BYTES).map(Cow::from)
-}
-
 /// Which endpoints a slice's record still lists, and how they are, although the record is refused for something else. None
 /// where that can't be told.
-pub(crate) fn still_listed(value: &[u8]) -> Option<BTreeMap<IpAddr, Condition>> {
+pub(crate) fn still_listed(value: &[u8]) -> Option<BTreeMap<Address, Condition>> {
     #[derive(Deserialize)]
     struct Listed<'a> {
         #[serde(borrow)]
@@ -134,8 +84,7 @@ pub(crate) fn still_listed(value: &[u8]) -> Option<BTreeMap<IpAddr, Condition>> 
     }
     let listed: Listed<'_> = decode_json(value).ok()?;
     let endpoints = listed.endpoints.into_iter();
-    let conditions = endpoints.filter_map(|it| Some((it.address.parse().ok()?, it.condition())));
-    Some(conditions.collect())
+    Some(endpoints.filter_map(|it| it.listed()).collect())
 }
 
 impl SliceRecord {
@@ -178,42 +127,5 @@ impl SliceRecord {
             }
         }
         Ok(record)
-    }
-}
-
-impl WireEndpoint<'_> {
-    fn condition(&self) -> Condition {
-        let serving = self.serving.unwrap_or(self.ready);
-        Condition { ready: self.ready, serving, terminating: self.terminating }
-    }
-
-    fn validate(self) -> Result<Endpoint, Fault> {
-        let refuse = |detail: String| Fault::Endpoint { detail };
-        let address: IpAddr = self
-            .address
-            .parse()
-            .map_err(|_| refuse(format!("{:?} is no IP address", shorten(&self.address))))?;
-        if let Some(what) = address_policy::forbidden(address) {
-            return Err(Fault::AddressRefused(address_policy::PolicyRejection::Forbidden { address, what }));
-        }
-        let node = self.node.as_deref().map(NodeName::new).transpose();
-        let node = node.map_err(|error| refuse(format!("{address}: {error}")))?;
-        for text in [&self.zone, &self.hostname].into_iter().flatten() {
-            if text.len() > MAX_TEXT_BYTES {
-                return Err(refuse(format!(
-                    "{address}: zone or hostname is longer than {MAX_TEXT_BYTES} bytes"
-                )));
-            }
-        }
-        let condition = self.condition();
-        let zone = self.zone.map(Cow::into_owned);
-        Ok(Endpoint {
-            address,
-            condition,
-            node,
-            zone,
-            hostname: self.hostname.map(Cow::into_owned),
-            hinted_away: false,
-        })
     }
 }

@@ -1,11 +1,11 @@
 //! How the endpoints of a service differ from what they were, at the price of the slices that did.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::service::{PeerEndpoint, PeerService, PeerSlice};
-use crate::desired::BackendState;
+use super::service::{PeerService, PeerSlice};
+use crate::address::Address;
+use crate::endpoint::ServingEndpoint;
 
 /// How far a slice is looked for behind the last one that was found: so many neighbours may go at once until the rest
 /// counts as changed, which costs time and nothing else.
@@ -15,12 +15,12 @@ const FEW_LOOKUPS: usize = 64;
 /// A lookup of an address in a slice costs as much as so many endpoints do in a pass over all.
 const LOOKUP_COST: usize = 8;
 
-/// One address that is not what it was, in its best state over all slices; none where it is in no slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EndpointChange {
-    pub address: IpAddr,
-    pub before: Option<BackendState>,
-    pub after: Option<BackendState>,
+/// The addresses that are not what they were, each in its best state over all slices, in their order. One that came or went
+/// is in one of the lists, one that changed in both.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct EndpointChanges {
+    pub(crate) before: Vec<ServingEndpoint>,
+    pub(crate) after: Vec<ServingEndpoint>,
 }
 
 /// Finds slices of one list in another of the same order, by place and not by content.
@@ -47,11 +47,11 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// The best states of an address in the slices that went and in those that came.
+/// The best that an address is in the slices that went and in those that came.
 #[derive(Clone, Copy, Default)]
 struct Sides {
-    gone: Option<BackendState>,
-    come: Option<BackendState>,
+    gone: Option<ServingEndpoint>,
+    come: Option<ServingEndpoint>,
 }
 
 /// What two forms of a service have and don't have in common.
@@ -79,31 +79,33 @@ impl<'a> Alignment<'a> {
     }
 
     /// The addresses that are not the same in what went and in what came.
-    fn touched(&self) -> BTreeMap<[u8; 16], Sides> {
-        let mut all: BTreeMap<[u8; 16], Sides> = BTreeMap::new();
+    fn touched(&self) -> BTreeMap<Address, Sides> {
+        let mut all: BTreeMap<Address, Sides> = BTreeMap::new();
         for endpoint in self.gone.iter().flat_map(|slice| slice.endpoints()) {
             let side = &mut all.entry(endpoint.address).or_default().gone;
-            *side = best(*side, Some(endpoint.state()));
+            *side = best(*side, Some(endpoint));
         }
         for endpoint in self.come.iter().flat_map(|slice| slice.endpoints()) {
             let side = &mut all.entry(endpoint.address).or_default().come;
-            *side = best(*side, Some(endpoint.state()));
+            *side = best(*side, Some(endpoint));
         }
         // Where both say the same, so do they together with what stayed.
         all.retain(|_, sides| sides.gone != sides.come);
         all
     }
 
-    fn change(&self, address: [u8; 16], sides: Sides) -> EndpointChange {
-        let states = self.stayed.iter().map(|slice| slice.state_of(address));
-        let stayed = states.fold(None, best);
-        let address = PeerEndpoint::address_of(address);
-        EndpointChange { address, before: best(sides.gone, stayed), after: best(sides.come, stayed) }
+    fn note(&self, address: Address, sides: Sides, changes: &mut EndpointChanges) {
+        let stayed = self.stayed.iter().map(|slice| slice.find(address)).fold(None, best);
+        let (before, after) = (best(sides.gone, stayed), best(sides.come, stayed));
+        if before != after {
+            changes.before.extend(before);
+            changes.after.extend(after);
+        }
     }
 }
 
-/// Active before terminating, and either before nothing.
-fn best(one: Option<BackendState>, other: Option<BackendState>) -> Option<BackendState> {
+/// The better of two at the same address, and either before nothing.
+fn best(one: Option<ServingEndpoint>, other: Option<ServingEndpoint>) -> Option<ServingEndpoint> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -111,15 +113,16 @@ fn best(one: Option<BackendState>, other: Option<BackendState>) -> Option<Backen
 }
 
 impl PeerService {
-    /// The addresses that are not what they were, in their order; none where looking at everything costs less.
-    pub(crate) fn changes_since(&self, before: &Self) -> Option<Vec<EndpointChange>> {
+    /// How the endpoints differ from what they were; none where looking at everything costs less.
+    pub(crate) fn changes_since(&self, before: &Self) -> Option<EndpointChanges> {
         let alignment = Alignment::of(before.slices(), self.slices());
         let touched = alignment.touched();
         let lookups = touched.len() * alignment.stayed.len();
         if lookups > FEW_LOOKUPS && lookups * LOOKUP_COST > before.endpoint_count() {
             return None;
         }
-        let changes = touched.into_iter().map(|(address, sides)| alignment.change(address, sides));
-        Some(changes.filter(|change| change.before != change.after).collect())
+        let mut changes = EndpointChanges::default();
+        touched.into_iter().for_each(|(address, sides)| alignment.note(address, sides, &mut changes));
+        Some(changes)
     }
 }

@@ -126,7 +126,7 @@ impl PeerView {
             return self.faults.set_outside(key.clone(), None);
         };
         let mut refusals =
-            slice.endpoints().filter_map(|endpoint| self.policy.check(endpoint.address()).err());
+            slice.endpoints().filter_map(|endpoint| self.policy.check(endpoint.address.into()).err());
         let Some(first) = refusals.next() else { return self.faults.set_outside(key.clone(), None) };
         let count = 1 + refusals.count();
         let text = RecordKey::Slice(self.pin.name.clone(), service.clone(), name.clone()).to_string();

@@ -5,12 +5,12 @@
 //! fills.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::SliceKey;
 use super::pool::Pool;
 use super::service::{Offer, PeerSlice};
+use crate::address::Address;
 use crate::name::{ServiceName, SliceName};
 use crate::record::{ServiceRecord, SliceRecord};
 use crate::snapshot::{Condition, SlicePort};
@@ -135,7 +135,7 @@ impl Records {
     }
 
     /// The slice stays as it was, without the endpoints that are not listed. Says whether something visible changed.
-    pub(super) fn retain_slice(&mut self, key: &SliceKey, listed: &BTreeMap<IpAddr, Condition>) -> bool {
+    pub(super) fn retain_slice(&mut self, key: &SliceKey, listed: &BTreeMap<Address, Condition>) -> bool {
         let Some(kept) = self.slices.get(key).map(|slice| slice.retained(listed)) else {
             self.keep_slice(key);
             return false;

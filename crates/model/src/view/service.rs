@@ -1,81 +1,30 @@
 //! A peer's service in the form in which it is kept: 5 bytes per IPv4 endpoint, 17 where IPv6 is among them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::difference::Finder;
 use super::interest::{Demand, Shape};
 use super::pool::Pool;
+use crate::address::Address;
 use crate::address_policy::AddressPolicy;
 use crate::address_set::AddressSet;
 use crate::desired::BackendState;
+use crate::endpoint::{Condition, Endpoint, ServingEndpoint};
 use crate::record::{MAX_SERVICE_ENDPOINTS, ServiceRecord, SliceRecord};
-use crate::snapshot::{Condition, ServicePort, SlicePort};
+use crate::snapshot::{ServicePort, SlicePort};
 
-/// An address and a state. Node, zone and host names of a peer's endpoints are not kept.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PeerEndpoint {
-    /// Network order; IPv4 v4-mapped, which no IPv6 endpoint can be: records refuse that.
-    pub(super) address: [u8; 16],
-    state: BackendState,
-}
-
-impl PeerEndpoint {
-    pub fn new(address: IpAddr, state: BackendState) -> Self {
-        let address = match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        Self { address, state }
-    }
-
-    pub fn address(self) -> IpAddr {
-        Self::address_of(self.address)
-    }
-
-    pub(super) fn address_of(octets: [u8; 16]) -> IpAddr {
-        Ipv6Addr::from(octets).to_canonical()
-    }
-
-    pub fn state(self) -> BackendState {
-        self.state
-    }
-}
-
-impl std::fmt::Debug for PeerEndpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {:?}", self.address(), self.state)
-    }
-}
-
-/// An IPv4 endpoint as it is kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct V4Endpoint {
-    address: [u8; 4],
-    state: BackendState,
-}
-
-impl From<V4Endpoint> for PeerEndpoint {
-    fn from(endpoint: V4Endpoint) -> Self {
-        Self::new(IpAddr::V4(Ipv4Addr::from(endpoint.address)), endpoint.state)
-    }
-}
-
-/// Endpoints in their order. IPv4 where all are, so that equal lists are equal values.
+/// Endpoints in their order. IPv4 where all are, so that equal lists are equal values. Node, zone and host names of a
+/// peer's endpoints are not kept.
 #[derive(Clone, PartialEq, Eq)]
 enum Endpoints {
-    V4(Box<[V4Endpoint]>),
-    Any(Box<[PeerEndpoint]>),
+    V4(Box<[ServingEndpoint<[u8; 4]>]>),
+    Any(Box<[ServingEndpoint]>),
 }
 
 impl Endpoints {
-    fn new(sorted: &[PeerEndpoint]) -> Self {
-        let v4 = |endpoint: &PeerEndpoint| match endpoint.address() {
-            IpAddr::V4(v4) => Some(V4Endpoint { address: v4.octets(), state: endpoint.state }),
-            IpAddr::V6(_) => None,
-        };
-        let all: Option<Box<[V4Endpoint]>> = sorted.iter().map(v4).collect();
+    fn new(sorted: &[ServingEndpoint]) -> Self {
+        let all: Option<Box<[_]>> = sorted.iter().map(|endpoint| endpoint.narrow()).collect();
         all.map_or_else(|| Self::Any(sorted.into()), Self::V4)
     }
 
@@ -86,7 +35,7 @@ impl Endpoints {
         }
     }
 
-    fn get(&self, at: usize) -> Option<PeerEndpoint> {
+    fn get(&self, at: usize) -> Option<ServingEndpoint> {
         match self {
             Self::V4(all) => all.get(at).map(|endpoint| (*endpoint).into()),
             Self::Any(all) => all.get(at).copied(),
@@ -94,23 +43,22 @@ impl Endpoints {
     }
 
     /// The place of the first endpoint from this address on.
-    fn first_from(&self, address: [u8; 16]) -> usize {
+    fn first_from(&self, address: Address) -> usize {
         match self {
-            Self::V4(all) => all.partition_point(|endpoint| PeerEndpoint::from(*endpoint).address < address),
+            Self::V4(all) => all.partition_point(|endpoint| Address::from(endpoint.address) < address),
             Self::Any(all) => all.partition_point(|endpoint| endpoint.address < address),
         }
     }
 
-    fn find(&self, address: [u8; 16]) -> Option<PeerEndpoint> {
+    fn find(&self, address: Address) -> Option<ServingEndpoint> {
         let found = match self {
             Self::V4(all) => {
-                let v4 = [address[12], address[13], address[14], address[15]];
+                let v4 = address.v4_octets()?;
                 all.binary_search_by_key(&v4, |endpoint| endpoint.address)
             }
             Self::Any(all) => all.binary_search_by_key(&address, |endpoint| endpoint.address),
         };
-        // An IPv6 address may end like one of the IPv4 ones.
-        self.get(found.ok()?).filter(|endpoint| endpoint.address == address)
+        self.get(found.ok()?)
     }
 }
 
@@ -131,24 +79,20 @@ impl std::fmt::Debug for PeerSlice {
 
 impl PeerSlice {
     pub(super) fn new(record: SliceRecord, pool: &mut Pool<Vec<SlicePort>>) -> Self {
-        let serving = record.endpoints.iter().filter_map(|endpoint| {
-            let state = endpoint.condition.state()?;
-            Some(PeerEndpoint::new(endpoint.address, state))
-        });
-        let mut endpoints: Vec<PeerEndpoint> = serving.collect();
+        let mut endpoints: Vec<_> = record.endpoints.iter().filter_map(Endpoint::serving).collect();
         endpoints.sort_unstable();
-        // Active sorts before terminating, so the better state is the one that stays.
+        // The better of two is the one that stays.
         endpoints.dedup_by_key(|endpoint| endpoint.address);
         Self { ports: pool.share(record.ports), endpoints: Endpoints::new(&endpoints) }
     }
 
     /// Without what is not listed any more, and in the state in which the rest is listed.
-    pub(super) fn retained(&self, listed: &BTreeMap<IpAddr, Condition>) -> Self {
+    pub(super) fn retained(&self, listed: &BTreeMap<Address, Condition>) -> Self {
         let endpoints = self.endpoints().filter_map(|endpoint| {
-            let state = listed.get(&endpoint.address())?.state()?;
-            Some(PeerEndpoint { state, ..endpoint })
+            let state = listed.get(&endpoint.address)?.state()?;
+            Some(ServingEndpoint { state, ..endpoint })
         });
-        let endpoints: Vec<PeerEndpoint> = endpoints.collect();
+        let endpoints: Vec<ServingEndpoint> = endpoints.collect();
         Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) }
     }
 
@@ -156,34 +100,33 @@ impl PeerSlice {
         &self.ports
     }
 
-    pub fn endpoints(&self) -> impl Iterator<Item = PeerEndpoint> + '_ {
+    pub fn endpoints(&self) -> impl Iterator<Item = ServingEndpoint> + '_ {
         (0..self.endpoints.len()).filter_map(|at| self.endpoints.get(at))
     }
 
     /// Bytes that the endpoints take.
     pub(super) fn endpoint_bytes(&self) -> usize {
         match &self.endpoints {
-            Endpoints::V4(all) => size_of_val::<[V4Endpoint]>(all),
-            Endpoints::Any(all) => size_of_val::<[PeerEndpoint]>(all),
+            Endpoints::V4(all) => size_of_val(&**all),
+            Endpoints::Any(all) => size_of_val(&**all),
         }
     }
 
     /// The first so many endpoints.
     fn first(&self, count: usize) -> Self {
-        let endpoints: Vec<PeerEndpoint> = self.endpoints().take(count).collect();
+        let endpoints: Vec<ServingEndpoint> = self.endpoints().take(count).collect();
         Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) }
     }
 
-    /// The state of the endpoint that has this address, as endpoints hold it.
-    pub(super) fn state_of(&self, address: [u8; 16]) -> Option<BackendState> {
-        self.endpoints.find(address).map(PeerEndpoint::state)
+    /// The endpoint that has this address.
+    pub(super) fn find(&self, address: Address) -> Option<ServingEndpoint> {
+        self.endpoints.find(address)
     }
 
     /// Whether an endpoint lies in the set.
     pub(super) fn is_touched(&self, set: &AddressSet) -> bool {
-        let octets = |address: IpAddr| PeerEndpoint::new(address, BackendState::Active).address;
         set.ranges().iter().any(|range| {
-            let (first, last) = (octets(range.network()), octets(range.broadcast()));
+            let (first, last) = (Address::from(range.network()), Address::from(range.broadcast()));
             let at = self.endpoints.first_from(first);
             self.endpoints.get(at).is_some_and(|endpoint| endpoint.address <= last)
         })
@@ -191,11 +134,11 @@ impl PeerSlice {
 
     /// The endpoints that the policy accepts; the slice itself where that is all of them.
     fn allowed_by(self: &Arc<Self>, policy: &AddressPolicy) -> Arc<Self> {
-        let inside = |endpoint: &PeerEndpoint| policy.check(endpoint.address()).is_ok();
+        let inside = |endpoint: &ServingEndpoint| policy.check(endpoint.address.into()).is_ok();
         if self.endpoints().all(|endpoint| inside(&endpoint)) {
             return self.clone();
         }
-        let endpoints: Vec<PeerEndpoint> = self.endpoints().filter(inside).collect();
+        let endpoints: Vec<ServingEndpoint> = self.endpoints().filter(inside).collect();
         Arc::new(Self { ports: self.ports.clone(), endpoints: Endpoints::new(&endpoints) })
     }
 }
@@ -300,9 +243,7 @@ impl PeerService {
     fn count_since(&self, before: Option<&Self>) -> usize {
         let changes = before.and_then(|before| Some((before.endpoint_count(), self.changes_since(before)?)));
         let Some((count, changes)) = changes else { return distinct_addresses(self.slices()) };
-        let come = changes.iter().filter(|change| change.before.is_none()).count();
-        let gone = changes.iter().filter(|change| change.after.is_none()).count();
-        count + come - gone
+        count + changes.after.len() - changes.before.len()
     }
 
     /// The ports that the peer's Service exposes.
@@ -328,7 +269,7 @@ impl PeerService {
     /// Whether any endpoint of the family is active.
     pub(crate) fn has_active(&self, is_v4: bool) -> bool {
         let mut all = self.slices().iter().flat_map(|slice| slice.endpoints());
-        all.any(|endpoint| endpoint.state == BackendState::Active && endpoint.address().is_ipv4() == is_v4)
+        all.any(|endpoint| endpoint.state == BackendState::Active && endpoint.address.is_ipv4() == is_v4)
     }
 
     /// The same, where the own cluster asks for it in this form.
@@ -361,7 +302,8 @@ fn distinct_addresses(slices: &[Arc<PeerSlice>]) -> usize {
     }
     let all = slices.iter().flat_map(|slice| slice.endpoints());
     // As numbers, for they are compared often.
-    let mut addresses: Vec<u128> = all.map(|endpoint| u128::from_be_bytes(endpoint.address)).collect();
+    let mut addresses: Vec<u128> =
+        all.map(|endpoint| u128::from_be_bytes(endpoint.address.octets())).collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses.len()

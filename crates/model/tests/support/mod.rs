@@ -4,9 +4,9 @@
 pub(crate) mod strategies;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh_model::address::Address;
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, export};
@@ -19,7 +19,7 @@ use mesh_model::view::{PeerPin, PeerView};
 
 pub(crate) const SHARED: Scope = Scope { shared: true, affinity: Affinity::None };
 
-pub(crate) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> Address {
     text.parse().unwrap()
 }
 
@@ -58,12 +58,9 @@ pub(crate) fn target(name: &str, protocol: Protocol, port: u16) -> SlicePort {
 
 pub(crate) fn endpoint(address: &str, condition: Condition) -> Endpoint {
     Endpoint {
-        address: ip(address),
-        condition,
         node: Some(NodeName::new("node-1").unwrap()),
         zone: Some("zone-a".into()),
-        hostname: None,
-        hinted_away: false,
+        ..Endpoint::new(ip(address), condition)
     }
 }
 

@@ -2,9 +2,9 @@
 #![allow(dead_code, reason = "every test binary uses some of them")]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh_model::address::Address;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::snapshot::{
@@ -48,7 +48,7 @@ pub(crate) fn conditions() -> impl Strategy<Value = Condition> {
 }
 
 /// Addresses of `empire`, with some that its peers must refuse.
-fn addresses() -> impl Strategy<Value = IpAddr> {
+fn addresses() -> impl Strategy<Value = Address> {
     let number = 0_u8..12;
     prop_oneof![
         8 => number.clone().prop_map(|n| ip(&format!("10.2.0.{n}"))),
@@ -62,12 +62,10 @@ pub(crate) fn endpoints() -> impl Strategy<Value = Endpoint> {
     let text = option::of("[ -~é\"\\\\\n]{0,12}");
     (addresses(), conditions(), node, text.clone(), text).prop_map(
         |(address, condition, node, zone, hostname)| Endpoint {
-            address,
-            condition,
             node: node.map(|node| NodeName::new(node).unwrap()),
             zone,
             hostname,
-            hinted_away: false,
+            ..Endpoint::new(address, condition)
         },
     )
 }
@@ -106,8 +104,12 @@ pub(crate) fn service_names() -> impl Strategy<Value = ServiceName> {
 }
 
 fn nodes() -> impl Strategy<Value = Node> {
-    (vec(addresses(), 0..3), select(vec![vec![], nets(&["10.2.1.0/24", "fd02:1::/64"])]))
-        .prop_map(|(addresses, pod_cidrs)| Node { addresses, pod_cidrs })
+    (vec(addresses(), 0..3), select(vec![vec![], nets(&["10.2.1.0/24", "fd02:1::/64"])])).prop_map(
+        |(addresses, pod_cidrs)| Node {
+            addresses: addresses.into_iter().map(Into::into).collect(),
+            pod_cidrs,
+        },
+    )
 }
 
 pub(crate) fn snapshots() -> impl Strategy<Value = ClusterSnapshot> {

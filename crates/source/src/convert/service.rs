@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use mesh_model::address::Address;
 use mesh_model::annotation::{Annotated, parse_map};
 use mesh_model::name::{PortName, ServiceName};
 use mesh_model::snapshot::{Protocol, Service, ServicePort};
@@ -97,15 +98,15 @@ fn not_balanced(spec: &ServiceSpec) -> Option<Note> {
     None
 }
 
-fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, Note> {
-    let mut ips: Vec<IpAddr> = Vec::new();
+fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<Address>, Note> {
+    let mut ips: Vec<Address> = Vec::new();
     for text in written_ips(spec) {
         let ip = text.parse::<IpAddr>().map_err(|_| bad_ip(text, "is no IP address"))?;
         usable_cluster_ip(ip).map_err(|why| bad_ip(text, why))?;
         if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
             return Err(bad_ip(text, "is the second of its family"));
         }
-        ips.push(ip);
+        ips.push(ip.into());
     }
     if ips.is_empty() {
         let message = "it has no ClusterIP, so no client can dial it; write spec.clusterIPs";

@@ -50,7 +50,7 @@ fn addresses_and_ports_are_taken_over() {
         "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
         "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
     }));
-    assert_eq!(service.cluster_ips, ["10.96.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+    assert_eq!(service.cluster_ips, ["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()]);
     let ports: Vec<_> = service.ports.iter().map(|port| (port.protocol, port.port)).collect();
     assert_eq!(ports, [(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
     assert_eq!(service.session_affinity_seconds, None);

@@ -208,7 +208,7 @@ fn endpoint(object: &wire::Endpoint, v4: bool) -> Result<Endpoint, String> {
     let node = node.transpose().map_err(|error| error.to_string())?;
     let condition = condition(object.conditions.as_ref());
     let (zone, hostname) = (label(object.zone.as_ref())?, label(object.hostname.as_ref())?);
-    Ok(Endpoint { address, condition, node, zone, hostname, hinted_away: false })
+    Ok(Endpoint { node, zone, hostname, ..Endpoint::new(address, condition) })
 }
 
 /// What Kubernetes accepts as an endpoint's address.

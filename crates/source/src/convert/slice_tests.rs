@@ -55,7 +55,7 @@ fn the_first_address_counts() {
     let (slice, _) =
         used(json!({"endpoints": [{"addresses": ["10.1.0.1", "10.1.0.2"], "nodeName": "n1", "zone": "z"}]}));
     let endpoint = &slice.slice.endpoints[0];
-    assert_eq!(endpoint.address, "10.1.0.1".parse::<IpAddr>().unwrap());
+    assert_eq!(endpoint.address, "10.1.0.1".parse().unwrap());
     assert_eq!(endpoint.node, Some(NodeName::new("n1").unwrap()));
     assert_eq!(endpoint.zone.as_deref(), Some("z"));
 }

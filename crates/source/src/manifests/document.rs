@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use mesh_model::address::Address;
 use mesh_model::name::ServiceName;
 use serde_json::Value;
 
@@ -82,8 +83,10 @@ pub(crate) fn documents(text: &str, json: bool) -> Vec<Document> {
 pub(crate) fn confine(mut documents: Vec<Document>, ranges: &[IpNet]) -> Vec<Document> {
     for document in &mut documents {
         let Effect::Object(Object::Service(name, service)) = &document.effect else { continue };
-        let within = |ip: &IpAddr| ranges.is_empty() || ranges.iter().any(|range| range.contains(ip));
-        let Some(outside) = service.cluster_ips.iter().find(|ip| !within(ip)) else { continue };
+        let holds = |ip: Address| ranges.iter().any(|range| range.contains(&IpAddr::from(ip)));
+        let Some(outside) = service.cluster_ips.iter().find(|ip| !ranges.is_empty() && !holds(**ip)) else {
+            continue;
+        };
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         let message = format!(
             "ClusterIP {outside} is outside of --service-cidr {}; correct the Service, or the flag",

@@ -2,8 +2,8 @@
 //! and what is wrong. Pure.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 
+use mesh_model::address::Address;
 use mesh_model::name::ServiceName;
 use mesh_model::snapshot::{Protocol, Service};
 use mesh_model::table::Knowledge;
@@ -60,7 +60,7 @@ impl FileReading {
     }
 }
 
-type Frontend = (IpAddr, u16, Protocol);
+type Frontend = (Address, u16, Protocol);
 
 /// A list in the making.
 pub(crate) struct Listing<'a> {

@@ -168,7 +168,7 @@ fn services_with_slices_make_a_snapshot() {
     let bench = Bench::with(&[("a.yaml", &app_a()), ("b.yml", &app_b())]);
     assert_eq!(bench.services(), ["default/a", "default/b"]);
     let slice: &Slice = bench.service("default/a").slices.values().next().unwrap();
-    assert_eq!(slice.endpoints[0].address, A.2.parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(slice.endpoints[0].address, A.2.parse().unwrap());
     assert_eq!(bench.problems(), []);
     assert_eq!(bench.reader.status().knowledge, Knowledge::Complete);
 }

@@ -1,10 +1,10 @@
 //! A cluster, what it really has, and what stands in its etcd: written by its exporter, and by liars.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_kv::Change;
+use mesh_model::address::Address;
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, ServiceOps, diff, diff_service, export, export_service};
@@ -244,13 +244,8 @@ impl Cluster {
         let (ports, targets) = ports(spec.ports);
         let of_slice = |second: bool| {
             let endpoints = spec.endpoints.iter().filter(|(_, _, slice)| *slice == second);
-            let endpoints = endpoints.map(|(host, condition, _)| Endpoint {
-                address: self.address(index, *host),
-                condition: condition_of(*condition),
-                node: None,
-                zone: None,
-                hostname: None,
-                hinted_away: false,
+            let endpoints = endpoints.map(|(host, condition, _)| {
+                Endpoint::new(self.address(index, *host), condition_of(*condition))
             });
             Arc::new(Slice { ports: targets.clone(), endpoints: endpoints.collect() })
         };
@@ -261,7 +256,7 @@ impl Cluster {
         );
         Arc::new(Service {
             scope: Scope { shared: spec.shared, affinity: spec.affinity },
-            cluster_ips: vec![IpAddr::from([10, 96, self.id, spec.ip])],
+            cluster_ips: vec![Address::from([10, 96, self.id, spec.ip])],
             ports,
             session_affinity_seconds: None,
             node_local: false,
@@ -271,12 +266,12 @@ impl Cluster {
     }
 
     /// Host 0 stands behind several services; hosts from 8 on are not the cluster's to announce.
-    fn address(&self, service: u8, host: u8) -> IpAddr {
+    fn address(&self, service: u8, host: u8) -> Address {
         match host {
-            0 => IpAddr::from([10, self.id, 100, 1]),
-            8 if self.id != 1 => IpAddr::from([10, 1, service, 1]),
-            9 if self.id != 1 => IpAddr::from([169, 254, 169, 254]),
-            _ => IpAddr::from([10, self.id, service, host]),
+            0 => Address::from([10, self.id, 100, 1]),
+            8 if self.id != 1 => Address::from([10, 1, service, 1]),
+            9 if self.id != 1 => Address::from([169, 254, 169, 254]),
+            _ => Address::from([10, self.id, service, host]),
         }
     }
 }

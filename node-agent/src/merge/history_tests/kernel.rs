@@ -1,28 +1,28 @@
 //! The maps as they would be in the kernel, written one element at a time, and looked at after every write.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
 
 use mesh_abi::{
     BackendEntry, GroupTable, STATE_FREE, ServiceCell, ServiceEntry, ServiceKey, SlotEntry, TableKey,
 };
+use mesh_model::address::Address;
 use mesh_model::desired::Frontend;
 use mesh_model::snapshot::Protocol;
 
 use super::CAPACITY;
-use crate::datapath::actual::{frontend_of, service_key, unmapped};
+use crate::datapath::actual::{frontend_of, service_key};
 use crate::datapath::inspect::Inspect;
 use crate::datapath::maps::{Datapath, MapError, Refused};
 use crate::datapath::restore::Contents;
 
 /// Cluster, address and port of a backend.
-type Place = (u16, IpAddr, u16);
+type Place = (u16, Address, u16);
 /// What is behind every frontend.
 type Seen = BTreeMap<Frontend, BTreeSet<Place>>;
 /// Flags, and tier, weight and backends with their states of every group, of every frontend: what two maps that
 /// say the same have in common.
 pub(in crate::merge) type Content =
-    BTreeMap<Frontend, (u8, BTreeMap<u16, (u8, u32, BTreeSet<(IpAddr, u16, u32)>)>)>;
+    BTreeMap<Frontend, (u8, BTreeMap<u16, (u8, u32, BTreeSet<(Address, u16, u32)>)>)>;
 
 /// The maps. They outlive the agent.
 #[derive(Debug, Default)]
@@ -171,7 +171,7 @@ impl Kernel {
             let backend = self.backends.get(&slot.backend);
             let backend = backend.unwrap_or_else(|| panic!("backend {} is missing", slot.backend));
             assert_eq!(backend.cluster, group.cluster, "a backend of another cluster");
-            let address = unmapped(backend.address);
+            let address = Address::from(backend.address);
             assert!(super::is_allowed(backend.cluster, address), "{address} of #{}", backend.cluster);
             (backend, (backend.cluster, address, u16::from_be_bytes(backend.port)))
         })
@@ -307,11 +307,8 @@ fn groups(entry: &ServiceEntry) -> &[mesh_abi::Group] {
     &entry.groups[..usize::from(entry.group_count)]
 }
 
-fn last_byte(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(address) => address.octets()[3],
-        IpAddr::V6(address) => address.octets()[15],
-    }
+fn last_byte(address: Address) -> u8 {
+    address.octets()[15]
 }
 
 fn refused() -> MapError {

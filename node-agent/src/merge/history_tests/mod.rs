@@ -14,8 +14,8 @@ mod cluster;
 pub(super) mod kernel;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
+use mesh_model::address::Address;
 use proptest::prelude::*;
 
 use self::agent::{Agent, Disk, File, Order};
@@ -29,9 +29,8 @@ const PEERS: std::ops::Range<u8> = 2..5;
 const HISTORIES: u32 = 1000;
 
 /// Cluster `c` has its pods in 10.c.0.0/16, and nobody may say otherwise.
-fn is_allowed(cluster: u16, address: IpAddr) -> bool {
-    let IpAddr::V4(address) = address else { return false };
-    let [first, second, ..] = address.octets();
+fn is_allowed(cluster: u16, address: Address) -> bool {
+    let Some([first, second, ..]) = address.v4_octets() else { return false };
     (u16::from(first), u16::from(second)) == (10, cluster)
 }
 

@@ -7,6 +7,7 @@
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use mesh_model::address::Address;
 use mesh_model::annotation::Affinity;
 use mesh_model::name::ClusterName;
 use mesh_model::table::Knowledge;
@@ -133,8 +134,7 @@ impl World {
         let memory = StateFile::new(self.state("source"), memory::VERSION, about);
         let known = memory.load::<Known>().ok().flatten().unwrap_or_default();
         let services = known.snapshot.services.values();
-        let last =
-            |address: std::net::IpAddr| address.to_string().rsplit('.').next().unwrap().parse().unwrap();
+        let last = |address: Address| address.to_string().rsplit('.').next().unwrap().parse().unwrap();
         let pairs = services.flat_map(|service| {
             let ip = last(service.cluster_ips[0]);
             let endpoints = service.slices.values().flat_map(|slice| &slice.endpoints);
