@@ -158,6 +158,15 @@ fn revision_of(answer: &WatchResponse) -> i64 {
     answer.header.unwrap().revision
 }
 
+/// Two keys, and numbers around every edge.
+fn hostile() -> impl Strategy<Value = ([Vec<u8>; 2], [i64; 5])> {
+    let key = || proptest::collection::vec(prop_oneof![Just(0_u8), Just(b'a'), Just(b'c'), Just(255)], 0..3);
+    let number = || {
+        prop_oneof![Just(i64::MIN), Just(i64::MAX), Just(-1), 0..3_i64, START - 2..START + 40, any::<i64>()]
+    };
+    ([key(), key()], [number(), number(), number(), number(), number()])
+}
+
 fn writes() -> impl Strategy<Value = Vec<BTreeMap<String, Option<String>>>> {
     let key = prop_oneof!["[abc]{1,2}", "hidden[ab]"];
     let value = proptest::option::weighted(0.7, "[xy][0-9]");
@@ -250,6 +259,44 @@ proptest! {
                     prop_assert_eq!(Some(&pair), model.at(last).get(&pair.key));
                 }
             }
+        }
+    }
+
+    /// Clients may be of any making.
+    #[test]
+    fn no_request_breaks_anything(all in writes(), asked in proptest::collection::vec(hostile(), 1..20)) {
+        let (_, cache) = written(&all, Window { revisions: 5, bytes: usize::MAX });
+        let mut watches = Watches::new(View::Own);
+        for (bytes, numbers) in asked {
+            let [key, end] = bytes.map(Bytes::from);
+            let [revision, limit, id, order, bound] = numbers;
+            let request = RangeRequest {
+                key: key.clone(),
+                range_end: end.clone(),
+                limit,
+                revision,
+                sort_order: i32::try_from(order).unwrap_or(9),
+                sort_target: i32::try_from(order).unwrap_or(9),
+                min_mod_revision: bound,
+                max_create_revision: bound,
+                ..Default::default()
+            };
+            if let Ok(found) = range(&cache, &View::Own, &request) {
+                prop_assert!(found.records.len() <= cache.len() || revision > 0);
+            }
+            watches.request(&cache, create(WatchCreateRequest {
+                key,
+                range_end: end,
+                start_revision: revision,
+                watch_id: id,
+                prev_kv: order == 0,
+                fragment: order == 1,
+                filters: vec![i32::try_from(order).unwrap_or(9)],
+                progress_notify: true,
+            }));
+            watches.request(&cache, WatchRequest { asked: None });
+            watches.tick(&cache);
+            prop_assert!(drain(&mut watches, &cache).len() < 1000);
         }
     }
 

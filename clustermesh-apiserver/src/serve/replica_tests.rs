@@ -186,6 +186,29 @@ async fn a_wiped_etcd_shows_as_another_cluster_and_is_listed_by_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_etcd_is_listed_by_everybody_although_its_incarnation_is_the_same() {
+    let (dir, certificates) = (tempfile::tempdir().unwrap(), Certificates::new());
+    let (mut etcd, backup) = (started(dir.path()), dir.path().join("backup"));
+    let mut replica = Replica::of_hoth(&etcd, &certificates).await;
+    replica.reach(4).await;
+    let mut agent = Agent::follow(dialer(vec![replica.endpoint()], &certificates));
+    agent.until("listed", |seen| seen.lists == 1).await;
+    etcd.back_up(&backup);
+    put(&etcd, "alive/hoth", "2");
+    put(&etcd, "services/hoth/ns/lost", "1");
+    agent.until_value("services/hoth/ns/lost", "1").await;
+    etcd.restore(&backup);
+    // It grows past what the agent knows.
+    for number in 0..5 {
+        put(&etcd, "alive/hoth", &format!("again {number}"));
+    }
+    put(&etcd, "services/hoth/ns/new", "1");
+    let seen = agent.until_value("services/hoth/ns/new", "1").await;
+    assert!(!seen.records.contains_key(&format!("{PREFIX}services/hoth/ns/lost")), "{seen:?}");
+    assert_eq!(seen.lists, 2, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_is_cancelled_and_the_others_hear_everything() {
     const WRITES: usize = 300;
     let (dir, certificates) = (tempfile::tempdir().unwrap(), Certificates::new());

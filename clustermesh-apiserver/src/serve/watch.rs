@@ -167,7 +167,7 @@ impl Watches {
             return Some(due);
         }
         if self.looked_at <= cache.revision() {
-            let behind = self.last + 1;
+            let behind = self.last.saturating_add(1);
             let ids: Vec<i64> =
                 self.watches.range(behind..).chain(self.watches.range(..behind)).map(|(id, _)| *id).collect();
             for id in ids {
