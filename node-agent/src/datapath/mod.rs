@@ -37,7 +37,7 @@ pub mod plan;
 pub mod programs;
 mod repair;
 pub mod restore;
-mod rows;
+pub(crate) mod rows;
 mod scan;
 pub mod service_maps;
 pub mod shares;
