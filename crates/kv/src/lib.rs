@@ -14,6 +14,7 @@ mod list;
 pub mod publish;
 mod race;
 mod raw;
+mod reconnect;
 mod session;
 pub mod standby;
 #[cfg(feature = "testing")]

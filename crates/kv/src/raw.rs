@@ -10,23 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{KeyValue, WatchResponse, WatchStream};
-use mesh_failure::Backoff;
 use mesh_model::name::ClusterName;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Dialer;
 use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, KvError};
 use crate::history::{History, incarnation_of};
+use crate::reconnect::{self, Attempts, Follow};
 use crate::session::{PAGE_KEYS, Session, prefix_end};
 
 /// After so long a silence we ask the server whether it still lives.
 const QUIET: Duration = Duration::from_secs(5);
 /// It answers such a question within a millisecond or so.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(5);
-/// A connection that has lived so long was a success: the next failure starts with the shortest delay.
-const STABLE: Duration = Duration::from_secs(5);
 /// Pages never shrink below this, or a list over a far path would take for ever.
 const MIN_PAGE_KEYS: i64 = 8;
 /// A server may be so far behind what another one has shown: caches are behind by milliseconds, and a restored etcd must
@@ -130,54 +128,8 @@ impl RawWatch {
     }
 
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
-    pub async fn run(mut self, token: CancellationToken, mut sink: impl FnMut(RawEvent) + Send) {
-        let mut attempts = Attempts::default();
-        loop {
-            let reason = tokio::select! {
-                () = token.cancelled() => return,
-                Err(reason) = self.follow(&mut attempts, &mut sink) => reason,
-            };
-            sink(RawEvent::Disconnected { reason });
-            if attempts.pause(&token).await.is_break() {
-                return;
-            }
-        }
-    }
-
-    /// One connection's life.
-    async fn follow(
-        &mut self,
-        attempts: &mut Attempts,
-        sink: &mut (impl FnMut(RawEvent) + Send),
-    ) -> Result<Infallible, KvError> {
-        let greeting = self.connect().await?;
-        sink(RawEvent::Connected { endpoint: greeting.session.endpoint().clone() });
-        let resumed = self.resume(&greeting).await?;
-        let session = greeting.session;
-        if resumed.is_none() {
-            let end =
-                String::from_utf8(prefix_end(&self.prefix)).expect("the byte behind an ASCII one is text");
-            let ranges = [(self.prefix.clone(), end)];
-            sink(RawEvent::Init);
-            let page = |entries| {
-                sink(RawEvent::InitApply(entries));
-                ControlFlow::Continue(())
-            };
-            let revision = self.list(&session, &ranges, page).await?;
-            sink(RawEvent::InitDone { revision });
-        }
-        let mut stream = self.watch(&session).await?;
-        if let Some(revision) = resumed {
-            sink(RawEvent::Resumed { revision });
-        }
-        attempts.succeeded();
-        loop {
-            let Received { revisions, head } = self.receive(&session, &mut stream).await?;
-            if revisions.is_empty() {
-                sink(RawEvent::Progress { revision: head });
-            }
-            revisions.into_iter().for_each(|revision| sink(RawEvent::Revision(revision)));
-        }
+    pub async fn run(self, token: CancellationToken, sink: impl FnMut(RawEvent) + Send) {
+        reconnect::run(self, token, sink).await;
     }
 
     /// The revision up to which everything is known; none until a list is complete.
@@ -307,6 +259,49 @@ impl RawWatch {
     }
 }
 
+impl Follow for RawWatch {
+    type Event = RawEvent;
+
+    async fn follow(
+        &mut self,
+        attempts: &mut Attempts,
+        sink: &mut (impl FnMut(RawEvent) + Send),
+    ) -> Result<Infallible, KvError> {
+        let greeting = self.connect().await?;
+        sink(RawEvent::Connected { endpoint: greeting.session.endpoint().clone() });
+        let resumed = self.resume(&greeting).await?;
+        let session = greeting.session;
+        if resumed.is_none() {
+            let end =
+                String::from_utf8(prefix_end(&self.prefix)).expect("the byte behind an ASCII one is text");
+            let ranges = [(self.prefix.clone(), end)];
+            sink(RawEvent::Init);
+            let page = |entries| {
+                sink(RawEvent::InitApply(entries));
+                ControlFlow::Continue(())
+            };
+            let revision = self.list(&session, &ranges, page).await?;
+            sink(RawEvent::InitDone { revision });
+        }
+        let mut stream = self.watch(&session).await?;
+        if let Some(revision) = resumed {
+            sink(RawEvent::Resumed { revision });
+        }
+        attempts.succeeded();
+        loop {
+            let Received { revisions, head } = self.receive(&session, &mut stream).await?;
+            if revisions.is_empty() {
+                sink(RawEvent::Progress { revision: head });
+            }
+            revisions.into_iter().for_each(|revision| sink(RawEvent::Revision(revision)));
+        }
+    }
+
+    fn disconnected(reason: KvError) -> RawEvent {
+        RawEvent::Disconnected { reason }
+    }
+}
+
 /// The changes of a message, revision by revision.
 fn revisions(response: &WatchResponse) -> Vec<Revision> {
     let mut revisions: Vec<Revision> = Vec::new();
@@ -362,30 +357,4 @@ fn response(session: &Session, message: Message) -> Result<WatchResponse, CallEr
 /// The server's revision, as a message tells it.
 fn reached(session: &Session, message: Message) -> Result<i64, CallError> {
     response(session, message).map(|response| response.header().map_or(0, |header| header.revision()))
-}
-
-/// When to try again.
-#[derive(Default)]
-pub(crate) struct Attempts {
-    backoff: Backoff,
-    /// Since when the connection has been of use.
-    since: Option<Instant>,
-}
-
-impl Attempts {
-    /// All is known, and changes come.
-    pub(crate) fn succeeded(&mut self) {
-        self.since = Some(Instant::now());
-    }
-
-    /// Waits for the next attempt; breaks where the token is cancelled.
-    pub(crate) async fn pause(&mut self, token: &CancellationToken) -> ControlFlow<()> {
-        if self.since.take().is_some_and(|since| since.elapsed() >= STABLE) {
-            self.backoff.reset();
-        }
-        tokio::select! {
-            () = token.cancelled() => ControlFlow::Break(()),
-            () = sleep(self.backoff.next_delay()) => ControlFlow::Continue(()),
-        }
-    }
 }

@@ -19,7 +19,8 @@ use crate::dial::Dialer;
 use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::KvError;
 use crate::list::Place;
-use crate::raw::{Attempts, RawChange, RawWatch, Revision};
+use crate::raw::{RawChange, RawWatch, Revision};
+use crate::reconnect::{self, Attempts, Follow};
 use crate::session::{Entry, text_of};
 
 /// A reader that wants more services than this at once gets a list of everything.
@@ -170,21 +171,32 @@ impl PeerWatch {
     }
 
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
-    pub async fn run(mut self, token: CancellationToken, mut sink: impl FnMut(Event) + Send) {
-        let mut attempts = Attempts::default();
-        loop {
-            let reason = tokio::select! {
-                () = token.cancelled() => return,
-                Err(reason) = self.follow(&mut attempts, &mut sink) => reason,
-            };
-            sink(Event::Disconnected { reason });
-            if attempts.pause(&token).await.is_break() {
-                return;
-            }
-        }
+    pub async fn run(self, token: CancellationToken, sink: impl FnMut(Event) + Send) {
+        reconnect::run(self, token, sink).await;
     }
 
-    /// One connection's life.
+    /// When everything is to be listed again because something was left out that there may be room for by then.
+    fn relist_at(&self) -> Option<Instant> {
+        let is_cut = self.cut.is_some() || self.wanted.borrow().is_cut;
+        self.listed_at.filter(|_| is_cut).map(|at| at + RELIST)
+    }
+
+    /// All changes of the revisions at once, but for those beyond the cut.
+    fn deliver(&self, revisions: Vec<Revision>, sink: &mut (impl FnMut(Event) + Send)) {
+        let Some(revision) = revisions.last().map(|last| last.revision) else { return };
+        let is_followed =
+            |change: &Change| self.cut.as_ref().is_none_or(|cut| Place::of(change.key()) <= *cut);
+        let changes = revisions.into_iter().flat_map(|revision| revision.changes).map(Change::from);
+        let changes: Vec<Change> = changes.filter(is_followed).collect();
+        if !changes.is_empty() {
+            sink(Event::Changed { revision, changes });
+        }
+    }
+}
+
+impl Follow for PeerWatch {
+    type Event = Event;
+
     async fn follow(
         &mut self,
         attempts: &mut Attempts,
@@ -224,22 +236,8 @@ impl PeerWatch {
         }
     }
 
-    /// When everything is to be listed again because something was left out that there may be room for by then.
-    fn relist_at(&self) -> Option<Instant> {
-        let is_cut = self.cut.is_some() || self.wanted.borrow().is_cut;
-        self.listed_at.filter(|_| is_cut).map(|at| at + RELIST)
-    }
-
-    /// All changes of the revisions at once, but for those beyond the cut.
-    fn deliver(&self, revisions: Vec<Revision>, sink: &mut (impl FnMut(Event) + Send)) {
-        let Some(revision) = revisions.last().map(|last| last.revision) else { return };
-        let is_followed =
-            |change: &Change| self.cut.as_ref().is_none_or(|cut| Place::of(change.key()) <= *cut);
-        let changes = revisions.into_iter().flat_map(|revision| revision.changes).map(Change::from);
-        let changes: Vec<Change> = changes.filter(is_followed).collect();
-        if !changes.is_empty() {
-            sink(Event::Changed { revision, changes });
-        }
+    fn disconnected(reason: KvError) -> Event {
+        Event::Disconnected { reason }
     }
 }
 
