@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::crypto::verify_tls13_signature;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -14,7 +14,7 @@ use rustls::{
 
 use crate::identity::Identity;
 use crate::refusal::Refusal;
-use crate::trust::{Side, Trust};
+use crate::trust::{ALGORITHMS, Side, Trust};
 
 /// The versions of TLS that the mesh speaks.
 pub const TLS_1_3_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -25,30 +25,15 @@ type Refused = Arc<dyn Fn(&Refusal) + Send + Sync>;
 /// What both sides do alike.
 struct Verifier {
     trust: Arc<Trust>,
-    algorithms: WebPkiSupportedAlgorithms,
     refused: Refused,
 }
 
 impl Verifier {
-    fn new(trust: Arc<Trust>, refused: Refused) -> Self {
-        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-        Self { trust, algorithms, refused }
-    }
-
     fn told<T>(&self, judgement: Result<T, Refusal>) -> Result<T, Error> {
         judgement.map_err(|refusal| {
             (self.refused)(&refusal);
             refusal.into()
         })
-    }
-
-    fn signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 }
 
@@ -57,7 +42,7 @@ pub struct ClientVerifier(Verifier);
 
 impl ClientVerifier {
     pub fn new(trust: Arc<Trust>, refused: Refused) -> Self {
-        Self(Verifier::new(trust, refused))
+        Self(Verifier { trust, refused })
     }
 }
 
@@ -98,11 +83,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.algorithms.supported_schemes()
+        ALGORITHMS.supported_schemes()
     }
 }
 
@@ -114,7 +99,7 @@ pub struct ServerVerifier {
 
 impl ServerVerifier {
     pub fn new(trust: Arc<Trust>, expected: Identity, refused: Refused) -> Self {
-        Self { verifier: Verifier::new(trust, refused), expected }
+        Self { verifier: Verifier { trust, refused }, expected }
     }
 
     fn judge(
@@ -165,11 +150,11 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.algorithms.supported_schemes()
+        ALGORITHMS.supported_schemes()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Whom a process trusts: a bundle of roots for each cluster, and the judgement of a chain.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mesh_model::name::ClusterName;
-use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
     RevocationOptionsBuilder, UnknownStatusPolicy,
@@ -14,6 +15,10 @@ use crate::bundle::Bundle;
 use crate::certificate::Certificate;
 use crate::identity::Identity;
 use crate::refusal::Refusal;
+
+/// The signatures that count, of chains and of handshakes. Made once: rustls makes a whole provider to tell them.
+pub(crate) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| ring::default_provider().signature_verification_algorithms);
 
 /// Which end of a connection shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +82,7 @@ fn verify(
         Side::Server => KeyUsage::server_auth(),
     };
     EndEntityCert::try_from(leaf)?.verify_for_usage(
-        algorithms(),
+        ALGORITHMS.all,
         &bundle.anchors,
         intermediates,
         now,
@@ -99,8 +104,4 @@ fn revocation<'a>(lists: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationO
             .with_expiration_policy(ExpirationPolicy::Ignore)
             .build(),
     )
-}
-
-fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
-    rustls::crypto::ring::default_provider().signature_verification_algorithms.all
 }
