@@ -55,6 +55,14 @@ pub struct Issued {
     pub key_pem: String,
 }
 
+impl Issued {
+    /// Whether the key is the one that the certificate names.
+    pub(crate) fn check_key(&self, certificate: &CertificateDer<'_>) -> Result<(), AuthorityError> {
+        let key = KeyPair::from_pem(&self.key_pem).map_err(AuthorityError::Pair)?;
+        if holds_key(certificate, &key) { Ok(()) } else { Err(AuthorityError::OtherKey) }
+    }
+}
+
 /// Why an authority can't be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -132,6 +140,10 @@ impl Authority {
             key_pem: key_pem.into(),
             issuer,
         })
+    }
+
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
     }
 
     pub fn certificate(&self) -> &CertificateDer<'static> {

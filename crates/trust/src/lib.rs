@@ -11,6 +11,7 @@ mod identity;
 mod refusal;
 mod tls;
 mod trust;
+mod upkeep;
 
 pub use authority::{Authority, AuthorityError, Issued, Lifetime};
 pub use bundle::{Bundle, BundleError};
@@ -19,3 +20,4 @@ pub use identity::{Identity, IdentityError, Role};
 pub use refusal::{Refusal, RefusalReason};
 pub use tls::{ClientVerifier, ServerVerifier, TLS_1_3_ONLY};
 pub use trust::{Side, Trust};
+pub use upkeep::{Cause, Upkeep, Wanted};
