@@ -15,10 +15,13 @@ use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::Identity;
 use mesh_model::name::ClusterName;
 use mesh_runtime::args::duration;
-use mesh_runtime::{AdminArgs, LogArgs};
+use mesh_runtime::{AdminArgs, LogArgs, Readiness};
 use mesh_source::kubernetes::QUIET;
 use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
+use mesh_trust::Role;
+use tokio::sync::watch;
 
+use crate::certificates::{CertificateMetrics, Folder, Keeper};
 use crate::exporter::COMPACT;
 use crate::serve::{ServeConfig, TlsFiles};
 
@@ -152,6 +155,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
     #[command(flatten)]
+    pub(crate) certificates: CertificateArgs,
+    #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
     pub log: LogArgs,
@@ -216,26 +221,81 @@ pub(crate) struct MeshArgs {
         long,
         env = "CLUSTERMESH_MESH_ADDRESS",
         value_name = "ADDRESS:PORT",
-        requires_all = ["mesh_tls_dir", "mesh_trust_dir"]
+        requires_all = ["mesh_identity", "mesh_trust_dir"]
     )]
     mesh_address: Option<SocketAddr>,
 
     /// Folder with tls.crt and tls.key: a certificate with the URI clustermesh://NAME/apiserver of this cluster.
-    #[arg(long, env = "CLUSTERMESH_MESH_TLS_DIR", value_name = "DIR")]
+    ///
+    /// Without it the one below --certificates-dir. Files that change are read within a second; connections stay.
+    #[arg(long, env = "CLUSTERMESH_MESH_TLS_DIR", value_name = "DIR", group = "mesh_identity")]
     mesh_tls_dir: Option<PathBuf>,
 
     /// Folder with CLUSTER.crt for each cluster whose processes may read: the CA certificates that may vouch for it.
     ///
     /// The own cluster's too, where own processes shall read. Lists of revoked certificates may stand in the same files.
+    /// Whose file goes, or whose certificate is revoked, is shut out within a second.
     #[arg(long, env = "CLUSTERMESH_MESH_TRUST_DIR", value_name = "DIR")]
     mesh_trust_dir: Option<PathBuf>,
 }
 
+/// Certificates of this cluster's own processes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Certificates")]
+pub(crate) struct CertificateArgs {
+    /// Make this cluster's certificates below this folder where there are none, and renew them: in ca, apiserver and agent.
+    ///
+    /// The leader does. ca holds the key that vouches for the others: nobody else may read it. What somebody else puts
+    /// there, cert-manager or a company's CA, stays as it is; with a ca without its key nothing is made.
+    #[arg(long, env = "CLUSTERMESH_CERTIFICATES_DIR", value_name = "DIR", group = "mesh_identity")]
+    certificates_dir: Option<PathBuf>,
+
+    /// How long a certificate counts; it is renewed after a third of that.
+    #[arg(
+        long,
+        env = "CLUSTERMESH_CERTIFICATE_LIFETIME",
+        value_name = "DURATION",
+        default_value = "168h",
+        value_parser = lifetime
+    )]
+    certificate_lifetime: Duration,
+
+    /// Name or address that stands in the apiserver's certificate, for etcd clients that verify it. Repeatable.
+    #[arg(long, env = "CLUSTERMESH_CERTIFICATE_NAME", value_name = "NAME", value_delimiter = ',')]
+    certificate_name: Vec<String>,
+}
+
+impl CertificateArgs {
+    /// What makes the certificates, if anything here does.
+    pub(crate) fn keeper(
+        &self,
+        cluster: &ClusterName,
+        (readiness, leading): (&Readiness, watch::Receiver<bool>),
+        metrics: CertificateMetrics,
+    ) -> Option<Keeper> {
+        let folder = Folder::new(self.certificates_dir.clone()?);
+        let looks = (readiness.condition("certificates", "they have not been looked at"), leading);
+        let names = self.certificate_name.iter().cloned();
+        Some(Keeper::new((cluster.clone(), folder), names, self.certificate_lifetime, looks, metrics))
+    }
+}
+
+/// Clocks differ by minutes, and whoever looks at a certificate has to get round to it.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_secs(3600);
+    duration(text).and_then(
+        |lifetime| {
+            if lifetime < SHORTEST { Err("at least 1h".into()) } else { Ok(lifetime) }
+        },
+    )
+}
+
 impl MeshArgs {
     /// How the mesh API is served, if it is.
-    pub(crate) fn config(&self, cluster: &ClusterName) -> Option<ServeConfig> {
+    pub(crate) fn config(&self, cluster: &ClusterName, made: &CertificateArgs) -> Option<ServeConfig> {
+        let made = made.certificates_dir.as_ref().map(|dir| dir.join(Role::Apiserver.as_str()));
         let (address, own, trust) =
-            (self.mesh_address?, self.mesh_tls_dir.clone()?, self.mesh_trust_dir.clone()?);
+            (self.mesh_address?, self.mesh_tls_dir.clone().or(made)?, self.mesh_trust_dir.clone()?);
         Some(ServeConfig { address, cluster: cluster.clone(), tls: TlsFiles { own, trust } })
     }
 }

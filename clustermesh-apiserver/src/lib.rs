@@ -1,5 +1,6 @@
 //! Exports a cluster's global services to its etcd, and serves them to the node-agents of its peers.
 
+mod certificates;
 pub mod config;
 pub mod exporter;
 pub mod forget;
@@ -16,6 +17,7 @@ use mesh_source::kubernetes::{Events, Options};
 use mesh_source::ranges::RangesTask;
 use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 
+use certificates::CertificateMetrics;
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
 use serve::{MeshApi, ServeError, ServeMetrics};
@@ -51,9 +53,11 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let readiness = Readiness::default();
     let metrics = ExportMetrics::register(registry.root());
     let source_metrics = SourceMetrics::register(registry.root());
+    let certificate_metrics = CertificateMetrics::register(registry.root());
     let serve_metrics = ServeMetrics::register(registry.root());
-    if let Some(config) = args.mesh.config(&identity.name) {
-        let api = MeshApi::bind(config, serve_metrics).await?;
+    if let Some(config) = args.mesh.config(&identity.name, &args.certificates) {
+        let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
+        let api = MeshApi::bind(config, shown, serve_metrics).await?;
         let condition = readiness.condition("mesh-api", "waiting for etcd's first list");
         api.spawn(&mut supervisor, Arc::clone(&dialer), condition);
     }
@@ -68,6 +72,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         confirmed: source.confirmed(),
         ranges,
     };
+    let cluster = identity.name.clone();
     let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
         .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds))
         .resigning_after(args.election.resign_after);
@@ -78,6 +83,10 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         let (access, leading) = (args.source.access(), exporter.leading());
         let events = Events::new(access, &host_name(), reports, leading, source_metrics);
         supervisor.spawn("events", events.run(token.clone()));
+    }
+    let looks = (&readiness, exporter.leading());
+    if let Some(keeper) = args.certificates.keeper(&cluster, looks, certificate_metrics) {
+        supervisor.spawn("certificates", keeper.run(token.clone()));
     }
     let mut ages = ProblemAges::default();
     let lines =

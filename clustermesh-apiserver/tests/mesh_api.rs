@@ -165,6 +165,38 @@ async fn idle_streams_cost_little_memory() {
 }
 
 #[test]
+fn certificates_make_themselves_and_outlive_a_restart() {
+    let lab = Lab::new();
+    lab.write("base.yaml", &base(&["10.2.0.1"]));
+    let (made, trust, port) = (lab.root.join("certificates"), lab.root.join("trust"), free_port());
+    std::fs::create_dir(&trust).unwrap();
+    let start = || {
+        let (etcd, address) = (lab.etcd.endpoint().to_string(), format!("127.0.0.1:{port}"));
+        let folders = [made.display().to_string(), trust.display().to_string()];
+        let flags = ["--mesh-address", &address, "--certificate-name", "127.0.0.1", "--etcd-endpoint", &etcd];
+        let folders = ["--certificates-dir", &folders[0], "--mesh-trust-dir", &folders[1]];
+        Apiserver::start_with(&lab, &[&flags[..], &folders[..]].concat())
+    };
+    let apiserver = start();
+    apiserver.until_ready();
+    let authority = std::fs::read_to_string(made.join("ca/tls.crt")).unwrap();
+    // What an administrator would give to a peer; here the own agents read.
+    std::fs::write(trust.join("hoth.crt"), &authority).unwrap();
+    let reloaded = "clustermesh_mesh_api_certificate_reloads_total 1";
+    wait_until(reloaded, DEADLINE, || apiserver.http("/metrics").contains(reloaded));
+    let agents = Folders { own: made.join("apiserver"), trust: trust.clone(), peer: made.join("agent") };
+    let slice = "endpoints/hoth/default/rebel-base/rebel-base-x1";
+    wait_until(slice, DEADLINE, || agents.read(port, PREFIX).contains(slice));
+    assert_eq!(apiserver.stop(), Vec::<String>::new());
+    let again = start();
+    again.until_ready();
+    assert_eq!(std::fs::read_to_string(made.join("ca/tls.crt")).unwrap(), authority);
+    wait_until(slice, DEADLINE, || agents.read(port, PREFIX).contains(slice));
+    assert!(again.http("/metrics").contains("clustermesh_certificates_issued_total{holder=\"agent\"} 0"));
+    assert_eq!(again.stop(), Vec::<String>::new());
+}
+
+#[test]
 fn another_clusters_certificate_is_not_served_with() {
     let lab = Lab::new();
     let folders = Folders::new(&lab.root);

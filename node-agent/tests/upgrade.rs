@@ -185,9 +185,9 @@ fn upgrade_from(layout: u32) {
 
     let held = installed.actual.held(&frontend()).expect("the content was moved");
     assert_eq!((held.groups.len(), held.groups[0].cluster.value(), held.groups[0].len()), (1, 1, 1));
-    let held = installed.actual.members(&held.groups[0]).next().unwrap();
-    let place = SocketAddr::new(Address::from(held.address).into(), u16::from_be_bytes(held.port));
-    assert_eq!((place, held.state), (backend.local_addr().unwrap(), STATE_ACTIVE));
+    let (key, state) = installed.actual.members(&held.groups[0]).next().unwrap();
+    let place = SocketAddr::new(Address::from(key.address).into(), key.port);
+    assert_eq!((place, state), (backend.local_addr().unwrap(), STATE_ACTIVE));
     assert_eq!(installed.maps.clusters.read().unwrap().state[7], CLUSTER_DEMOTED, "verdicts are moved too");
     assert!(outcome(&installed.maps, Outcome::Translated) > 0, "the new programs translate");
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_model::name::ClusterName;
-use mesh_trust::{Certificate, Identity};
-use rustls::ServerConfig;
+use mesh_trust::{Certificate, Identity, Refusal, Side};
+use prometheus_client::metrics::gauge::Gauge;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::rpc::{Rpc, Served};
+use super::tls::Admission;
 use super::view::View;
 
 /// More connections wait in the kernel's queue.
@@ -41,22 +43,28 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Listener {
     pub(crate) listener: TcpListener,
     pub(crate) cluster: ClusterName,
-    /// What counts for the next connection.
-    pub(crate) tls: watch::Receiver<Arc<ServerConfig>>,
+    /// What counts for connections; nobody is let in while there is nothing.
+    pub(crate) admission: watch::Receiver<Option<Arc<Admission>>>,
     pub(crate) served: Arc<Served>,
 }
 
 impl Listener {
     /// Runs until the token of what is served is cancelled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let token = self.served.token.clone();
         let mut connections = JoinSet::new();
         loop {
+            let admission = self.admission.borrow_and_update().clone();
+            let is_open = admission.is_some() && connections.len() < MAX_CONNECTIONS;
             tokio::select! {
                 () = token.cancelled() => break,
+                Ok(()) = self.admission.changed() => {}
                 Some(ended) = connections.join_next() => said(ended),
-                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, address)) => drop(connections.spawn(self.connection(stream, address))),
+                accepted = self.listener.accept(), if is_open => match accepted {
+                    Ok((stream, address)) => {
+                        let Some(admission) = admission else { continue };
+                        drop(connections.spawn(self.connection(stream, address, &admission)));
+                    }
                     Err(error) => {
                         tracing::warn!(error = %error, "a connection to the mesh API could not be accepted");
                         sleep(ACCEPT_PAUSE).await;
@@ -69,9 +77,16 @@ impl Listener {
         }
     }
 
-    fn connection(&self, stream: TcpStream, address: SocketAddr) -> impl Future<Output = ()> + Send + use<> {
-        let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
+    fn connection(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        admission: &Admission,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let acceptor = TlsAcceptor::from(admission.config.clone());
         let (served, cluster) = (Arc::clone(&self.served), self.cluster.clone());
+        // It has seen what the acceptor is made of: a change during the handshake counts, too.
+        let mut admission = self.admission.clone();
         async move {
             // Answers are small, and waited for.
             let _ = stream.set_nodelay(true);
@@ -80,8 +95,13 @@ impl Listener {
                 shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
             };
             let refused = match shaken {
-                Ok(Ok(stream)) => match identity_of(&stream) {
-                    Some(identity) => return serve(stream, identity, address, &cluster, &served).await,
+                Ok(Ok(stream)) => match Client::of(&stream, address) {
+                    Some(client) => {
+                        return tokio::select! {
+                            () = serve(stream, &client, &cluster, &served) => {}
+                            refusal = client.refused(&mut admission) => client.shut_out(&refusal, &served),
+                        };
+                    }
                     None => "no identity".into(),
                 },
                 Ok(Err(error)) => error.to_string(),
@@ -93,22 +113,68 @@ impl Listener {
     }
 }
 
+/// One more, until it is dropped.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 fn said(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(error = %error, "a connection to the mesh API failed");
     }
 }
 
-/// Who is connected, which the handshake has verified.
-fn identity_of(stream: &TlsStream<TcpStream>) -> Option<Identity> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
-    Certificate::read(leaf).ok()?.identity
+/// Who is connected, as the handshake has verified.
+struct Client {
+    chain: Vec<CertificateDer<'static>>,
+    identity: Identity,
+    address: SocketAddr,
+}
+
+impl Client {
+    fn of(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<Self> {
+        let chain: Vec<_> =
+            stream.get_ref().1.peer_certificates()?.iter().map(|one| one.clone().into_owned()).collect();
+        let identity = Certificate::read(chain.first()?).ok()?.identity?;
+        Some(Self { chain, identity, address })
+    }
+
+    /// Returns once the client is let in no more: its cluster is no peer any longer, or its certificate was revoked. One that
+    /// has only expired meanwhile goes on: its client has a new one for its next connection.
+    async fn refused(&self, admission: &mut watch::Receiver<Option<Arc<Admission>>>) -> Refusal {
+        let connected = UnixTime::now();
+        loop {
+            let Ok(()) = admission.changed().await else { return std::future::pending().await };
+            let Some(now) = admission.borrow_and_update().clone() else { continue };
+            let [leaf, intermediates @ ..] = &self.chain[..] else { continue };
+            if let Err(refusal) = now.trust.admit(leaf, intermediates, Side::Client, connected) {
+                return refusal;
+            }
+        }
+    }
+
+    fn shut_out(&self, refusal: &Refusal, served: &Served) {
+        served.metrics.refused(refusal.reason());
+        served.metrics.shut_out.inc();
+        let (client, address, error) = (&self.identity, self.address, mesh_failure::chain(refusal));
+        tracing::warn!(%client, %address, error, "closed the connection of a client that is let in no more");
+    }
 }
 
 async fn serve(
     stream: TlsStream<TcpStream>,
-    identity: Identity,
-    address: SocketAddr,
+    Client { identity, address, .. }: &Client,
     cluster: &ClusterName,
     served: &Arc<Served>,
 ) {
@@ -122,7 +188,7 @@ async fn serve(
         .max_send_buf_size(MAX_SEND_BYTES)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_ANSWER);
-    served.metrics.connections.inc();
+    let _counted = Counted::new(&served.metrics.connections);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), rpc));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -131,7 +197,6 @@ async fn serve(
             timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
         }
     };
-    served.metrics.connections.dec();
     if let Err(error) = ended {
         tracing::debug!(address = %address, client = %identity, error = %error, "a connection to the mesh API broke");
     }

@@ -49,6 +49,9 @@ pub(crate) struct ServeMetrics {
     calls: ByLabel<Counter>,
     refusals: ByLabel<Counter>,
     pub(crate) handshakes_failed: Counter,
+    pub(crate) shut_out: Counter,
+    pub(crate) reloads: Counter,
+    pub(crate) reload_failing: Gauge,
     pub(crate) connected: Gauge,
     pub(crate) lists: Counter,
     records: Gauge,
@@ -67,6 +70,9 @@ impl ServeMetrics {
             calls: ByLabel::new("call", Call::ALL.map(Call::as_str)),
             refusals: ByLabel::new("reason", RefusalReason::ALL.map(RefusalReason::as_str)),
             handshakes_failed: Counter::default(),
+            shut_out: Counter::default(),
+            reloads: Counter::default(),
+            reload_failing: Gauge::default(),
             connected: Gauge::default(),
             lists: Counter::default(),
             records: Gauge::default(),
@@ -97,6 +103,25 @@ impl ServeMetrics {
             "mesh_api_failed_handshakes",
             "Connections that ended before their handshake did, refused certificates included",
             self.handshakes_failed.clone(),
+        );
+        self.enter_certificates(registry);
+    }
+
+    fn enter_certificates(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_api_connections_shut_out",
+            "Connections closed because their client is no peer any more or its certificate was revoked",
+            self.shut_out.clone(),
+        );
+        registry.register(
+            "mesh_api_certificate_reloads",
+            "Certificates or trust that were read anew because their files changed",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "mesh_api_certificate_reload_failing",
+            "1 while certificates or trust can't be read, so that what was read before counts",
+            self.reload_failing.clone(),
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The core: [`cache`] holds what etcd holds and its recent past; [`range`] and [`watch`] answer from it as etcd would;
 //! [`view`] says what of it there is for whom. None of them waits, reads a clock or knows a connection. The shell: [`feed`]
-//! keeps the cache as etcd is, [`rpc`] carries the calls, [`listener`] and [`tls`] the connections. Never writes to etcd.
+//! keeps the cache as etcd is, [`rpc`] carries the calls, [`listener`] the connections, [`tls`] and [`reload`] say who may have one. Never writes to etcd.
 
 mod cache;
 mod feed;
@@ -10,6 +10,7 @@ mod listener;
 mod metrics;
 mod range;
 mod record;
+mod reload;
 mod rpc;
 mod tls;
 mod view;
@@ -23,6 +24,8 @@ mod etcdctl_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod reload_tests;
+#[cfg(test)]
 mod replica_tests;
 #[cfg(test)]
 mod testing;
@@ -35,13 +38,12 @@ use mesh_kv::{Dialer, RawWatch};
 use mesh_model::name::ClusterName;
 use mesh_runtime::{Condition, Supervisor};
 use mesh_trust::Refusal;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::watch::{Receiver, channel};
 
 use cache::Window;
 use feed::{FOLLOWED, Feed};
 use listener::Listener;
+use reload::Reload;
 use rpc::{Budget, Served};
 use tls::TlsError;
 use view::Scope;
@@ -77,31 +79,36 @@ pub(crate) struct ServeConfig {
 pub(crate) struct MeshApi {
     config: ServeConfig,
     listener: TcpListener,
-    /// Whoever reads the files anew sends here; nobody does yet.
-    tls: Receiver<Arc<ServerConfig>>,
+    reload: Reload,
     metrics: ServeMetrics,
 }
 
 impl MeshApi {
     /// Listens, and reads the certificates.
-    pub(crate) async fn bind(config: ServeConfig, metrics: ServeMetrics) -> Result<Self, ServeError> {
+    /// `shown` holds once there are certificates.
+    pub(crate) async fn bind(
+        config: ServeConfig,
+        shown: Condition,
+        metrics: ServeMetrics,
+    ) -> Result<Self, ServeError> {
         let counted = metrics.clone();
         let refused = Arc::new(move |refusal: &Refusal| {
             counted.refused(refusal.reason());
             tracing::warn!(error = mesh_failure::chain(refusal), "refused a client of the mesh API");
         });
-        let (_, tls) = channel(config.tls.read(&config.cluster, refused)?);
+        let files = (config.tls.clone(), config.cluster.clone());
+        let reload = Reload::start(files, refused, shown, metrics.clone())?;
         let address = config.address;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         tracing::info!(address = %address, "mesh API listens");
-        Ok(Self { config: ServeConfig { address, ..config }, listener, tls, metrics })
+        Ok(Self { config: ServeConfig { address, ..config }, listener, reload, metrics })
     }
 
     /// Serves what the etcd that is dialled holds. `condition` holds once there is something to serve.
     pub(crate) fn spawn(self, supervisor: &mut Supervisor, dialer: Arc<Dialer>, condition: Condition) {
-        let Self { config: ServeConfig { cluster, .. }, listener, tls, metrics } = self;
+        let Self { config: ServeConfig { cluster, .. }, listener, reload, metrics } = self;
         let token = supervisor.token();
         let scope = Scope::of_cluster(&cluster);
         let mut feed = Feed::new(&cluster, scope, Window::default(), condition, metrics.clone());
@@ -116,7 +123,10 @@ impl MeshApi {
         };
         let raw = RawWatch::new(dialer, &cluster, FOLLOWED);
         supervisor.spawn("mesh-api-cache", raw.run(token, move |event| feed.take(event)));
-        supervisor.spawn("mesh-api", Listener { listener, cluster, tls, served: Arc::new(served) }.run());
+        let listener =
+            Listener { listener, cluster, admission: reload.admission(), served: Arc::new(served) };
+        supervisor.spawn("mesh-api-certificates", reload.run(supervisor.token()));
+        supervisor.spawn("mesh-api", listener.run());
     }
 }
 

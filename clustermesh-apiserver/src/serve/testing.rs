@@ -14,7 +14,7 @@ use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, EtcdEndpoint, RawWatch, Tls};
 use mesh_model::name::ClusterName;
 use mesh_runtime::{Readiness, Registry};
-use mesh_trust::{Authority, Issued, Lifetime, Role};
+use mesh_trust::{Authority, Certificate, Issued, Lifetime, Role};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
@@ -26,6 +26,7 @@ use super::cache::Window;
 use super::feed::{FOLLOWED, Feed, Snapshots};
 use super::listener::Listener;
 use super::metrics::ServeMetrics;
+use super::reload::Reload;
 use super::rpc::{Budget, Served};
 use super::tls::TlsFiles;
 use super::view::Scope;
@@ -39,6 +40,8 @@ pub(super) fn cluster(name: &str) -> ClusterName {
 /// Certificates of hoth, which serves, and of yavin, which reads.
 pub(super) struct Certificates {
     dir: tempfile::TempDir,
+    hoth: Authority,
+    yavin: Authority,
 }
 
 impl Certificates {
@@ -46,28 +49,50 @@ impl Certificates {
         let dir = tempfile::tempdir().unwrap();
         let [hoth, yavin] =
             ["hoth", "yavin"].map(|name| Authority::new(&cluster(name), UnixTime::now()).unwrap());
-        let certificates = Self { dir };
+        let certificates = Self { dir, hoth, yavin };
         std::fs::create_dir(certificates.trust()).unwrap();
-        for (name, authority) in [("hoth", &hoth), ("yavin", &yavin)] {
-            std::fs::write(certificates.trust().join(format!("{name}.crt")), authority.certificate_pem())
-                .unwrap();
-        }
-        let names = ["127.0.0.1".to_owned()];
-        let lifetime = || Lifetime::starting(UnixTime::now(), Duration::from_secs(3600));
-        let own = hoth.issue(Role::Apiserver, &names, lifetime()).unwrap();
-        certificates.write("hoth", &own, &hoth);
-        certificates.write("yavin", &yavin.issue(Role::Agent, &[], lifetime()).unwrap(), &hoth);
+        certificates.trust_in("hoth", certificates.hoth.certificate_pem());
+        certificates.trust_in("yavin", certificates.yavin.certificate_pem());
+        certificates.renew();
+        certificates.write("yavin", &certificates.yavin.issue(Role::Agent, &[], lifetime()).unwrap());
         let forger = Authority::new(&cluster("yavin"), UnixTime::now()).unwrap();
-        certificates.write("forger", &forger.issue(Role::Agent, &[], lifetime()).unwrap(), &hoth);
+        certificates.write("forger", &forger.issue(Role::Agent, &[], lifetime()).unwrap());
         certificates
     }
 
-    fn write(&self, name: &str, issued: &Issued, trusted: &Authority) {
-        let folder = self.folder(name);
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("ca.crt"), trusted.certificate_pem()).unwrap();
-        std::fs::write(folder.join("tls.crt"), &issued.certificate_pem).unwrap();
-        std::fs::write(folder.join("tls.key"), &issued.key_pem).unwrap();
+    /// Gives hoth's server another certificate.
+    pub(super) fn renew(&self) {
+        let names = ["127.0.0.1".to_owned()];
+        self.write("hoth", &self.hoth.issue(Role::Apiserver, &names, lifetime()).unwrap());
+    }
+
+    /// Says whose roots count for a cluster.
+    pub(super) fn trust_in(&self, cluster: &str, bundle: &str) {
+        std::fs::write(self.trust().join(format!("{cluster}.crt")), bundle).unwrap();
+    }
+
+    /// The cluster is no peer any more.
+    pub(super) fn forget(&self, cluster: &str) {
+        std::fs::remove_file(self.trust().join(format!("{cluster}.crt"))).unwrap();
+    }
+
+    /// Yavin takes its agent's certificate back.
+    pub(super) fn revoke(&self) {
+        let held = CertificateDer::from_pem_file(self.folder("yavin").join("tls.crt")).unwrap();
+        let serial = Certificate::read(&held).unwrap().serial;
+        let list = self.yavin.revoke(&[serial], 1, lifetime()).unwrap();
+        self.trust_in("yavin", &format!("{}{list}", self.yavin.certificate_pem()));
+    }
+
+    /// In one step, as a mounted Secret changes: the folder is a link.
+    fn write(&self, name: &str, issued: &Issued) {
+        let target = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        std::fs::write(target.join("ca.crt"), self.hoth.certificate_pem()).unwrap();
+        std::fs::write(target.join("tls.crt"), &issued.certificate_pem).unwrap();
+        std::fs::write(target.join("tls.key"), &issued.key_pem).unwrap();
+        let staged = self.dir.path().join("staged");
+        std::os::unix::fs::symlink(target, &staged).unwrap();
+        std::fs::rename(staged, self.folder(name)).unwrap();
     }
 
     /// A folder with `ca.crt`, `tls.crt`, `tls.key`, as etcd's clients want them: of `hoth`, `yavin` or `forger`.
@@ -75,13 +100,17 @@ impl Certificates {
         self.dir.path().join(name)
     }
 
-    fn trust(&self) -> PathBuf {
+    pub(super) fn trust(&self) -> PathBuf {
         self.dir.path().join("trust")
     }
 
     pub(super) fn files(&self) -> TlsFiles {
         TlsFiles { own: self.folder("hoth"), trust: self.trust() }
     }
+}
+
+fn lifetime() -> Lifetime {
+    Lifetime::starting(UnixTime::now(), Duration::from_secs(3600))
 }
 
 /// A server of an etcd's records. Ends with the test.
@@ -108,7 +137,9 @@ impl Replica {
         let snapshots = feed.snapshots();
         let counted = metrics.clone();
         let refused = Arc::new(move |refusal: &mesh_trust::Refusal| counted.refused(refusal.reason()));
-        let config = certificates.files().read(&hoth, refused).unwrap();
+        let shown = Readiness::default().condition("certificates", "");
+        let files = (certificates.files(), hoth.clone());
+        let reload = Reload::start(files, refused, shown, metrics.clone()).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = Served {
@@ -120,8 +151,9 @@ impl Replica {
             progress_every: Duration::from_millis(200),
             token: token.clone(),
         };
-        let tls = tokio::sync::watch::channel(config).1;
-        tokio::spawn(Listener { listener, cluster: hoth.clone(), tls, served: Arc::new(served) }.run());
+        let admission = reload.admission();
+        tokio::spawn(reload.run(token.clone()));
+        tokio::spawn(Listener { listener, cluster: hoth.clone(), admission, served: Arc::new(served) }.run());
         let feed = Arc::new(Mutex::new(feed));
         let dialer = Arc::new(Dialer::new(vec![etcd.endpoint()], None).unwrap());
         let sink = Arc::clone(&feed);

@@ -1,6 +1,6 @@
 //! What the mesh API shows its clients and whom it lets in, read from files.
 //!
-//! One value per reading, taken anew for every connection: what changes counts for the next connection.
+//! One value per reading: what changes counts for the next connection, and for those that are there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,24 @@ fn shown(identity: Option<&Identity>) -> String {
     identity.map_or_else(|| "nobody".into(), ToString::to_string)
 }
 
+impl TlsError {
+    /// Whether a file is not there, as before whoever makes it has done so.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+/// What a reading makes of the files.
+pub(crate) struct Admission {
+    /// For new connections.
+    pub(crate) config: Arc<ServerConfig>,
+    /// For those that are there.
+    pub(crate) trust: Arc<Trust>,
+}
+
+/// All that the files hold, by path: as long as it is the same, so is what is made of it.
+pub(crate) type Content = BTreeMap<PathBuf, Vec<u8>>;
+
 /// Where the files are.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFiles {
@@ -54,34 +72,53 @@ pub(crate) struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Reads the files as they are now. `refused` is told of every certificate that does not count.
-    pub(crate) fn read(
+    /// Reads the files as they are now.
+    pub(crate) fn content(&self) -> Result<Content, TlsError> {
+        let mut content = Content::new();
+        for path in [self.own.join("tls.crt"), self.own.join("tls.key")] {
+            content.insert(path.clone(), read(&path)?);
+        }
+        let unreadable = |source| TlsError::Unreadable { path: self.trust.clone(), source };
+        for entry in std::fs::read_dir(&self.trust).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if stem(&path).is_some() {
+                content.insert(path.clone(), read(&path)?);
+            }
+        }
+        Ok(content)
+    }
+
+    /// What they mean. `refused` is told of every certificate that does not count.
+    pub(crate) fn admission(
         &self,
+        content: &Content,
         cluster: &ClusterName,
         refused: Arc<dyn Fn(&Refusal) + Send + Sync>,
-    ) -> Result<Arc<ServerConfig>, TlsError> {
-        let (chain, key) = self.own(cluster)?;
-        let trust = Arc::new(Trust::new(self.bundles()?));
+    ) -> Result<Admission, TlsError> {
+        let (chain, key) = self.own(content, cluster)?;
+        let trust = Arc::new(Trust::new(self.bundles(content)?));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(TLS_1_3_ONLY)
             .map_err(TlsError::Setup)?
-            .with_client_cert_verifier(Arc::new(ClientVerifier::new(trust, refused)))
+            .with_client_cert_verifier(Arc::new(ClientVerifier::new(trust.clone(), refused)))
             .with_single_cert(chain, key)
             .map_err(|source| TlsError::Pair { folder: self.own.clone(), source })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session repeats no check of the certificate, and keeps an identity that is not shown any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
+        Ok(Admission { config: Arc::new(config), trust })
     }
 
     fn own(
         &self,
+        content: &Content,
         cluster: &ClusterName,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let (path, key_path) = (self.own.join("tls.crt"), self.own.join("tls.key"));
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(&path)?)
+        let pem = |path: &PathBuf| content.get(path).map_or(&[][..], Vec::as_slice);
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem(&path))
             .collect::<Result<_, _>>()
             .map_err(|source| TlsError::Pem { path: path.clone(), source })?;
         let leaf = chain
@@ -94,28 +131,29 @@ impl TlsFiles {
         if found.as_ref() != Some(&wanted) {
             return Err(TlsError::Identity { path, found, wanted });
         }
-        let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?)
+        let key = PrivateKeyDer::from_pem_slice(pem(&key_path))
             .map_err(|source| TlsError::Pem { path: key_path, source })?;
         Ok((chain, key))
     }
 
-    fn bundles(&self) -> Result<BTreeMap<ClusterName, Arc<Bundle>>, TlsError> {
-        let unreadable = |source| TlsError::Unreadable { path: self.trust.clone(), source };
+    fn bundles(&self, content: &Content) -> Result<BTreeMap<ClusterName, Arc<Bundle>>, TlsError> {
         let mut bundles = BTreeMap::new();
-        for entry in std::fs::read_dir(&self.trust).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            // Others may lie beside them: what a mounted Secret is made of begins with a dot.
-            let Some(name) = name.strip_suffix(&format!(".{BUNDLE}")) else { continue };
+        for (path, text) in content.iter().filter(|(path, _)| path.parent() == Some(&self.trust)) {
+            let Some(name) = stem(path) else { continue };
             let name =
                 ClusterName::new(name).map_err(|source| TlsError::Name { path: path.clone(), source })?;
-            let text = String::from_utf8_lossy(&read(&path)?).into_owned();
-            let bundle =
-                Bundle::from_pem(&text).map_err(|source| TlsError::Bundle { path: path.clone(), source })?;
+            let bundle = Bundle::from_pem(&String::from_utf8_lossy(text))
+                .map_err(|source| TlsError::Bundle { path: path.clone(), source })?;
             bundles.insert(name, Arc::new(bundle));
         }
         Ok(bundles)
     }
+}
+
+/// The name of the cluster whose bundle a file is. Others may lie beside them: what a mounted Secret is made of begins with
+/// a dot.
+fn stem(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_suffix(BUNDLE)?.strip_suffix('.')
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use mesh_abi::{
-    BackendEntry, FLAG_PLAIN_OK, Group, INLINE_GROUPS, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP,
+    FLAG_PLAIN_OK, Group, INLINE_GROUPS, MAX_GROUPS, MAX_WEIGHT, PROTOCOL_TCP, PROTOCOL_UDP,
     STATE_QUARANTINED, ServiceEntry, ServiceKey, Stamp,
 };
 use mesh_model::address::Address;
@@ -15,7 +15,7 @@ use mesh_model::merge::CarriedGroup;
 use mesh_model::name::{ClusterId, PortName, ServiceName};
 use mesh_model::snapshot::Protocol;
 
-use super::backends::Backends;
+use super::backends::{BackendKey, Backends};
 use super::extents::{Extent, Extents};
 use super::ids::Ids;
 use super::parts::Owed;
@@ -130,9 +130,9 @@ impl Actual {
         self.services.get(frontend)
     }
 
-    /// A group's backends as the maps hold them.
-    pub fn members(&self, group: &MirrorGroup) -> impl Iterator<Item = BackendEntry> {
-        group.members.iter().map(|member| self.backends.held(member.id()))
+    /// A group's backends with the state that the maps hold for them, as a `STATE_…` constant.
+    pub fn members(&self, group: &MirrorGroup) -> impl Iterator<Item = (BackendKey, u32)> {
+        group.members.iter().map(|member| (self.backends.key(member.id()), self.backends.state(member.id())))
     }
 
     /// The groups that a frontend has of the clusters that `carried` names, in words of the domain.
@@ -182,7 +182,7 @@ impl Actual {
         let mut moved = Self::new(capacity);
         let mut plan = moved.plan(&changes.collect::<Vec<_>>());
         for (id, entry) in &mut plan.backends {
-            let before = self.backends.find(entry).map(|id| self.backends.state(id));
+            let before = self.backends.find(&BackendKey::of(entry)).map(|id| self.backends.state(id));
             if before == Some(STATE_QUARANTINED) {
                 *entry = moved.backends.quarantine(*id);
             }
@@ -194,7 +194,8 @@ impl Actual {
     }
 
     fn desired(&self, member: Member) -> DesiredBackend {
-        self.backends.desired(member.id(), member.state())
+        let key = self.backends.key(member.id());
+        DesiredBackend { address: key.address.into(), port: key.port, state: member.state() }
     }
 }
 

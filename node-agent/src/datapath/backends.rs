@@ -3,13 +3,46 @@
 //! Services share a backend's entry. An id is given away only when nobody uses it *and* a grace period has
 //! passed since the last user went, so a program in the middle of a lookup never finds another backend there.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use mesh_abi::{BackendEntry, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING};
-use mesh_model::desired::{BackendState, DesiredBackend};
+use mesh_model::desired::BackendState;
 
-use super::rows::{Rows, identity};
+use super::rows::Rows;
+
+/// What a backend is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackendKey {
+    /// Network order, IPv4 v4-mapped.
+    pub address: [u8; 16],
+    pub port: u16,
+    /// Cluster id.
+    pub cluster: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+}
+
+/// In two words, for planning a large service hashes each of its backends.
+impl Hash for BackendKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { address, port, cluster, protocol } = *self;
+        state.write_u128(u128::from_ne_bytes(address));
+        state.write_u64(u64::from(port) | u64::from(cluster) << 16 | u64::from(protocol) << 32);
+    }
+}
+
+impl BackendKey {
+    /// The key of what stands in the maps.
+    pub fn of(entry: &BackendEntry) -> Self {
+        Self {
+            address: entry.address,
+            port: u16::from_be_bytes(entry.port),
+            cluster: entry.cluster,
+            protocol: entry.protocol,
+        }
+    }
+}
 
 /// No state of the maps: a write failed.
 const UNKNOWN: u32 = u32::MAX;
@@ -45,7 +78,7 @@ impl Backends {
         let ids = entries.iter().map(|(id, _)| *id).max().unwrap_or(0);
         backends.rows = Rows::up_to(ids);
         for (id, entry) in entries {
-            backends.rows.set(*id, entry);
+            backends.rows.set(*id, &BackendKey::of(entry), entry.epoch);
             backends.rows.get_mut(*id).set_state(entry.state);
             backends.index(*id);
         }
@@ -68,14 +101,8 @@ impl Backends {
         self.free.len() + as_index(self.capacity).saturating_sub(self.rows.len())
     }
 
-    /// The backend as a group wants it that calls it this.
-    pub(super) fn desired(&self, id: u32, state: BackendState) -> DesiredBackend {
-        self.rows.desired(id, state)
-    }
-
-    /// What the maps hold under the id; the state is none where nobody knows.
-    pub(super) fn held(&self, id: u32) -> BackendEntry {
-        self.rows.entry(id, self.rows.get(id).state())
+    pub(crate) fn key(&self, id: u32) -> BackendKey {
+        self.rows.key(id)
     }
 
     /// The state that the maps hold for the id.
@@ -83,17 +110,16 @@ impl Backends {
         self.rows.get(id).state()
     }
 
-    /// The id of the backend that the entry is of, whatever its state and epoch.
-    pub(crate) fn find(&self, entry: &BackendEntry) -> Option<u32> {
-        let wanted = identity(entry);
-        self.ids.find(self.hasher.hash_one(wanted), |id| self.rows.identity(*id) == wanted).copied()
+    pub(crate) fn find(&self, key: &BackendKey) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        self.ids.find(hash, |id| self.rows.key(*id) == *key).copied()
     }
 
     /// One more group holds the backend. None where there is no room for another id.
-    pub(crate) fn add_user(&mut self, entry: &BackendEntry, state: BackendState) -> Option<u32> {
-        let id = match self.find(entry) {
+    pub(crate) fn add_user(&mut self, key: BackendKey, state: BackendState) -> Option<u32> {
+        let id = match self.find(&key) {
             Some(id) => id,
-            None => self.take_id(entry)?,
+            None => self.take_id(key)?,
         };
         let row = self.rows.get_mut(id);
         row.users += 1;
@@ -149,8 +175,8 @@ impl Backends {
 
     /// What the maps hold under the id, unless nobody knows.
     pub(super) fn entry(&self, id: u32) -> Option<BackendEntry> {
-        let held = self.held(id);
-        (held.state <= STATE_QUARANTINED).then_some(held)
+        let state = self.rows.get(id).state();
+        (state <= STATE_QUARANTINED).then(|| self.rows.entry(id, state))
     }
 
     /// The entry to write if the maps hold another one; remembers it as written.
@@ -179,11 +205,11 @@ impl Backends {
         if row.users > 0 || row.pending > 0 {
             return None;
         }
-        let (hash, epoch) = (self.hasher.hash_one(self.rows.identity(id)), self.rows.get(id).epoch);
+        let (hash, epoch) = (self.hasher.hash_one(self.rows.key(id)), self.rows.get(id).epoch);
         if let Ok(entry) = self.ids.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
-        if let Some(taken) = self.taken.get_mut(&self.rows.get(id).cluster) {
+        if let Some(taken) = self.taken.get_mut(&self.rows.key(id).cluster) {
             *taken -= 1;
         }
         self.rows.clear(id);
@@ -211,7 +237,7 @@ impl Backends {
         orphans
     }
 
-    fn take_id(&mut self, entry: &BackendEntry) -> Option<u32> {
+    fn take_id(&mut self, key: BackendKey) -> Option<u32> {
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
@@ -220,17 +246,16 @@ impl Backends {
                 next
             }
         };
-        let epoch = self.rows.get(id).epoch.wrapping_add(1);
-        self.rows.set(id, &BackendEntry { epoch, ..*entry });
+        self.rows.set(id, &key, self.rows.get(id).epoch.wrapping_add(1));
         self.index(id);
         Some(id)
     }
 
     fn index(&mut self, id: u32) {
-        *self.taken.entry(self.rows.get(id).cluster).or_default() += 1;
-        let hash = self.hasher.hash_one(self.rows.identity(id));
+        *self.taken.entry(self.rows.key(id).cluster).or_default() += 1;
+        let hash = self.hasher.hash_one(self.rows.key(id));
         let Self { rows, ids, hasher, .. } = self;
-        ids.insert_unique(hash, id, |other| hasher.hash_one(rows.identity(*other)));
+        ids.insert_unique(hash, id, |other| hasher.hash_one(rows.key(*other)));
     }
 }
 

@@ -5,15 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_abi::{
-    BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, ServiceEntry, ServiceKey,
-};
+use mesh_abi::{CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, ServiceEntry, ServiceKey};
 use mesh_admin::api::Names;
+use mesh_model::address::Address;
 use mesh_model::desired::Frontend;
 
 use super::actual::frontend_of;
+use super::backends::BackendKey;
 use super::restore::Contents;
-use super::rows::place;
 use super::text::state_of;
 
 /// One line per frontend, per group and backend of it, per demoted cluster, and per entry that nothing leads
@@ -41,7 +40,7 @@ pub fn lines(contents: &Contents, states: &ClusterStates, names: &Names) -> Vec<
 
 struct Dump<'a> {
     contents: &'a Contents,
-    backends: HashMap<u32, &'a BackendEntry>,
+    backends: HashMap<u32, &'a mesh_abi::BackendEntry>,
     services: BTreeMap<Frontend, &'a mesh_admin::api::NamedFrontend>,
     clusters: HashMap<u16, &'a str>,
 }
@@ -94,7 +93,8 @@ impl Dump<'_> {
         };
         match self.backends.get(&slot.backend) {
             Some(entry) => {
-                format!("backend {path} {} {}", address(entry), state_of(entry.state))
+                let key = BackendKey::of(entry);
+                format!("backend {path} {} {}", address(&key), state_of(entry.state))
             }
             None => format!("damaged backend {path}: slot {index} leads to a free backend"),
         }
@@ -107,10 +107,11 @@ impl Dump<'_> {
         let slots = slots.filter_map(|index| self.contents.slots.get(usize::try_from(index).ok()?));
         let used: std::collections::HashSet<u32> = slots.map(|slot| slot.backend).collect();
         for (id, entry) in self.backends.iter().filter(|(id, _)| !used.contains(id)) {
-            let cluster = self.cluster(entry.cluster);
+            let key = BackendKey::of(entry);
+            let cluster = self.cluster(key.cluster);
             lines.push(format!(
                 "leftover backend {id} {cluster} {} {}",
-                address(entry),
+                address(&key),
                 state_of(entry.state)
             ));
         }
@@ -121,7 +122,6 @@ impl Dump<'_> {
     }
 }
 
-fn address(entry: &BackendEntry) -> String {
-    let (address, port) = place(entry);
-    std::net::SocketAddr::new(address.into(), port).to_string()
+fn address(key: &BackendKey) -> String {
+    std::net::SocketAddr::new(Address::from(key.address).into(), key.port).to_string()
 }

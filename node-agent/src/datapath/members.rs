@@ -7,9 +7,9 @@ use mesh_model::desired::{DesiredBackend, DesiredGroup};
 use mesh_model::name::ClusterId;
 
 use super::actual::{Actual, Member, MirrorGroup, protocol_number};
+use super::backends::BackendKey;
 use super::extents::Extent;
 use super::plan::Plan;
-use super::rows::entry_of;
 
 /// A desired group and what else its slots need.
 pub(super) struct Target<'a> {
@@ -93,7 +93,7 @@ impl Actual {
         let group = held.groups.iter().find(|group| group.cluster == change.cluster)?;
         let protocol = protocol_number(change.frontend.protocol);
         let place = |backend: &DesiredBackend| {
-            let id = self.backends.find(&entry_of(change.cluster, protocol, backend))?;
+            let id = self.backends.find(&backend_key(change.cluster, backend, protocol))?;
             group.members.iter().position(|member| member.id() == id)
         };
         let mut gone = change.gone.iter().map(place).collect::<Option<Vec<usize>>>()?;
@@ -116,8 +116,8 @@ impl Actual {
         let mut stays = vec![false; members.len()];
         let mut come = Vec::new();
         for backend in &target.group.backends {
-            let entry = entry_of(target.group.cluster, target.protocol, backend);
-            let Some(position) = self.backends.find(&entry).and_then(|id| positions.get(&id).copied()) else {
+            let key = backend_key(target.group.cluster, backend, target.protocol);
+            let Some(position) = self.backends.find(&key).and_then(|id| positions.get(&id).copied()) else {
                 come.push(self.join(target.group.cluster, backend, target.protocol, plan));
                 continue;
             };
@@ -138,7 +138,7 @@ impl Actual {
         protocol: u8,
         plan: &mut Plan,
     ) -> Member {
-        let id = self.backends.add_user(&entry_of(cluster, protocol, backend), backend.state);
+        let id = self.backends.add_user(backend_key(cluster, backend, protocol), backend.state);
         let id = id.expect("there is room for the new backends: it was counted");
         plan.backends.extend(self.backends.write(id).map(|entry| (id, entry)));
         Member::new(id, backend.state)
@@ -225,4 +225,9 @@ fn slot(extent: Extent, position: usize, member: Member, service: u32) -> (u32, 
 /// An extent serves as long as it is large enough and not far too large.
 pub(super) fn fits(extent: Extent, count: u32) -> bool {
     count <= extent.capacity() && (extent.capacity() <= 16 || count > extent.capacity() / 8)
+}
+
+pub(super) fn backend_key(cluster: ClusterId, backend: &DesiredBackend, protocol: u8) -> BackendKey {
+    let &DesiredBackend { address, port, .. } = backend;
+    BackendKey { address: address.octets(), port, cluster: cluster.value(), protocol }
 }

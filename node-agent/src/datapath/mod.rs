@@ -37,7 +37,7 @@ pub mod plan;
 pub mod programs;
 mod repair;
 pub mod restore;
-pub(crate) mod rows;
+mod rows;
 mod scan;
 pub mod service_maps;
 pub mod shares;

@@ -478,7 +478,7 @@ fn neither_a_plan_nor_a_restart_lifts_a_quarantine() {
     let states: Vec<u32> = plan.backends.iter().map(|(_, entry)| entry.state).collect();
     assert_eq!(states.iter().filter(|state| **state == STATE_QUARANTINED).count(), 1, "{states:?}");
     let held = moved.held(&frontend(1)).unwrap();
-    let held: Vec<u32> = moved.members(&held.groups[0]).map(|entry| entry.state).collect();
+    let held: Vec<u32> = moved.members(&held.groups[0]).map(|(_, state)| state).collect();
     assert_eq!(held, [STATE_QUARANTINED, STATE_ACTIVE], "the mirror says the same");
     let mut one = maps.clone();
     let mut plan = actual.plan(&[(frontend(1), None), (frontend(2), None)]);

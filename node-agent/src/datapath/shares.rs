@@ -12,9 +12,8 @@ use mesh_model::name::ClusterId;
 
 use super::actual::{Actual, MirrorGroup};
 use super::extents::Extent;
-use super::members::fits;
+use super::members::{backend_key, fits};
 use super::plan::Shortage;
-use super::rows::entry_of;
 
 /// What each peer may have in the maps at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl Actual {
         }
         let cluster = group.cluster;
         let is_new =
-            |backend: &DesiredBackend| self.backends.find(&entry_of(cluster, protocol, backend)).is_none();
+            |backend: &DesiredBackend| self.backends.find(&backend_key(cluster, backend, protocol)).is_none();
         let new = group.backends.iter().filter(|backend| is_new(backend)).count();
         if new <= room {
             return None;
@@ -160,7 +159,7 @@ impl Actual {
         let held: HashSet<u32> = members.map(|member| member.id()).collect();
         let cluster = group.cluster;
         let is_held = |backend: &DesiredBackend| {
-            self.backends.find(&entry_of(cluster, protocol, backend)).is_some_and(|id| held.contains(&id))
+            self.backends.find(&backend_key(cluster, backend, protocol)).is_some_and(|id| held.contains(&id))
         };
         let mut old = usize::try_from(count).unwrap_or(usize::MAX);
         let mut new = old.saturating_sub(group.backends.iter().filter(|backend| is_held(backend)).count());

@@ -7,10 +7,10 @@ use mesh_abi::{
     SlotEntry,
 };
 use mesh_admin::api::BackendState;
+use mesh_model::address::Address;
 
 use super::actual::frontend_of;
 use super::plan::Plan;
-use super::rows::place;
 
 /// At most `limit` lines; one more says how many were left out.
 pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
@@ -40,7 +40,7 @@ pub fn state_of(state: u32) -> BackendState {
 }
 
 fn backend((id, entry): &(u32, BackendEntry)) -> String {
-    let (address, port) = place(entry);
+    let (address, port) = (Address::from(entry.address), u16::from_be_bytes(entry.port));
     format!("= backend {id} cluster {} {address} port {port} {}", entry.cluster, state_of(entry.state))
 }
 

@@ -19,7 +19,6 @@ use proptest::prelude::*;
 
 use super::merger::{Merger, PeerInputs};
 use crate::datapath::actual::{Actual, Capacity};
-use crate::datapath::rows::place;
 
 const CAPACITY: Capacity = Capacity { services: 64, slots: 1024, backends: 256, counters: 64 };
 
@@ -86,7 +85,7 @@ fn content(merger: &Merger) -> Content {
     let actual = merger.actual();
     let frontends = actual.frontends().map(|(frontend, held)| {
         let groups = held.groups.iter().map(|group| {
-            let backends = actual.members(group).map(|entry| place(&entry));
+            let backends = actual.members(group).map(|(key, _)| (key.address.into(), key.port));
             (group.cluster.value(), (group.tier, group.weight, backends.collect()))
         });
         (*frontend, groups.collect())

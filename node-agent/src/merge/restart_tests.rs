@@ -42,7 +42,7 @@ fn content(actual: &Actual) -> Content {
     let last = |address: Address| address.to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap();
     let backends = actual.frontends().flat_map(|(frontend, held)| {
         let members = held.groups.iter().flat_map(|group| actual.members(group));
-        members.map(|entry| (last(frontend.address), last(entry.address.into()))).collect::<Vec<_>>()
+        members.map(|(key, _)| (last(frontend.address), last(key.address.into()))).collect::<Vec<_>>()
     });
     backends.collect()
 }

@@ -11,7 +11,6 @@ use super::names::{ClusterNames, FrontendNames};
 use super::reasons::RefusedFrontend;
 use super::view::View;
 use crate::datapath::actual::{Actual, MirrorEntry, MirrorGroup};
-use crate::datapath::rows::place;
 use crate::datapath::text;
 
 /// Counters and cluster states, which stand in the maps and not in the mirror.
@@ -97,7 +96,7 @@ fn state_for(frontend: &Frontend, view: &View, state: u32) -> u32 {
 }
 
 fn group(actual: &Actual, (view, frontend): (&View, &Frontend), held: &MirrorGroup, known: &Known) -> Group {
-    let states = || actual.members(held).map(|entry| state_for(frontend, view, entry.state));
+    let states = || actual.members(held).map(|(_, state)| state_for(frontend, view, state));
     let count = |wanted| states().filter(|state| *state == wanted).count();
     let kernel = &known.kernel;
     let counter = kernel.counters.get(&held.counter).copied().unwrap_or_default();
@@ -140,17 +139,14 @@ fn backends_of<'a>(
     held: &'a MirrorEntry,
 ) -> impl Iterator<Item = Backend> + 'a {
     held.groups.iter().flat_map(move |group| {
-        actual.members(group).map(move |entry| {
-            let (address, port) = place(&entry);
-            Backend {
-                service: service.cloned(),
-                frontend: *frontend,
-                cluster: clusters.get(&group.cluster).cloned(),
-                cluster_id: group.cluster,
-                address,
-                port,
-                state: text::state_of(state_for(frontend, view, entry.state)),
-            }
+        actual.members(group).map(move |(key, state)| Backend {
+            service: service.cloned(),
+            frontend: *frontend,
+            cluster: clusters.get(&group.cluster).cloned(),
+            cluster_id: group.cluster,
+            address: key.address.into(),
+            port: key.port,
+            state: text::state_of(state_for(frontend, view, state)),
         })
     })
 }
