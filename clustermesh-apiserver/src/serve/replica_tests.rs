@@ -203,9 +203,9 @@ async fn a_restored_etcd_is_listed_by_everybody_although_its_incarnation_is_the_
         put(&etcd, "alive/hoth", &format!("again {number}"));
     }
     put(&etcd, "services/hoth/ns/new", "1");
+    agent.until("listed again", |seen| seen.lists == 2).await;
     let seen = agent.until_value("services/hoth/ns/new", "1").await;
     assert!(!seen.records.contains_key(&format!("{PREFIX}services/hoth/ns/lost")), "{seen:?}");
-    assert_eq!(seen.lists, 2, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
