@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use etcd_client::{Client, GetOptions, WatchOptions};
 use mesh_kv::testing::{Etcd, wait_until};
-use mesh_kv::{Change, Dialer, Event, PeerWatch};
+use mesh_kv::{Change, Dialer, Event, PeerWatch, Tls};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cache::Window;
-use super::testing::{Certificates, DEADLINE, Replica, cluster, dialer};
+use super::testing::{Certificates, DEADLINE, Replica, cluster, dialer, dialer_of};
 use super::view::Scope;
 use super::wire::{RangeRequest, RangeResponse};
 
@@ -316,4 +316,24 @@ async fn whoever_shows_no_certificate_that_counts_is_refused_and_counted() {
         "{metrics}"
     );
     assert!(metrics.contains("clustermesh_mesh_api_failed_handshakes_total 1"), "{metrics}");
+}
+
+/// Load balancers and NATs stand between: no name that leads to the server is in its certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_known_by_its_identity_whatever_leads_to_it() {
+    let (dir, certificates) = (tempfile::tempdir().unwrap(), Certificates::new());
+    certificates.renew_for(&[]);
+    let etcd = started(dir.path());
+    let mut replica = Replica::of_hoth(&etcd, &certificates).await;
+    replica.reach(4).await;
+    let follow = |peer| Agent::follow(dialer_of(peer, vec![replica.endpoint()], &certificates));
+    follow("hoth").until("listed", |seen| seen.lists == 1).await;
+    let refused = follow("endor").until("refused", |seen| !seen.errors.is_empty()).await;
+    assert!(refused.errors[0].contains("trust the CA that signed it"), "{:?}", refused.errors);
+    assert_eq!(refused.lists, 0);
+    // Whoever knows of no identities wants the name.
+    let by_name = Dialer::new(vec![replica.endpoint()], Some(Tls::from_dir(&certificates.folder("yavin"))));
+    let refused =
+        Agent::follow(Arc::new(by_name.unwrap())).until("refused", |seen| !seen.errors.is_empty()).await;
+    assert_eq!(refused.lists, 0);
 }

@@ -60,10 +60,14 @@ impl Certificates {
         certificates
     }
 
-    /// Gives hoth's server another certificate.
+    /// Gives hoth's server another certificate, for clients of etcd.
     pub(super) fn renew(&self) {
-        let names = ["127.0.0.1".to_owned()];
-        self.write("hoth", &self.hoth.issue(Role::Apiserver, &names, lifetime()).unwrap());
+        self.renew_for(&["127.0.0.1".to_owned()]);
+    }
+
+    /// The same with these names.
+    pub(super) fn renew_for(&self, names: &[String]) {
+        self.write("hoth", &self.hoth.issue(Role::Apiserver, names, lifetime()).unwrap());
     }
 
     /// Says whose roots count for a cluster.
@@ -215,9 +219,19 @@ impl Drop for Replica {
     }
 }
 
-/// Dials replicas as an agent of yavin does.
+/// Dials replicas as an agent of yavin does, which expects the apiserver of `peer`.
+pub(super) fn dialer_of(
+    peer: &str,
+    endpoints: Vec<EtcdEndpoint>,
+    certificates: &Certificates,
+) -> Arc<Dialer> {
+    let tls = Tls::from_dir(&certificates.folder("yavin")).of_peer(&cluster(peer));
+    Arc::new(Dialer::new(endpoints, Some(tls)).unwrap())
+}
+
+/// The same, which expects hoth's.
 pub(super) fn dialer(endpoints: Vec<EtcdEndpoint>, certificates: &Certificates) -> Arc<Dialer> {
-    Arc::new(Dialer::new(endpoints, Some(Tls::from_dir(&certificates.folder("yavin")))).unwrap())
+    dialer_of("hoth", endpoints, certificates)
 }
 
 fn client(address: SocketAddr, folder: &Path) -> Client {

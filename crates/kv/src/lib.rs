@@ -15,6 +15,7 @@ pub mod publish;
 mod race;
 mod raw;
 mod reconnect;
+mod server;
 mod session;
 pub mod standby;
 #[cfg(feature = "testing")]

@@ -3,14 +3,20 @@
 //! Files are read anew at every dial, so that rotated certificates need no restart. Sessions are never resumed:
 //! a resumed one repeats neither the chain nor the expiry check, and keeps the old client identity.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_model::name::ClusterName;
+use mesh_trust::{Bundle, Identity, Role, ServerVerifier, Trust};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::server::PeerServer;
 
 /// Where the trusted roots and our certificate come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +24,8 @@ pub struct Tls {
     roots: Roots,
     /// A folder with `tls.crt` and `tls.key`; without one we show no certificate.
     identity: Option<PathBuf>,
+    /// Whose mesh API it is, where it is one's.
+    peer: Option<ClusterName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,31 +49,40 @@ pub enum TlsError {
     Identity { folder: PathBuf, source: rustls::Error },
     #[error("setting TLS up")]
     Setup(#[source] rustls::Error),
+    #[error("setting TLS up")]
+    Verifier(#[source] VerifierBuilderError),
 }
 
 impl Tls {
     /// Trust in `ca.crt`, identity from `tls.crt` and `tls.key`, all in one folder.
     pub fn from_dir(dir: &Path) -> Self {
-        Self { roots: Roots::File(dir.join("ca.crt")), identity: Some(dir.into()) }
+        Self { roots: Roots::File(dir.join("ca.crt")), identity: Some(dir.into()), peer: None }
     }
 
     /// Trust in the PEM roots given, which are checked here; identity from `tls.crt` and `tls.key` in a folder.
     pub fn trusting(roots: &str, identity: Option<&Path>) -> Result<Self, TlsError> {
         root_store(roots.as_bytes(), "trust")?;
-        Ok(Self { roots: Roots::Pem(roots.into()), identity: identity.map(Into::into) })
+        Ok(Self { roots: Roots::Pem(roots.into()), identity: identity.map(Into::into), peer: None })
+    }
+
+    /// The server is the mesh API of this cluster, whatever leads to it; or an etcd, which has no identity.
+    #[must_use]
+    pub fn of_peer(self, cluster: &ClusterName) -> Self {
+        Self { peer: Some(cluster.clone()), ..self }
     }
 
     /// Reads the files as they are now.
     pub(crate) async fn client_config(&self) -> Result<ClientConfig, TlsError> {
-        let roots = match &self.roots {
-            Roots::File(path) => root_store(&read(path).await?, &path.display().to_string())?,
-            Roots::Pem(text) => root_store(text.as_bytes(), "trust")?,
+        let (text, place) = match &self.roots {
+            Roots::File(path) => (read(path).await?.into(), path.display().to_string()),
+            Roots::Pem(text) => (Cow::from(text.as_bytes()), "trust".into()),
         };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let verifier = self.verifier(&text, &place)?;
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(TlsError::Setup)?
-            .with_root_certificates(roots);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some(folder) => {
@@ -79,6 +96,26 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }
+
+    /// Judges the server by host name, and a peer's by who it is where it says so.
+    fn verifier(&self, roots: &[u8], place: &str) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+        let store = Arc::new(root_store(roots, place)?);
+        let by_name = WebPkiServerVerifier::builder_with_provider(store, provider())
+            .build()
+            .map_err(TlsError::Verifier)?;
+        let Some(peer) = &self.peer else { return Ok(by_name) };
+        // Roots that vouch for hosts alone, as an etcd's own certificate does, vouch for no identity.
+        let bundle = Bundle::from_pem(&String::from_utf8_lossy(roots)).ok();
+        let trust = bundle.map_or_else(Trust::default, |bundle| Trust::in_one(peer.clone(), bundle.into()));
+        let expected = Identity::new(peer.clone(), Role::Apiserver);
+        // What is refused comes back as the reason for which there is no connection.
+        let by_identity = ServerVerifier::new(Arc::new(trust), expected, Arc::new(|_| {}));
+        Ok(Arc::new(PeerServer { by_identity, by_name }))
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// Whether two bundles of roots, as PEM, have a root in common.

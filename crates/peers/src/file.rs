@@ -113,14 +113,16 @@ impl PeerFile {
 
     /// A dialer to this peer, with our identity from `tls.crt` and `tls.key` of a folder.
     pub fn dialer(&self, identity: Option<&Path>) -> Result<Dialer, Problem> {
-        let tls =
-            match &self.trust {
-                None => None,
-                Some(pem) => Some(Tls::trusting(pem, identity).map_err(|error| Problem::Field {
+        let tls = match &self.trust {
+            None => None,
+            Some(pem) => {
+                let tls = Tls::trusting(pem, identity).map_err(|error| Problem::Field {
                     field: "trust",
                     reason: mesh_failure::chain(&error),
-                })?),
-            };
+                })?;
+                Some(tls.of_peer(&self.name))
+            }
+        };
         Dialer::new(self.endpoints.clone(), tls).map_err(|error| match error {
             DialerError::NoTrust { .. } => Problem::Missing { field: "trust", example: TRUST_EXAMPLE },
             other => Problem::Field { field: "endpoints", reason: other.to_string() },
