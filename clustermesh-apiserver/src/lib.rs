@@ -63,7 +63,8 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     }
     let service_ranges = args.identity.service_cidrs.clone();
     let service_cidrs = service_ranges.is_empty();
-    let options = Options { service_cidrs, service_ranges, latest: true, ..Options::default() };
+    let quiet = args.election.quiet();
+    let options = Options { service_cidrs, service_ranges, quiet, latest: true, ..Options::default() };
     let source = Source::new(&args.source, options, source_metrics.clone());
     let (ranges_task, ranges) = RangesTask::new(&args.identity, &args.identity.identity()?, source.ranges());
     let said = exporter::Source {
