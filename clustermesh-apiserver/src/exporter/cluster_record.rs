@@ -63,18 +63,8 @@ fn new_incarnation() -> Incarnation {
 
 #[cfg(test)]
 mod tests {
-    use mesh_model::address_policy::OwnRanges;
-    use mesh_model::name::{ClusterId, ClusterName};
-
+    use super::super::testing::identity;
     use super::*;
-
-    fn identity() -> Identity {
-        Identity {
-            name: ClusterName::new("hoth").unwrap(),
-            id: ClusterId::new(2).unwrap(),
-            ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
-        }
-    }
 
     fn stored(value: &str) -> StoredRecords {
         let entry = Entry {
@@ -89,7 +79,7 @@ mod tests {
 
     fn judge(stored: &StoredRecords) -> Result<ClusterRecord, String> {
         let endpoint = "http://127.0.0.1:1".parse().unwrap();
-        cluster_record(&identity(), &endpoint, stored).map_err(|error| error.to_string())
+        cluster_record(&identity("hoth", 2), &endpoint, stored).map_err(|error| error.to_string())
     }
 
     #[test]

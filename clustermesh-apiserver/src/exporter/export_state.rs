@@ -195,36 +195,18 @@ fn keep_unread(snapshot: &ClusterSnapshot, all: &mut [ServiceOps]) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use mesh_model::address_policy::OwnRanges;
-    use mesh_model::annotation::{Affinity, Scope};
-    use mesh_model::name::{ClusterId, ClusterName};
-    use mesh_model::snapshot::{Condition, Endpoint, Service, Slice, Unread};
+    use mesh_model::snapshot::{Service, Unread};
 
+    use super::super::testing::{self, endpoint};
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            name: ClusterName::new("hoth").unwrap(),
-            id: ClusterId::new(2).unwrap(),
-            ranges: OwnRanges::default(),
-        }
+        testing::identity("hoth", 2)
     }
 
+    /// With one endpoint in each slice.
     fn service(slices: &[(&str, u8)]) -> Arc<Service> {
-        let endpoint = |last: u8| Endpoint::new([10, 2, 0, last], Condition::READY);
-        let slice = |(name, last): &(&str, u8)| {
-            let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint(*last)] };
-            (SliceName::new(name).unwrap(), Arc::new(slice))
-        };
-        Arc::new(Service {
-            scope: Scope { shared: true, affinity: Affinity::None },
-            cluster_ips: vec![[10, 102, 0, 1].into()],
-            ports: Vec::new(),
-            session_affinity_seconds: None,
-            node_local: false,
-            created_at: None,
-            slices: slices.iter().map(slice).collect::<BTreeMap<_, _>>(),
-        })
+        testing::service(slices.iter().map(|(name, last)| (*name, vec![endpoint([10, 2, 0, *last])])))
     }
 
     fn snapshot(services: &[(&str, &[(&str, u8)])], nodes: &[&str]) -> Arc<ClusterSnapshot> {

@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use mesh_kv::publish::{Write, transactions};
 use mesh_model::address::Address;
-use mesh_model::address_policy::OwnRanges;
 use mesh_model::annotation::{Affinity, Scope};
 use mesh_model::export::{Entries, Identity, diff, export, withdrawn};
-use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
+use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::record::{self, Record, RecordKey};
-use mesh_model::snapshot::{ClusterSnapshot, Condition, Endpoint, Node, Service, Slice};
+use mesh_model::snapshot::{ClusterSnapshot, Node, Service, Slice};
 use mesh_model::table::Knowledge;
 use mesh_source::convert::{NodeEntry, OwnedSlice, SliceKey};
 use mesh_source::objects::{Kind, Object, ObjectKey, Objects};
@@ -23,6 +22,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::export_state::{ExportState, knowledge};
+use super::testing::{endpoint, identity, service};
 
 /// Histories of an ordinary run.
 const HISTORIES: u32 = 1000;
@@ -104,17 +104,10 @@ impl Value {
         Service {
             scope: Scope { shared: self.is_shared(), affinity: Affinity::None },
             cluster_ips: vec![[10, 102, high, low].into()],
-            ports: Vec::new(),
             session_affinity_seconds: Some(1 + u32::from(self.version)),
-            node_local: false,
-            created_at: None,
-            slices: BTreeMap::new(),
+            ..Arc::unwrap_or_clone(service([]))
         }
     }
-}
-
-fn endpoint(address: Address) -> Endpoint {
-    Endpoint::new(address, Condition::READY)
 }
 
 /// What is there, whether it can be read or not.
@@ -163,7 +156,7 @@ enum Known {
     Value(Value),
     /// It is there and was never readable to this replica.
     Unknown,
-    Gone,
+    Deleted,
     /// What does not tell its name may be it.
     Perhaps,
 }
@@ -230,7 +223,7 @@ impl Replica {
         match (self.values.get(key), seen.get(key)) {
             (Some(value), Some(_)) => Known::Value(*value),
             (None, Some(Truth::Unreadable { named: true })) => Known::Unknown,
-            _ if has_gone => Known::Gone,
+            _ if has_gone => Known::Deleted,
             _ => Known::Perhaps,
         }
     }
@@ -238,16 +231,16 @@ impl Replica {
     /// Whether this replica's source has said readably that there is no such thing any more.
     fn is_gone(&self, fact: &Fact) -> bool {
         match fact {
-            Fact::Node(name) => self.knows(&name.clone().into()) == Known::Gone,
+            Fact::Node(name) => self.knows(&name.clone().into()) == Known::Deleted,
             Fact::Service(name) => match self.knows(&name.clone().into()) {
                 Known::Value(value) => !value.is_shared(),
-                known => known == Known::Gone,
+                known => known == Known::Deleted,
             },
             Fact::Slice(service, key) | Fact::Endpoint(service, key, _) => {
                 self.is_gone(&Fact::Service(service.clone()))
                     || match self.knows(&key.clone().into()) {
                         Known::Value(value) => !is_of(fact, value, service, key),
-                        known => known == Known::Gone,
+                        known => known == Known::Deleted,
                     }
             }
         }
@@ -337,11 +330,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Restore),
     ];
     prop::collection::vec(step, 10..60)
-}
-
-fn identity() -> Identity {
-    let (name, id) = (ClusterName::new("hoth").unwrap(), ClusterId::new(2).unwrap());
-    Identity { name, id, ranges: OwnRanges::default() }
 }
 
 /// A cluster, its replicas and its etcd.
@@ -509,7 +497,7 @@ fn is_first_of_oversized(leader: &Replica, fact: &Fact) -> bool {
 }
 
 fn history(steps: &[Step]) {
-    let identity = identity();
+    let identity = identity("hoth", 2);
     let mut world = World::new(&identity);
     for step in steps {
         world.take(*step);

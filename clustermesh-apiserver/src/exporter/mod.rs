@@ -16,6 +16,8 @@ mod metrics;
 mod oversized;
 mod publication;
 mod session;
+#[cfg(test)]
+mod testing;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -48,10 +50,10 @@ const RESIGN_DEADLINE: Duration = Duration::from_secs(1);
 const STABLE: Duration = Duration::from_secs(5);
 
 /// For how long a leader's source may be silent by default.
-pub const RESIGN_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const RESIGN_AFTER: Duration = Duration::from_secs(60);
 
 /// How often the history is compacted by default.
-pub const COMPACT: Duration = Duration::from_secs(5 * 60);
+pub(crate) const COMPACT: Duration = Duration::from_secs(5 * 60);
 
 /// Where the source says what the cluster consists of.
 #[derive(Clone, Debug)]
@@ -138,7 +140,7 @@ impl Exporter {
     }
 
     /// Compacts the history so often; readers who were away for a shorter time resume, and need no list.
-    pub fn compacting_every(self, compact_every: Duration) -> Self {
+    pub(crate) fn compacting_every(self, compact_every: Duration) -> Self {
         Self { compact_every, ..self }
     }
 
@@ -157,7 +159,7 @@ impl Exporter {
     }
 
     /// Whether this process is its cluster's leader.
-    pub fn leading(&self) -> watch::Receiver<bool> {
+    pub(crate) fn leading(&self) -> watch::Receiver<bool> {
         self.leading.subscribe()
     }
 

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 pub mod folder;
+#[path = "../../src/exporter/testing.rs"]
+mod objects;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,16 +15,16 @@ use clustermesh_apiserver::exporter::{ExportMetrics, Exporter, Source};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, EtcdEndpoint, Session};
 use mesh_model::address_policy::OwnRanges;
-use mesh_model::annotation::{Affinity, Scope};
-use mesh_model::export::Identity;
-use mesh_model::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
-use mesh_model::snapshot::{ClusterSnapshot, Condition, Service, Slice};
+use mesh_model::name::{NodeName, ServiceName};
+use mesh_model::snapshot::{ClusterSnapshot, Endpoint, Service};
 use mesh_model::table::Knowledge;
 use mesh_runtime::{Readiness, Registry};
 use mesh_source::{Manifests, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(crate) use self::objects::{endpoint, identity};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "clustermesh/v1/";
@@ -162,14 +164,6 @@ impl Running {
     }
 }
 
-pub fn identity(name: &str, id: u64) -> Identity {
-    Identity {
-        name: ClusterName::new(name).unwrap(),
-        id: ClusterId::new(id).unwrap(),
-        ranges: OwnRanges { pods: vec!["10.2.0.0/16".parse().unwrap()], ..OwnRanges::default() },
-    }
-}
-
 fn dialer(etcd: EtcdEndpoint) -> Arc<Dialer> {
     Arc::new(Dialer::new(vec![etcd], None).unwrap())
 }
@@ -186,7 +180,12 @@ async fn confirming(confirm: watch::Sender<Option<std::time::Instant>>, heard: A
 
 /// A service with one slice of one endpoint per number.
 pub fn service(slices: &[u8]) -> Arc<Service> {
-    service_of(slices.iter().map(|last| vec![endpoint([10, 2, 0, *last])]).collect())
+    service_of(slices.iter().map(|last| vec![endpoint([10, 2, 0, *last])]))
+}
+
+fn service_of(slices: impl Iterator<Item = Vec<Endpoint>>) -> Arc<Service> {
+    let named: Vec<_> = slices.enumerate().map(|(index, it)| (format!("slice-{index}"), it)).collect();
+    objects::service(named.iter().map(|(name, endpoints)| (name.as_str(), endpoints.clone())))
 }
 
 /// Services with one endpoint each.
@@ -197,32 +196,9 @@ pub fn many_services(count: usize) -> Vec<(ServiceName, Arc<Service>)> {
 /// One service with slices of so many endpoints each, of 200 bytes and more.
 pub fn wide_service(name: &str, slices: u8, endpoints: u8) -> Vec<(ServiceName, Arc<Service>)> {
     let node = NodeName::new(&["a-name-as-long-as-some-clouds-have-them"; 5].join(".")).unwrap();
-    let wide = |third, last| mesh_model::snapshot::Endpoint {
-        node: Some(node.clone()),
-        ..endpoint([10, 2, third, last])
-    };
+    let wide = |third, last| Endpoint { node: Some(node.clone()), ..endpoint([10, 2, third, last]) };
     let slice = |third: u8| (0..endpoints).map(|last| wide(third, last)).collect();
-    vec![(name.parse().unwrap(), service_of((0..slices).map(slice).collect()))]
-}
-
-fn endpoint(address: [u8; 4]) -> mesh_model::snapshot::Endpoint {
-    mesh_model::snapshot::Endpoint::new(address, Condition::READY)
-}
-
-fn service_of(slices: Vec<Vec<mesh_model::snapshot::Endpoint>>) -> Arc<Service> {
-    let slice = |(index, endpoints)| {
-        let slice = Slice { ports: Vec::new(), endpoints };
-        (SliceName::new(&format!("slice-{index}")).unwrap(), Arc::new(slice))
-    };
-    Arc::new(Service {
-        scope: Scope { shared: true, affinity: Affinity::None },
-        cluster_ips: vec![[10, 102, 0, 1].into()],
-        ports: Vec::new(),
-        session_affinity_seconds: None,
-        node_local: false,
-        created_at: None,
-        slices: slices.into_iter().enumerate().map(slice).collect(),
-    })
+    vec![(name.parse().unwrap(), service_of((0..slices).map(slice)))]
 }
 
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
