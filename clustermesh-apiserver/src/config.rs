@@ -1,13 +1,12 @@
 //! The command line, and what it becomes once validated.
 
-use std::ffi::OsString;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use mesh_kv::DialerError;
 use mesh_kv::{Dialer, EtcdEndpoint, Tls};
@@ -15,7 +14,7 @@ use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::Identity;
 use mesh_model::name::ClusterName;
 use mesh_runtime::args::duration;
-use mesh_runtime::{AdminArgs, LogArgs, Readiness};
+use mesh_runtime::{AdminArgs, Check, LogArgs, Readiness};
 use mesh_source::kubernetes::QUIET;
 use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 use mesh_trust::Role;
@@ -58,56 +57,23 @@ Then the same with --yes.
 Exits with 0 when everything is listed or deleted, also when nothing stands there; with 2 when the
 command line is wrong; with 1 when an exporter leads under that name, or etcd can't be reached.";
 
-/// What the command line asks for.
-#[derive(Debug)]
-pub enum Invocation {
-    Run(Box<RunArgs>),
-    Command(Command),
+/// The task that the command line asks for.
+pub type Invocation = mesh_runtime::Invocation<RunArgs, Command>;
+
+impl Check for RunArgs {
+    fn check(&self) -> Result<(), Box<dyn Error>> {
+        self.identity()?;
+        self.etcd.server.dialer()?;
+        Ok(())
+    }
 }
 
-impl Invocation {
-    /// Parses a command line, its first word the program's name.
-    pub fn parse_from<T: Into<OsString> + Clone>(
-        words: impl IntoIterator<Item = T>,
-    ) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
-        let mut matches = command.try_get_matches_from_mut(words)?;
-        // With a subcommand there are no flags, which flattened arguments can't express themselves.
-        let parsed = match matches.subcommand_name() {
-            Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
-            None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
-        };
-        let invocation = parsed.map_err(|error| error.format(&mut command))?;
-        let checked = match &invocation {
-            Self::Run(args) => args.identity().and_then(|_| args.etcd.server.dialer()).map(drop),
-            Self::Command(Command::Forget(args)) => args.server.dialer().map(drop),
-            Self::Command(Command::Completion { .. }) => Ok(()),
-        };
-        checked.map_err(|error| Self::refusal(&error))?;
-        Ok(invocation)
-    }
-
-    /// The refusal of a command line whose flags are wrong in a way that only shows later.
-    pub fn refusal(error: &dyn std::error::Error) -> clap::Error {
-        Self::command().error(ErrorKind::ValueValidation, mesh_failure::chain(error))
-    }
-
-    /// The completion script of a shell.
-    pub fn completion(shell: Shell) -> String {
-        const NAME: &str = "clustermesh-apiserver";
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Self::command(), NAME, &mut script);
-        let script = String::from_utf8(script).expect("scripts are text");
-        // clap_complete spells a hyphen of the binary's name in two ways (clap-rs/clap#6421), so that bash would
-        // complete nothing behind a subcommand.
-        script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
-    }
-
-    /// The whole command line.
-    pub fn command() -> clap::Command {
-        Command::augment_subcommands(RunArgs::command())
-            .subcommand_required(false)
-            .arg_required_else_help(false)
+impl Check for Command {
+    fn check(&self) -> Result<(), Box<dyn Error>> {
+        if let Self::Forget(args) = self {
+            args.server.dialer()?;
+        }
+        Ok(())
     }
 }
 
@@ -205,7 +171,7 @@ pub struct ElectionArgs {
 
 impl ElectionArgs {
     /// How long a watch may be silent, so that a replica notices it before it would be taken for one that could lead.
-    pub fn quiet(&self) -> Option<Duration> {
+    pub(crate) fn quiet(&self) -> Option<Duration> {
         (!self.resign_after.is_zero()).then(|| (self.resign_after * 3 / 8).min(QUIET))
     }
 }
@@ -326,7 +292,7 @@ pub struct EtcdServerArgs {
 
 impl EtcdServerArgs {
     /// What dials it.
-    pub fn dialer(&self) -> Result<Arc<Dialer>, ConfigError> {
+    pub(crate) fn dialer(&self) -> Result<Arc<Dialer>, ConfigError> {
         let tls = self.tls_dir.as_deref().map(Tls::from_dir);
         match Dialer::new(self.endpoints.clone(), tls) {
             Ok(dialer) => Ok(Arc::new(dialer)),
@@ -351,7 +317,7 @@ pub enum ConfigError {
 
 impl RunArgs {
     /// Who this cluster is.
-    pub fn identity(&self) -> Result<Identity, ConfigError> {
+    pub(crate) fn identity(&self) -> Result<Identity, ConfigError> {
         let identity = self.identity.identity()?;
         let ranges = OwnRanges::from(&identity);
         Ok(Identity { name: identity.name, id: identity.id, ranges })

@@ -1,14 +1,14 @@
 //! The agent's command line, and what it becomes once validated.
 
-use std::ffi::OsString;
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_admin::Hook;
 use mesh_model::name::NodeName;
+use mesh_runtime::Check;
 use mesh_runtime::args::{AdminArgs, LogArgs, duration};
 use mesh_source::kubernetes::{Options, QUIET};
 use mesh_source::{Identity, IdentityArgs, IdentityError, SourceArgs};
@@ -38,55 +38,18 @@ For this shell only:   source <(node-agent completion bash)
 For every new one:     node-agent completion bash > /etc/bash_completion.d/node-agent";
 
 /// The task that the command line asks for.
-#[derive(Debug)]
-pub enum Invocation {
-    Run(Box<RunArgs>),
-    Command(Command),
+pub type Invocation = mesh_runtime::Invocation<RunArgs, Command>;
+
+impl Check for RunArgs {
+    fn check(&self) -> Result<(), Box<dyn Error>> {
+        self.identity()?;
+        Ok(())
+    }
 }
 
-impl Invocation {
-    /// Parses a command line, its first word the program's name.
-    ///
-    /// # Errors
-    /// The fault in it, or the help or version that it asked for.
-    pub fn parse_from<T: Into<OsString> + Clone>(
-        words: impl IntoIterator<Item = T>,
-    ) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
-        let mut matches = command.try_get_matches_from_mut(words)?;
-        // With a subcommand there are no flags, which flattened arguments can't express themselves.
-        let parsed = match matches.subcommand_name() {
-            Some(_) => Command::from_arg_matches_mut(&mut matches).map(Self::Command),
-            None => RunArgs::from_arg_matches_mut(&mut matches).map(|args| Self::Run(Box::new(args))),
-        };
-        let invocation = parsed.map_err(|error| error.format(&mut command))?;
-        if let Self::Run(args) = &invocation {
-            args.identity().map_err(|error| Self::refusal(&error))?;
-        }
-        Ok(invocation)
-    }
-
-    /// The refusal of a command line whose flags are wrong in a way that only shows later.
-    pub fn refusal(error: &dyn std::error::Error) -> clap::Error {
-        Self::command().error(ErrorKind::ValueValidation, mesh_failure::chain(error))
-    }
-
-    /// The completion script of a shell.
-    pub fn completion(shell: Shell) -> String {
-        const NAME: &str = "node-agent";
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Self::command(), NAME, &mut script);
-        let script = String::from_utf8(script).expect("scripts are text");
-        // clap_complete spells a hyphen of the binary's name in two ways (clap-rs/clap#6421), so that bash would
-        // complete nothing behind a subcommand.
-        script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
-    }
-
-    /// The whole command line.
-    pub fn command() -> clap::Command {
-        Command::augment_subcommands(RunArgs::command())
-            .subcommand_required(false)
-            .arg_required_else_help(false)
+impl Check for Command {
+    fn check(&self) -> Result<(), Box<dyn Error>> {
+        Ok(())
     }
 }
 
@@ -165,7 +128,7 @@ impl PinArgs {
     }
 
     /// Where socket and names are.
-    pub fn instance_dir(&self) -> PathBuf {
+    pub(crate) fn instance_dir(&self) -> PathBuf {
         self.run_dir.join(&self.instance)
     }
 }
@@ -278,7 +241,7 @@ pub struct DatapathArgs {
 }
 
 impl DatapathArgs {
-    pub fn capacity(&self) -> Capacity {
+    pub(crate) fn capacity(&self) -> Capacity {
         Capacity {
             services: self.max_services,
             slots: self.max_slots,
@@ -293,7 +256,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// Ranges that overlap or that no cluster has.
-    pub fn identity(&self) -> Result<Identity, IdentityError> {
+    pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
         self.identity.identity()
     }
 }

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod args;
 pub mod clock;
+mod invocation;
 mod lock;
 pub mod logs;
 mod metrics;
@@ -16,6 +17,7 @@ mod supervisor;
 
 pub use admin::{AdminServer, Listen};
 pub use args::{AdminArgs, LogArgs};
+pub use invocation::{Check, Invocation};
 pub use metrics::{ByLabel, Registry};
 pub use readiness::{Condition, Missing, Readiness};
 pub use state_file::{StateError, StateFile};
