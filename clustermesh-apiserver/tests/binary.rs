@@ -132,7 +132,7 @@ fn a_killed_exporter_continues_without_rewriting() {
 }
 
 #[test]
-fn an_exporter_that_froze_and_was_replaced_writes_nothing_when_it_thaws() {
+fn an_exporter_that_froze_and_was_replaced_writes_nothing_when_it_runs_again() {
     let lab = Lab::new();
     lab.write("base.yaml", &base(&["10.2.0.1"]));
     let mut first = Apiserver::start(&lab);

@@ -152,7 +152,7 @@ async fn a_frozen_etcd_is_noticed_and_gets_what_it_missed() {
     etcd.freeze();
     running.say(&[("ns/b", &[1])]);
     until("noticed", || running.missing().contains("no answer in time")).await;
-    etcd.thaw();
+    etcd.resume();
     running.until_ready().await;
     assert!(stands(&etcd).await.contains_key("services/hoth/ns/b"));
 }

@@ -63,11 +63,11 @@ async fn a_leader_whose_connection_freezes_is_replaced_and_writes_nothing_any_mo
     let dir = tempfile::tempdir().unwrap();
     let etcd = etcd_of(&dir);
     let (path, first, second) = leader_behind_a_proxy(&etcd).await;
-    // What it wants to write now is on its way when the connection freezes, or is tried again when it thaws.
+    // What it wants to write now is on its way when the connection freezes, or is tried again when it goes on.
     path.freeze();
     first.say(&[("ns/a", &[9])]);
     second.until_leading().await;
-    path.thaw();
+    path.resume();
     first.until_standing_by().await;
     second.say(&[("ns/a", &[1]), ("ns/b", &[2])]);
     until_stands(&etcd, "written by the second", |all| all.contains_key("services/hoth/ns/b")).await;

@@ -65,7 +65,7 @@ fn a_killed_leaders_records_stand_while_the_standby_takes_over() {
 }
 
 #[test]
-fn a_leader_that_froze_and_thaws_after_its_replacement_writes_nothing() {
+fn a_leader_that_froze_and_runs_again_after_its_replacement_writes_nothing() {
     let lab = Lab::new();
     let (mut first, mut second) = two(&lab);
     first.signal("STOP");

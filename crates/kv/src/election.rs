@@ -1,7 +1,7 @@
 //! One writer per cluster: whoever created the leader key while nobody had it.
 //!
 //! The key hangs on a lease, so that it goes with its holder. What protects the records is not the lease but the
-//! key's create revision, which every transaction compares: a leader that froze, lost the key and thaws writes
+//! key's create revision, which every transaction compares: a leader that froze, lost the key and runs again writes
 //! nothing. A candidate that is not elected watches the key and learns at once that it is gone.
 
 use std::convert::Infallible;
@@ -26,7 +26,7 @@ fn is_vacant(key: &str) -> Compare {
 }
 
 /// Who leads a cluster, by what people know the process by.
-pub async fn leader(session: &Session, cluster: &ClusterName) -> Result<Option<String>, CallError> {
+pub(crate) async fn leader(session: &Session, cluster: &ClusterName) -> Result<Option<String>, CallError> {
     let (_, entry) = session.read(READING, &leader_key(cluster)).await?;
     Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
 }

@@ -188,7 +188,7 @@ impl Etcd {
     }
 
     /// Lets a frozen one go on.
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         self.signal("CONT");
     }
 

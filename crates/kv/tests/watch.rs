@@ -319,7 +319,7 @@ async fn a_history_shorter_than_the_known_one_is_listed_anew() {
 }
 
 #[tokio::test]
-async fn a_frozen_etcd_is_noticed_and_resumed_when_it_thaws() {
+async fn a_frozen_etcd_is_noticed_and_resumed_when_it_runs_again() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(dir.path());
     put_incarnation(&etcd, "one");
@@ -328,7 +328,7 @@ async fn a_frozen_etcd_is_noticed_and_resumed_when_it_thaws() {
     etcd.freeze();
     let seen = watching.until("noticed", |seen| !seen.errors.is_empty()).await;
     assert!(seen.errors[0].contains("no answer in time"), "{}", seen.errors[0]);
-    etcd.thaw();
+    etcd.resume();
     put(&etcd, "services/hoth/ns/a", "1");
     let seen = watching.until_value("services/hoth/ns/a", "1").await;
     assert_eq!(seen.lists, 1, "{:?}", seen.errors);

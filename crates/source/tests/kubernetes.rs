@@ -743,7 +743,7 @@ async fn an_idle_server_that_sends_no_bookmarks_is_confirmed_all_the_time() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_confirms_nothing_until_it_thaws() {
+async fn a_frozen_server_confirms_nothing_until_it_runs_again() {
     let api = FakeApi::start().await;
     let (mut confirmed, task) = confirming(&api, Duration::from_millis(1500)).await;
     api.behave(|behaviour| behaviour.frozen = true);

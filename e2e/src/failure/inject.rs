@@ -137,7 +137,7 @@ fn mend_one(cluster: &mut Cluster, target: Target, failure: Failure, since: Inst
                 ensure!(since.elapsed() >= FROZEN, "{:?}", since.elapsed());
                 Ok(())
             })?;
-            victim.thaw()
+            victim.resume()
         }
         Failure::FullDisk => {
             victim.disk()?.free()?;

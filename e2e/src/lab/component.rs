@@ -87,7 +87,7 @@ impl Component {
     }
 
     /// Lets a frozen one go on.
-    pub(crate) fn thaw(&self) -> Result<()> {
+    pub(crate) fn resume(&self) -> Result<()> {
         self.running()?.signal(Signal::SIGCONT)
     }
 

@@ -20,7 +20,7 @@ pub struct Proxy {
 #[derive(Default)]
 struct Path {
     state: Mutex<State>,
-    thawed: Condvar,
+    resumed: Condvar,
 }
 
 #[derive(Default)]
@@ -64,9 +64,9 @@ impl Proxy {
     }
 
     /// The opposite of [`Proxy::freeze`]: what was held up arrives.
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         self.path.state.lock().unwrap().is_frozen = false;
-        self.path.thawed.notify_all();
+        self.path.resumed.notify_all();
     }
 
     /// Ends all connections, and new ones at once.
@@ -87,7 +87,7 @@ impl Proxy {
 impl Path {
     fn pass(&self) {
         let state = self.state.lock().unwrap();
-        drop(self.thawed.wait_while(state, |state| state.is_frozen).unwrap());
+        drop(self.resumed.wait_while(state, |state| state.is_frozen).unwrap());
     }
 }
 
