@@ -1,6 +1,9 @@
 //! Upgrades and rollbacks under load, with the objects of earlier versions: no connect fails, and what the layout
 //! allows to keep is kept.
 //!
+//! Of earlier versions the objects and their maps are real. When their agents write and remove pins is this test's doing, and so
+//! not shown.
+//!
 //! The frontend has no route: a connect that is not translated fails at once.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -9,6 +12,7 @@ mod one_backend;
 mod support;
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -222,6 +226,64 @@ fn a_rollback_from_a_newer_layout_keeps_its_programs_until_the_own_maps_are_full
     assert!(unmasked <= 1, "{unmasked}");
     let group = &installed.actual.held(&frontend()).unwrap().groups[0];
     assert!(installed.maps.services.read_counters(&[group.counter]).unwrap()[0].connections >= BETWEEN);
+}
+
+#[test]
+fn a_rollback_to_the_layout_before_and_an_upgrade_after_it_cost_no_connection() {
+    let world = World::new();
+    let backend = server("127.0.1.1:8080");
+    let Installed { installation, mut maps, mut actual, .. } = world.installed("");
+    apply(&mut maps.services, &plan(&mut actual, &backend)).unwrap();
+    let mut client = TcpStream::connect(FRONTEND).unwrap();
+    let (mut served, _) = backend.accept().unwrap();
+    served.set_nonblocking(false).unwrap();
+
+    let load = Load::start(&backend);
+    load.go_on();
+    // As every agent does with the pins of a layout that it does not know: its own programs come beside the others, which
+    // serve until the own maps are full.
+    let Some(earlier) = Earlier::start(&world, LAYOUT - 1, &backend) else {
+        println!(
+            "NOT RUN: this kernel does not load the programs of the layout before: nothing to go back to"
+        );
+        load.end();
+        return;
+    };
+    load.go_on();
+    let newer = instance_dir(&world.bpffs, INSTANCE).join(format!("v{LAYOUT}"));
+    for part in ["links", "maps"] {
+        fs::remove_dir_all(newer.join(part)).unwrap();
+        load.go_on();
+    }
+    fs::remove_dir_all(newer).unwrap();
+    drop((installation, maps));
+    load.go_on();
+    assert_eq!(layouts(&world), [format!("v{}", LAYOUT - 1)], "the earlier programs are alone");
+    exchange(&mut client, &mut served);
+
+    let installed = world.installed("");
+    assert!(installed.actual.held(&frontend()).is_some(), "the content was moved");
+    drop(earlier);
+    load.go_on();
+    assert_eq!(layouts(&world), [format!("v{LAYOUT}")]);
+    exchange(&mut client, &mut served);
+    let (_, unmasked) = load.end();
+    // One under way in each direction.
+    assert!(unmasked <= 2, "{unmasked}");
+}
+
+/// A connection that stands carries data in both directions.
+fn exchange(client: &mut TcpStream, served: &mut TcpStream) {
+    send(client, served);
+    send(served, client);
+}
+
+fn send(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"ping").unwrap();
+    to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut text = [0; 4];
+    to.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"ping");
 }
 
 /// An agent of an earlier layout, as far as its programs can tell.
