@@ -8,25 +8,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A crate's folder, and how many public items it may have per 1,000 lines. 28 is the goal; a limit above it is what the
-/// crate has while every one of its items is used by another crate: libraries that are little more than their surface.
+/// A crate's folder, and how many public items it may have per 1,000 lines. 28 is the goal. A limit above it is what the
+/// crate has while other crates use its items: processes are put together from `runtime`, `kv`, `peers` and `trust`, `admin`
+/// and `abi` are formats, and `model` has the terms of all of them.
 const LIMITS: &[(&str, usize)] = &[
-    ("clustermesh-apiserver", 28),
+    ("clustermesh-apiserver", 16),
     ("cli", 28),
     ("crates/admin", 78),
     ("crates/failure", 100),
     ("crates/files", 40),
-    ("crates/kv", 36),
-    ("crates/model", 46),
-    ("crates/peers", 50),
-    ("crates/runtime", 62),
-    ("crates/source", 24),
-    ("crates/trust", 70),
-    ("ebpf/abi", 60),
-    ("node-agent", 28),
+    ("crates/kv", 35),
+    ("crates/model", 45),
+    ("crates/peers", 48),
+    ("crates/runtime", 60),
+    ("crates/source", 22),
+    ("crates/trust", 56),
+    ("ebpf/abi", 58),
+    ("node-agent", 24),
 ];
-/// Of all crates together; the goal is 28.
-const ALL: usize = 33;
+/// Of all crates together.
+const ALL: usize = 28;
 
 const ITEMS: [&str; 10] =
     ["fn ", "async fn ", "const ", "unsafe fn ", "struct ", "enum ", "trait ", "type ", "mod ", "use "];

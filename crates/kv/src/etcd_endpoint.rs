@@ -52,7 +52,7 @@ impl EtcdEndpoint {
     }
 
     /// `HOST:PORT`, an IPv6 address in brackets.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }

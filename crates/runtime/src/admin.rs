@@ -92,7 +92,8 @@ impl AdminServer {
     }
 
     /// Where it listens; the real port where 0 was asked for.
-    pub fn address(&self) -> &Listen {
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> &Listen {
         &self.listen
     }
 

@@ -42,7 +42,8 @@ impl Registry {
     }
 
     /// The names, sorted, of the metrics that have at least one series.
-    pub fn names(&self) -> Vec<String> {
+    #[cfg(test)]
+    fn names(&self) -> Vec<String> {
         let text = self.encode();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let mut names: Vec<String> =

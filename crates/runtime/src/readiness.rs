@@ -48,7 +48,7 @@ impl Readiness {
 
     /// What is wrong although the process is ready, one line each, such as what stays because it can't be read. Replaces what
     /// was said about the same before.
-    pub fn remark(&self, about: &'static str, mut lines: Vec<String>) {
+    pub(crate) fn remark(&self, about: &'static str, mut lines: Vec<String>) {
         if lines.len() > MAX_REMARKS {
             let more = lines.len() - MAX_REMARKS;
             lines.truncate(MAX_REMARKS);

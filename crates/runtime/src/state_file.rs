@@ -66,10 +66,6 @@ impl StateFile {
         Self { path, version, about: about.into() }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// What the last process left; `None` where there is no file.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ impl Objects {
     }
 
     /// Begins with what a process before this one knew. What the first list does not say goes, as ever.
-    pub fn remember(&mut self, before: &ClusterSnapshot) {
+    pub(crate) fn remember(&mut self, before: &ClusterSnapshot) {
         for (name, service) in &before.services {
             for (slice, value) in &service.slices {
                 let key = SliceKey { namespace: name.namespace().into(), name: slice.clone() };
@@ -148,7 +148,7 @@ impl Objects {
     }
 
     /// An object was deleted, or is none for the mesh any more.
-    pub fn delete(&mut self, key: &ObjectKey) {
+    pub(crate) fn delete(&mut self, key: &ObjectKey) {
         self.is_known(key);
         let changed = key.kind().operations().delete(&mut self.tables, key);
         self.note(changed);
@@ -187,7 +187,7 @@ impl Objects {
     }
 
     /// The last good value of a Service, without its slices.
-    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.tables.service.get(name)
     }
 

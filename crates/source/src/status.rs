@@ -153,7 +153,7 @@ pub enum Reason {
 
 impl Reason {
     /// The stable word: in labels of metrics, in logs, and in camel case as the reason of an Event.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::FolderUnknown => "folder_unknown",
             Self::FileUnreadable => "file_unreadable",

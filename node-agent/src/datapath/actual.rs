@@ -23,7 +23,7 @@ use super::plan::Plan;
 use super::shares::Bound;
 
 /// What the canary dials: loopback, the discard port (RFC 863), answered by nobody.
-pub const CANARY: Frontend =
+pub(crate) const CANARY: Frontend =
     Frontend { address: Address::v4([127, 255, 67, 77]), port: 9, protocol: Protocol::Tcp };
 
 /// Sizes of the maps.
@@ -136,7 +136,11 @@ impl Actual {
     }
 
     /// The groups that a frontend has of the clusters that `carried` names, in words of the domain.
-    pub fn carried(&self, frontend: &Frontend, carried: impl Fn(ClusterId) -> bool) -> Vec<CarriedGroup> {
+    pub(crate) fn carried(
+        &self,
+        frontend: &Frontend,
+        carried: impl Fn(ClusterId) -> bool,
+    ) -> Vec<CarriedGroup> {
         let Some(held) = self.services.get(frontend) else { return Vec::new() };
         let groups = held.groups.iter().filter(|group| carried(group.cluster));
         groups
@@ -149,15 +153,15 @@ impl Actual {
     }
 
     /// Number of backends in use or waiting for their grace period.
-    pub fn backend_count(&self) -> usize {
+    pub(crate) fn backend_count(&self) -> usize {
         self.backends.len()
     }
 
-    pub fn free_slots(&self) -> u32 {
+    pub(crate) fn free_slots(&self) -> u32 {
         self.extents.free_slots()
     }
 
-    pub fn capacity(&self) -> Capacity {
+    pub(crate) fn capacity(&self) -> Capacity {
         self.capacity
     }
 
@@ -222,7 +226,7 @@ impl MirrorEntry {
     }
 
     /// Kube-proxy may serve the frontend when the agent is gone.
-    pub fn plain_ok(&self) -> bool {
+    pub(crate) fn plain_ok(&self) -> bool {
         self.flags & FLAG_PLAIN_OK != 0
     }
 
@@ -262,7 +266,7 @@ pub fn service_key(frontend: &Frontend) -> ServiceKey {
 }
 
 /// The frontend that a key of the maps stands for; none where the protocol is not one of ours.
-pub fn frontend_of(key: &ServiceKey) -> Option<Frontend> {
+pub(crate) fn frontend_of(key: &ServiceKey) -> Option<Frontend> {
     let protocol = match key.protocol {
         PROTOCOL_TCP => Protocol::Tcp,
         PROTOCOL_UDP => Protocol::Udp,

@@ -35,7 +35,7 @@ pub struct Outcome {
 
 /// Writes a plan in its order. A write that the kernel refuses is its frontend's: what comes later of the same frontend is
 /// left out, and everything else goes on.
-pub fn carry_out(maps: &mut impl Datapath, plan: &Plan) -> Outcome {
+pub(crate) fn carry_out(maps: &mut impl Datapath, plan: &Plan) -> Outcome {
     let mut pass = Pass { plan, outcome: Outcome::default() };
     pass.backends(maps);
     pass.slots(maps);

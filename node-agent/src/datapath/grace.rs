@@ -24,7 +24,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Membarrier => "membarrier",
             Self::OuterMap => "outer_map",
@@ -73,7 +73,7 @@ impl GracePeriods {
     ///
     /// # Errors
     /// It offers nothing to this process.
-    pub fn probe() -> Result<Self, GraceError> {
+    pub(crate) fn probe() -> Result<Self, GraceError> {
         Self::probe_with(KERNEL)
     }
 
@@ -91,7 +91,7 @@ impl GracePeriods {
     }
 
     /// The way that is tried first.
-    pub fn method(&self) -> Method {
+    pub(crate) fn method(&self) -> Method {
         self.method
     }
 

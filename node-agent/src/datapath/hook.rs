@@ -9,7 +9,7 @@ pub(super) fn of(program: &str) -> Option<Hook> {
 }
 
 /// Our program at a hook.
-pub const fn program(hook: Hook) -> &'static str {
+pub(crate) const fn program(hook: Hook) -> &'static str {
     match hook {
         Hook::Connect4 => "mesh_connect4",
         Hook::Connect6 => "mesh_connect6",

@@ -45,7 +45,7 @@ pub struct Order {
 
 impl Order {
     /// Hooks at which programs of others run before ours.
-    pub fn preceded(&self) -> Vec<Hook> {
+    pub(crate) fn preceded(&self) -> Vec<Hook> {
         let is_preceded =
             |hook: &Hook| self.foreign.iter().any(|foreign| foreign.before && foreign.hook == *hook);
         Hook::ALL.into_iter().filter(is_preceded).collect()
@@ -82,7 +82,7 @@ type Met = BTreeMap<(Hook, u32, bool), PathBuf>;
 ///
 /// # Errors
 /// One of our programs does not run for one of them.
-pub fn ask(links: &Path, cgroups: &[PathBuf]) -> Result<Order, HookOrderError> {
+pub(crate) fn ask(links: &Path, cgroups: &[PathBuf]) -> Result<Order, HookOrderError> {
     let ours = HOOKS.into_iter().map(|name| ours(links, name)).collect::<Result<Vec<_>, _>>()?;
     let mut met = Met::new();
     for cgroup in cgroups {

@@ -39,7 +39,7 @@ pub struct Unfit {
 }
 
 /// Probes everything.
-pub fn features() -> Vec<Feature> {
+pub(crate) fn features() -> Vec<Feature> {
     REQUIRED
         .iter()
         .map(|probe| probe.run(true))

@@ -62,7 +62,7 @@ pub struct Content {
 
 impl Content {
     /// Reads maps of the own layout.
-    pub fn of(maps: &Maps) -> Result<Self, MapError> {
+    pub(crate) fn of(maps: &Maps) -> Result<Self, MapError> {
         Ok(Self {
             contents: maps.services.contents()?,
             capacity: maps.services.capacity(),
@@ -89,7 +89,7 @@ pub enum UnreadableError {
 ///
 /// # Errors
 /// The folder can't be read.
-pub fn others(instance: &Path) -> Result<Vec<OtherLayout>, ProgramsError> {
+pub(crate) fn others(instance: &Path) -> Result<Vec<OtherLayout>, ProgramsError> {
     let entries = fs::read_dir(instance).map_err(failed("reading", instance))?;
     let mut others: Vec<OtherLayout> = entries
         .flatten()
@@ -103,12 +103,12 @@ pub fn others(instance: &Path) -> Result<Vec<OtherLayout>, ProgramsError> {
 }
 
 impl OtherLayout {
-    pub fn layout(&self) -> u32 {
+    pub(crate) fn layout(&self) -> u32 {
         self.layout
     }
 
     /// Whether this version knows how to read it.
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         self.form().is_some()
     }
 
@@ -168,7 +168,7 @@ impl OtherLayout {
     ///
     /// # Errors
     /// A pin can't be removed.
-    pub fn retire(&self) -> Result<(), ProgramsError> {
+    pub(crate) fn retire(&self) -> Result<(), ProgramsError> {
         detach_all(&self.folder.join("links"));
         remove_folder(&self.folder)
     }

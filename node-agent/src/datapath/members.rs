@@ -64,7 +64,7 @@ impl Actual {
     /// Plans what becomes of one group of a frontend, relative to what the mirror says; its weight is the number of its
     /// backends. False, and nothing planned, where the mirror does not allow that: then the whole frontend has to be
     /// planned.
-    pub fn plan_change(&mut self, change: &GroupChange, plan: &mut Plan) -> bool {
+    pub(crate) fn plan_change(&mut self, change: &GroupChange, plan: &mut Plan) -> bool {
         let Some(gone) = self.positions(change) else { return false };
         let Some(mut held) = self.services.remove(&change.frontend) else { return false };
         plan.begin(&change.frontend).service = held.stamp.id;

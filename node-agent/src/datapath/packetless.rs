@@ -72,7 +72,7 @@ impl Dialled {
     }
 
     /// Hooks that lose what is dialled to somebody else.
-    pub fn taken(&self) -> impl Iterator<Item = &Dials> {
+    pub(crate) fn taken(&self) -> impl Iterator<Item = &Dials> {
         self.hooks.iter().filter(|dials| dials.taken > 0)
     }
 }

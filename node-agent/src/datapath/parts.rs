@@ -101,7 +101,7 @@ impl Parts {
 impl Actual {
     /// The plan's writes are over. Gives what may be released after a grace period: nothing of the frontends that
     /// failed, which are to be planned anew.
-    pub fn conclude<E>(&mut self, plan: &mut Plan, failed: &BTreeMap<Frontend, E>) -> Retired {
+    pub(crate) fn conclude<E>(&mut self, plan: &mut Plan, failed: &BTreeMap<Frontend, E>) -> Retired {
         let mut retired = Retired::default();
         for part in plan.parts.take() {
             if failed.contains_key(&part.frontend) {
@@ -122,7 +122,7 @@ impl Actual {
     }
 
     /// The maps hold another state of these backends than was written, or nobody knows which.
-    pub fn forget_states(&mut self, backends: &[u32]) {
+    pub(crate) fn forget_states(&mut self, backends: &[u32]) {
         backends.iter().for_each(|id| self.backends.forget_state(*id));
     }
 

@@ -68,7 +68,8 @@ pub struct Cleared {
 
 impl Retired {
     /// Backend ids that nobody uses.
-    pub fn of_backends(backends: Vec<u32>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn of_backends(backends: Vec<u32>) -> Self {
         Self { backends, ..Self::default() }
     }
 
@@ -157,7 +158,7 @@ impl Actual {
     }
 
     /// The same, behind what is planned already.
-    pub fn plan_into(&mut self, changes: &[(Frontend, Option<DesiredService>)], plan: &mut Plan) {
+    pub(crate) fn plan_into(&mut self, changes: &[(Frontend, Option<DesiredService>)], plan: &mut Plan) {
         // Deletions first: what they free is not free before a grace period, but their frontends are.
         for (frontend, _) in changes.iter().filter(|(_, desired)| desired.is_none()) {
             self.plan_deletion(frontend, plan);
@@ -171,7 +172,7 @@ impl Actual {
     }
 
     /// Plans the canary's entry, which never changes.
-    pub fn plan_canary(&mut self) -> Plan {
+    pub(crate) fn plan_canary(&mut self) -> Plan {
         let mut plan = Plan::default();
         if self.services.get(&CANARY).is_some_and(|held| !held.damaged) {
             return plan;
@@ -219,7 +220,7 @@ impl Actual {
     }
 
     /// The services that own the given frontends in the mirror.
-    pub fn owner(&self, frontend: &Frontend) -> Option<&ServiceName> {
+    pub(crate) fn owner(&self, frontend: &Frontend) -> Option<&ServiceName> {
         self.services.get(frontend)?.service.as_ref()
     }
 

@@ -46,7 +46,7 @@ pub const HOOKS: [&str; 9] = [
 ];
 
 /// Pairs of an unconnected UDP socket and a backend that are remembered, where nobody says otherwise.
-pub const DEFAULT_REPLIES: u32 = 65_536;
+pub(crate) const DEFAULT_REPLIES: u32 = 65_536;
 
 /// The root of a cgroup v2 hierarchy has this inode number (kernfs); a private cgroup namespace shows another.
 pub(super) const ROOT_INODE: u64 = 1;
@@ -232,7 +232,7 @@ impl Installation {
 
     /// Puts the programs before those of others that came before them since, where the kernel lets one choose; what runs
     /// goes on meanwhile. Gives the programs that were moved.
-    pub fn move_ahead(&self) -> Result<Vec<&'static str>, ProgramsError> {
+    pub(crate) fn move_ahead(&self) -> Result<Vec<&'static str>, ProgramsError> {
         let links = self.link_place();
         let way = links.way();
         if !way.moved.is_empty() {

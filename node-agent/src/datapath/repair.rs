@@ -11,20 +11,20 @@ use super::plan::Plan;
 
 /// Slots of one frontend that were read.
 #[derive(Clone, Copy, Debug)]
-pub struct SlotRange {
+pub(crate) struct SlotRange {
     pub first: u32,
     pub count: u32,
 }
 
 impl Actual {
     /// All frontends, the canary's among them, in no order.
-    pub fn all_frontends(&self) -> Vec<Frontend> {
+    pub(crate) fn all_frontends(&self) -> Vec<Frontend> {
         self.services.keys().copied().collect()
     }
 
     /// Up to `limit` of the slots that the frontend's groups use, from the `from`th on. Empty at their end, and where
     /// nobody knows what they should hold, because a write failed.
-    pub fn slots_of(&self, frontend: &Frontend, from: u32, limit: u32) -> Option<SlotRange> {
+    pub(crate) fn slots_of(&self, frontend: &Frontend, from: u32, limit: u32) -> Option<SlotRange> {
         let held = self.services.get(frontend).filter(|held| !held.damaged)?;
         let mut passed = 0;
         for group in &held.groups {
@@ -42,7 +42,7 @@ impl Actual {
     }
 
     /// Plans what makes the frontend's entry as it should be. False where it is.
-    pub fn repair_entry(
+    pub(crate) fn repair_entry(
         &mut self,
         frontend: &Frontend,
         found: Option<&ServiceEntry>,
@@ -60,7 +60,7 @@ impl Actual {
     }
 
     /// Plans what makes these slots of the frontend as they should be. Gives how many are not.
-    pub fn repair_slots(
+    pub(crate) fn repair_slots(
         &self,
         frontend: &Frontend,
         first: u32,
@@ -85,7 +85,7 @@ impl Actual {
     }
 
     /// Plans what makes backends as they should be. Gives how many are not.
-    pub fn repair_backends(&mut self, first: u32, found: &[BackendEntry], plan: &mut Plan) -> usize {
+    pub(crate) fn repair_backends(&mut self, first: u32, found: &[BackendEntry], plan: &mut Plan) -> usize {
         let before = plan.backends.len();
         for (id, found) in (first..).zip(found) {
             plan.backends.extend(self.backends.differs(id, found).map(|entry| (id, entry)));
@@ -94,7 +94,7 @@ impl Actual {
     }
 
     /// Plans the deletion of keys that the mirror doesn't know. Gives how many there are.
-    pub fn repair_keys(&self, found: &[ServiceKey], plan: &mut Plan) -> usize {
+    pub(crate) fn repair_keys(&self, found: &[ServiceKey], plan: &mut Plan) -> usize {
         let is_known = |key: &ServiceKey| {
             frontend_of(key).is_some_and(|frontend| {
                 self.services.contains_key(&frontend) && service_key(&frontend) == *key

@@ -64,7 +64,7 @@ impl ServiceMaps {
     }
 
     /// The same without backends to which nothing leads; cheap where little of the maps is used.
-    pub fn contents_in_use(&self) -> Result<Contents, MapError> {
+    pub(crate) fn contents_in_use(&self) -> Result<Contents, MapError> {
         let mut contents = self.entries_and_slots()?;
         let last = contents.slots.iter().map(|slot| slot.backend).max().unwrap_or(0);
         contents.backends = self.backends_in_use(usize::try_from(last).unwrap_or(usize::MAX - 1) + 1)?;

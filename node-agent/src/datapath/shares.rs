@@ -47,7 +47,7 @@ pub(super) struct Before<'a> {
 
 impl Actual {
     /// What each cluster but the own one may have from now on. What is beyond it stays until it is planned anew.
-    pub fn bound_peers(&mut self, own: ClusterId, share: Share) {
+    pub(crate) fn bound_peers(&mut self, own: ClusterId, share: Share) {
         self.bound = Some(Bound { own, share });
     }
 

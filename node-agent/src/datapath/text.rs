@@ -30,7 +30,7 @@ pub fn lines(plan: &Plan, limit: usize) -> Vec<String> {
 }
 
 /// The word for a `STATE_…` constant.
-pub fn state_of(state: u32) -> BackendState {
+pub(crate) fn state_of(state: u32) -> BackendState {
     match state {
         STATE_ACTIVE => BackendState::Active,
         STATE_TERMINATING => BackendState::Terminating,

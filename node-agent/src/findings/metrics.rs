@@ -15,7 +15,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             looks: Counter::default(),
             look_seconds: Histogram::new([0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0]),

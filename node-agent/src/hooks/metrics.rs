@@ -30,7 +30,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let by_hook = || ByLabel::new("hook", Hook::ALL.map(Hook::as_str));
         let metrics = Self { foreign: Family::default(), dialled: by_hook(), taken: by_hook() };
         metrics.foreign(&[]);

@@ -18,7 +18,7 @@ use crate::datapath::programs::Installation;
 pub use super::told::Outputs;
 
 /// How often an agent looks once all has been well.
-pub const INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
 
 /// And while there is nothing to dial yet.
 const SOON: Duration = Duration::from_millis(500);

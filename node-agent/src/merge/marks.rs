@@ -14,7 +14,7 @@ use super::merger::Merger;
 
 impl Merger {
     /// Takes the sources' state of now.
-    pub fn observe(&mut self, local: Option<&Arc<ClusterSnapshot>>, peers: &PeerInputs) {
+    pub(crate) fn observe(&mut self, local: Option<&Arc<ClusterSnapshot>>, peers: &PeerInputs) {
         let Some(local) = local else { return };
         match self.local.take() {
             Some(before) if Arc::ptr_eq(&before, local) => {}

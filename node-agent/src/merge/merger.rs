@@ -92,7 +92,7 @@ impl Merger {
     }
 
     /// The clusters that take no part for want of room. Shared with the answers.
-    pub fn left_out(&self) -> &LeftOutClusters {
+    pub(crate) fn left_out(&self) -> &LeftOutClusters {
         &self.left_out
     }
 
@@ -122,7 +122,7 @@ impl Merger {
     }
 
     /// A write of the frontend failed: it is not planned before [`Self::retry`].
-    pub fn failed(&mut self, frontend: Frontend, reason: String) {
+    pub(crate) fn failed(&mut self, frontend: Frontend, reason: String) {
         let service = self.claims.owner(&frontend).cloned();
         self.refused.failed(frontend, service, reason);
     }

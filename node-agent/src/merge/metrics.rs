@@ -66,7 +66,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let maps = || Map::ALL.map(Map::as_str);
         let methods = || METHODS.map(Method::as_str);
         let metrics = Self {

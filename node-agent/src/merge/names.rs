@@ -81,7 +81,7 @@ pub struct Names {
 }
 
 impl Names {
-    pub fn clusters(&self) -> ClusterNames {
+    pub(crate) fn clusters(&self) -> ClusterNames {
         let peers = self.peers.borrow();
         // Until the folder has been read completely, any cluster may be a peer.
         let mut clusters =

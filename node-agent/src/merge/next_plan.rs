@@ -25,7 +25,7 @@ type Changes = BTreeMap<Frontend, Option<DesiredService>>;
 
 impl Merger {
     /// The next plan; none when everything observed is planned. The mirror is as if it were carried out.
-    pub fn next_plan(&mut self) -> Option<Planned> {
+    pub(crate) fn next_plan(&mut self) -> Option<Planned> {
         let now = Observed { local: self.local.clone()?, peers: self.peers.clone() };
         let (mut plan, mut changes) = (Plan::default(), Changes::new());
         let services = self.plan_services(&now, &mut plan, &mut changes);

@@ -69,7 +69,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let peer = registry.sub_registry_with_prefix("peer");
         peer.register("state", "1 for the state that the peer is in", metrics.state.clone());

@@ -169,7 +169,7 @@ impl PeerSet {
     }
 
     /// Names by id.
-    pub fn names(&self) -> impl Iterator<Item = (ClusterId, ClusterName)> + '_ {
+    pub(crate) fn names(&self) -> impl Iterator<Item = (ClusterId, ClusterName)> + '_ {
         self.peers.iter().filter_map(|(name, peer)| Some((peer.file.as_ref()?.id, name.clone())))
     }
 

@@ -140,7 +140,7 @@ macro_rules! kinds {
         }
 
         impl Object {
-            pub fn key(&self) -> ObjectKey {
+            pub(crate) fn key(&self) -> ObjectKey {
                 match self { $(Self::$variant(key, _) => ObjectKey::$variant(key.clone())),+ }
             }
         }

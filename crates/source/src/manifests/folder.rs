@@ -21,7 +21,7 @@ use super::fingerprint::{Fingerprint, Now};
 /// How long a file must be left alone, or be gone, until that counts. Editors replace files in less.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
 /// How long a writer may have a file open until that is told, and nobody waits for it any more.
-pub(crate) const HELD: Duration = Duration::from_secs(10);
+pub(crate) const KEPT_OPEN: Duration = Duration::from_secs(10);
 /// How long a file must be left alone that was written to and not closed, where the kernel doesn't tell whether it is
 /// open still.
 pub(crate) const UNCLOSED: Duration = Duration::from_secs(10);
@@ -86,14 +86,14 @@ enum Next {
     /// Its writer is not done; when to look again, if nothing announces that.
     Wait(Option<Instant>),
     /// Its writer has had it open for so long that nobody waits for it.
-    Held,
+    KeptOpen,
 }
 
 impl Seen {
     fn next(&mut self, writers: Writers, left_alone: Duration, now: Instant) -> Next {
         if writers == Writers::Present {
             let since = *self.open_since.get_or_insert(now);
-            return if now.duration_since(since) < HELD { Next::Wait(None) } else { Next::Held };
+            return if now.duration_since(since) < KEPT_OPEN { Next::Wait(None) } else { Next::KeptOpen };
         }
         self.open_since = None;
         if writers == Writers::Unknown && self.unclosed && left_alone < UNCLOSED {
@@ -111,7 +111,7 @@ pub(crate) struct Scan {
     /// Files that are gone for good.
     pub(crate) gone: Vec<OsString>,
     /// Files that somebody has had open for writing for long, and that therefore can't be read.
-    pub(crate) held: Vec<OsString>,
+    pub(crate) kept_open: Vec<OsString>,
     /// Files that need a moment: being written to, or missing.
     pub(crate) pending: usize,
     /// Whether a file that was never read is among the pending ones, or the folder may still be filling up.
@@ -307,7 +307,7 @@ impl Folder {
                     scan.wait(due);
                     scan.incomplete |= seen.read.is_none();
                 }
-                Next::Held => scan.held.push(name.clone()),
+                Next::KeptOpen => scan.kept_open.push(name.clone()),
             }
         }
     }

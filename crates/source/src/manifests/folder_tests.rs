@@ -91,11 +91,11 @@ fn a_file_is_not_read_while_it_is_open_for_writing_however_long_it_is_left_alone
         let scan = folder.scan(&hints, clock.after(seconds(later))).unwrap();
         assert!(scan.read.is_empty() && scan.incomplete && scan.pending == 1, "{later}: {scan:?}");
     }
-    let scan = folder.scan(&Hints::default(), clock.after(HELD)).unwrap();
-    assert_eq!((names(&scan.held), scan.incomplete), (vec!["a.yaml"], false), "nobody waits for ever");
+    let scan = folder.scan(&Hints::default(), clock.after(KEPT_OPEN)).unwrap();
+    assert_eq!((names(&scan.kept_open), scan.incomplete), (vec!["a.yaml"], false), "nobody waits for ever");
     folder.writers = |_| Writers::Absent;
-    let scan = folder.scan(&Hints::default(), clock.after(HELD + seconds(1))).unwrap();
-    assert_eq!((names(&scan.read), scan.held.len()), (vec!["a.yaml"], 0));
+    let scan = folder.scan(&Hints::default(), clock.after(KEPT_OPEN + seconds(1))).unwrap();
+    assert_eq!((names(&scan.read), scan.kept_open.len()), (vec!["a.yaml"], 0));
 }
 
 #[test]

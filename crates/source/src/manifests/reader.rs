@@ -15,7 +15,7 @@ use mesh_model::table::Knowledge;
 
 use super::document::{Document, confine, documents};
 use super::fingerprint::{Fingerprint, Now};
-use super::folder::{Folder, HELD, Hints, Scan, Unknown};
+use super::folder::{Folder, Hints, KEPT_OPEN, Scan, Unknown};
 use super::listing::{FileReading, Listing};
 use crate::convert::Note;
 use crate::memory::{Known, Origins};
@@ -150,7 +150,7 @@ impl Reader {
                 }
             };
         }
-        for name in &scan.held {
+        for name in &scan.kept_open {
             different |= self.replace(name, Err(held()));
         }
         different |= !scan.incomplete && self.forget_missing();
@@ -279,7 +279,7 @@ fn held() -> Note {
     let message = format!(
         "a process has had it open for writing for {} s, so it is not read; close it, or write another file and rename \
          it into place",
-        HELD.as_secs()
+        KEPT_OPEN.as_secs()
     );
     Note::new(Reason::FileOpen, message)
 }

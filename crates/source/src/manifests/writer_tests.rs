@@ -5,7 +5,7 @@ use std::io::Write;
 
 use mesh_model::table::Knowledge;
 
-use super::folder::HELD;
+use super::folder::KEPT_OPEN;
 use super::tests::{Bench, app_a, app_b};
 use super::*;
 use crate::status::Reason;
@@ -45,7 +45,7 @@ fn a_file_that_stays_open_is_told_of_and_keeps_its_objects_until_it_is_closed() 
     let mut bench = Bench::with(&[("a.yaml", &both())]);
     let writer = half_written(&bench, "a.yaml", &app_a());
     bench.settle();
-    bench.pass_after(HELD, &Hints::default());
+    bench.pass_after(KEPT_OPEN, &Hints::default());
     assert_eq!(bench.services(), ["default/a", "default/b"]);
     assert_eq!(bench.reasons(), [Reason::FileOpen]);
     assert_eq!(bench.metrics.kept.get(), 4);
@@ -78,7 +78,7 @@ fn a_file_that_stays_open_from_the_start_on_holds_nobody_up_and_deletes_nothing(
         let writer = half_written(&bench, "a.yaml", &app_a());
         bench.restart(remembers);
         bench.settle();
-        bench.pass_after(HELD, &Hints::default());
+        bench.pass_after(KEPT_OPEN, &Hints::default());
         let snapshot = bench.snapshot.as_ref().unwrap();
         if remembers {
             assert_eq!(bench.services(), ["default/a", "default/b"]);
