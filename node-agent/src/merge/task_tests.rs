@@ -173,7 +173,7 @@ async fn what_the_source_says_is_written_and_what_it_frees_waits_for_a_grace_per
     assert!(!running.readiness.is_ready());
     running.say(&[1, 2, 3]);
     until("the service is in the maps", || running.backends() == (3, 3)).await;
-    assert!(running.view.has_changed().unwrap(), "and shown");
+    until("and shown", || running.view.has_changed().unwrap()).await;
     running.begin();
     running.say(&[]);
     until("the service is gone", || running.backends() == (0, 3)).await;
