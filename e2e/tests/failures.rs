@@ -235,8 +235,9 @@ fn slow_paths(lab: &mut Lab) -> Result<Vec<Proxy>> {
         apiserver.launch_mut().args.push(format!("--etcd-endpoint=http://127.0.0.1:{PORT}"));
         apiserver.start()?;
     }
-    let files: Vec<_> =
-        lab.clusters().iter().map(|cluster| (cluster.name().to_owned(), cluster.peer_file())).collect();
+    let file =
+        |cluster: &mesh_e2e::lab::cluster::Cluster| Ok((cluster.name().to_owned(), cluster.peer_file()?));
+    let files = lab.clusters().iter().map(file).collect::<Result<Vec<_>>>()?;
     for cluster in lab.clusters() {
         for (peer, file) in files.iter().filter(|(peer, _)| peer != cluster.name()) {
             let mut file = file.clone();

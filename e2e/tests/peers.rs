@@ -50,7 +50,7 @@ fn removed_peer_file_drains_that_peer_and_its_return_brings_it_back() -> Result<
     with_load(&[], |lab, records| {
         lab.cluster("hoth")?.leave("yavin")?;
         records.wait_answers(&["hoth"])?;
-        let file = lab.cluster("yavin")?.peer_file();
+        let file = lab.cluster("yavin")?.peer_file()?;
         lab.cluster("hoth")?.join("yavin", &file)?;
         records.wait_answers(&["hoth", "yavin"])?;
         records.ensure_no_failure()

@@ -18,7 +18,7 @@ use super::lab_dir::LabDir;
 use super::link::{self, Way};
 use super::manifest;
 use super::netns::Netns;
-use super::node::{Identity, Node};
+use super::node::{Identity, MeshApi, Node};
 use super::process::{Launch, Program};
 use super::workload::Workloads;
 use crate::wait;
@@ -26,6 +26,8 @@ use crate::wait;
 const ETCD_PORT: u16 = 2379;
 /// The apiservers' HTTP ports, in their namespace: of the first, and of the one that starts as standby.
 const ADMIN_PORTS: [u16; 2] = [9100, 9102];
+/// Where each of them serves the mesh API.
+const MESH_PORTS: [u16; 2] = [2443, 2444];
 /// etcd reserves two segments of its log, 64 MB each.
 const ETCD_DISK_MB: u32 = 160;
 const APISERVER_DISK_MB: u32 = 2;
@@ -63,7 +65,7 @@ impl Cluster {
         let numbers = 1..=spec.nodes_per_cluster;
         commands.extend(numbers.clone().flat_map(|node| link::router_to_node(plan, node)));
         control.ip(&commands)?;
-        let identity = identity(lab_dir, name, plan)?;
+        let identity = identity(lab_dir, (name, plan), spec)?;
         let control_cgroup = lab_dir.cgroup()?.child(name).child("control");
         lab_dir.make_cgroup(&control_cgroup)?;
         let etcd = Component::new(etcd(&identity, &control, &control_cgroup), lab_dir);
@@ -174,14 +176,42 @@ impl Cluster {
     }
 
     /// The content of a peer file of this cluster.
-    pub fn peer_file(&self) -> serde_json::Value {
+    pub fn peer_file(&self) -> Result<serde_json::Value> {
         let plan = self.identity.plan;
-        let endpoint = SocketAddr::new(plan.control()[0], ETCD_PORT);
-        json!({
-            "id": plan.index(),
-            "endpoints": [format!("http://{endpoint}")],
-            "ranges": {"pods": plan.pods(), "nodes": plan.nodes()},
-        })
+        let at = |port| SocketAddr::new(plan.control()[0], port);
+        let mut file = json!({"id": plan.index(), "ranges": {"pods": plan.pods(), "nodes": plan.nodes()}});
+        if self.identity.mesh_api.is_some() {
+            let ports = MESH_PORTS.iter().take(self.apiservers.len());
+            file["endpoints"] = ports.map(|port| format!("https://{}", at(*port))).collect();
+            file["trust"] = self.authority()?.into();
+        } else {
+            file["endpoints"] = json!([format!("http://{}", at(ETCD_PORT))]);
+        }
+        Ok(file)
+    }
+
+    /// The certificate of its authority.
+    fn authority(&self) -> Result<String> {
+        let mesh_api = self.identity.mesh_api.as_ref().context("the lab reads etcds")?;
+        let path = mesh_api.certificates.join("ca/tls.crt");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn trust_file(&self, peer: &str) -> Result<PathBuf> {
+        let mesh_api = self.identity.mesh_api.as_ref().context("the lab reads etcds")?;
+        Ok(mesh_api.trust.join(format!("{peer}.crt")))
+    }
+
+    /// Lets the processes of a peer in.
+    pub fn trust(&self, peer: &Self) -> Result<()> {
+        let path = self.trust_file(peer.name())?;
+        fs::write(&path, peer.authority()?).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Shuts them out.
+    pub fn distrust(&self, peer: &str) -> Result<()> {
+        let path = self.trust_file(peer)?;
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
     }
 
     /// Writes the peer file of `peer` for this cluster's agents.
@@ -203,14 +233,37 @@ impl Cluster {
         wait::until_or("etcd to answer", Duration::from_secs(15), || etcd.check(), answers)
     }
 
-    /// Starts what uses etcd; waits for nothing.
-    pub(super) fn start(&mut self) -> Result<()> {
-        self.apiservers.iter_mut().try_for_each(Component::start)?;
+    pub(super) fn start_apiservers(&mut self) -> Result<()> {
+        self.apiservers.iter_mut().try_for_each(Component::start)
+    }
+
+    pub(super) fn start_agents(&mut self) -> Result<()> {
         self.agents().try_for_each(Component::start)
+    }
+
+    /// Waits until the apiservers have read whom they let in since they began.
+    pub(super) fn wait_trusting(&self, patience: Duration) -> Result<()> {
+        for index in 0..self.apiservers.len() {
+            wait::until("the peers to be let in", patience, || {
+                let metrics = self.apiserver_metrics(index)?;
+                let reloads = metrics
+                    .lines()
+                    .find_map(|line| line.strip_prefix("clustermesh_mesh_api_certificate_reloads_total "));
+                anyhow::ensure!(reloads.is_some_and(|reloads| reloads != "0"), "{reloads:?} reloads");
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits until etcd, the apiservers and all agents say that they are ready.
     pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
+        self.wait_apiservers(patience)?;
+        self.nodes.iter_mut().try_for_each(|node| node.wait_ready(patience))
+    }
+
+    /// Waits until etcd and the apiservers say that they are.
+    pub(super) fn wait_apiservers(&mut self, patience: Duration) -> Result<()> {
         let (etcd, control) = (&mut self.etcd, &self.control);
         for (apiserver, port) in self.apiservers.iter_mut().zip(ADMIN_PORTS) {
             let what = format!("{} to be ready", apiserver.name());
@@ -221,7 +274,7 @@ impl Cluster {
                 || in_control(control, port, "/readyz").map(drop),
             )?;
         }
-        self.nodes.iter_mut().try_for_each(|node| node.wait_ready(patience))
+        Ok(())
     }
 
     /// Succeeds when etcd answers.
@@ -294,13 +347,20 @@ fn in_control(control: &Netns, port: u16, path: &'static str) -> Result<String> 
     control.enter(move || http::fetch(&door, path))
 }
 
-fn identity(lab_dir: &LabDir, name: &str, plan: Plan) -> Result<Identity> {
+fn identity(lab_dir: &LabDir, (name, plan): (&str, Plan), spec: &LabSpec) -> Result<Identity> {
     let folder = |kind: &str| -> Result<PathBuf> {
         let path = lab_dir.path().join(name).join(kind);
         lab_dir.make_folder(&path)?;
         Ok(path)
     };
-    Ok(Identity { cluster: name.into(), plan, manifests: folder("manifests")?, peers: folder("peers")? })
+    let mesh_api = || -> Result<MeshApi> {
+        // The apiserver makes its own.
+        let certificates = lab_dir.path().join(name).join("certificates");
+        Ok(MeshApi { certificates, trust: folder("trust")? })
+    };
+    let mesh_api = spec.mesh_api.then(mesh_api).transpose()?;
+    let (manifests, peers) = (folder("manifests")?, folder("peers")?);
+    Ok(Identity { cluster: name.into(), plan, manifests, peers, mesh_api })
 }
 
 fn etcd_data(identity: &Identity) -> PathBuf {
@@ -338,6 +398,12 @@ fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) 
     let mut args = identity.flags();
     args.push(format!("--etcd-endpoint=http://127.0.0.1:{ETCD_PORT}"));
     args.push(format!("--admin-address=127.0.0.1:{}", ADMIN_PORTS[index]));
+    if let Some(MeshApi { certificates, trust }) = &identity.mesh_api {
+        let address = SocketAddr::new(identity.plan.control()[0], MESH_PORTS[index]);
+        args.push(format!("--mesh-address={address}"));
+        args.push(format!("--certificates-dir={}", certificates.display()));
+        args.push(format!("--mesh-trust-dir={}", trust.display()));
+    }
     Launch {
         name: format!("{}.{role}", identity.cluster),
         program: Program::Ours("clustermesh-apiserver"),

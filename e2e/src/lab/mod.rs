@@ -51,6 +51,8 @@ pub struct LabSpec {
     pub mesh: bool,
     /// Whether every cluster has a second apiserver, which stands by.
     pub standby: bool,
+    /// Whether peers read the served mesh API over mutual TLS, and not etcd.
+    pub mesh_api: bool,
     /// Whether every component has a small disk of its own, for tests that fill or wipe it.
     pub disks: bool,
     /// Whether the lab may be left to itself at the end.
@@ -61,7 +63,15 @@ impl LabSpec {
     /// Clusters with two nodes each and the mesh between them.
     pub fn new(clusters: &[&str]) -> Self {
         let clusters = clusters.iter().map(|name| (*name).to_owned()).collect();
-        Self { clusters, nodes_per_cluster: 2, mesh: true, standby: false, disks: false, keep: false }
+        Self {
+            clusters,
+            nodes_per_cluster: 2,
+            mesh: true,
+            standby: false,
+            mesh_api: false,
+            disks: false,
+            keep: false,
+        }
     }
 
     /// hoth and yavin with one node each.
@@ -106,10 +116,14 @@ impl Lab {
     fn start_all(spec: &LabSpec) -> Result<Self> {
         let mut lab = Self::build(spec)?;
         if spec.mesh {
-            lab.join_all()?;
             // Nobody could have waited for this: an etcd that isn't there yet is a warning to all who dial it.
             lab.clusters.iter_mut().try_for_each(Cluster::start_etcd)?;
-            lab.clusters.iter_mut().try_for_each(Cluster::start)?;
+            lab.clusters.iter_mut().try_for_each(Cluster::start_apiservers)?;
+            if spec.mesh_api {
+                lab.exchange_trust().inspect_err(|_| lab.say_tails())?;
+            }
+            lab.join_all()?;
+            lab.clusters.iter_mut().try_for_each(Cluster::start_agents)?;
             lab.wait_ready().inspect_err(|_| lab.say_tails())?;
         }
         Ok(lab)
@@ -137,10 +151,20 @@ impl Lab {
     fn join_all(&self) -> Result<()> {
         for cluster in &self.clusters {
             for peer in self.clusters.iter().filter(|peer| peer.name() != cluster.name()) {
-                cluster.join(peer.name(), &peer.peer_file())?;
+                cluster.join(peer.name(), &peer.peer_file()?)?;
             }
         }
         Ok(())
+    }
+
+    /// Waits until every cluster has certificates, and has each let the others in.
+    fn exchange_trust(&mut self) -> Result<()> {
+        self.clusters.iter_mut().try_for_each(|cluster| cluster.wait_apiservers(START_PATIENCE))?;
+        for cluster in &self.clusters {
+            let peers = self.clusters.iter().filter(|peer| peer.name() != cluster.name());
+            peers.into_iter().try_for_each(|peer| cluster.trust(peer))?;
+        }
+        self.clusters.iter().try_for_each(|cluster| cluster.wait_trusting(START_PATIENCE))
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {

@@ -30,6 +30,17 @@ pub(crate) struct Identity {
     pub(crate) plan: Plan,
     pub(crate) manifests: PathBuf,
     pub(crate) peers: PathBuf,
+    /// Where certificates are and whom the cluster lets in, where peers read its mesh API.
+    pub(crate) mesh_api: Option<MeshApi>,
+}
+
+/// The folders of a cluster whose peers read its mesh API.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshApi {
+    /// As the apiserver makes them.
+    pub(crate) certificates: PathBuf,
+    /// The authority of each peer.
+    pub(crate) trust: PathBuf,
 }
 
 impl Identity {
@@ -200,6 +211,9 @@ fn agent(lab_dir: &Arc<LabDir>, identity: &Identity, node: &str, netns: &Netns, 
     folder("bpffs", &lab_dir.bpffs());
     folder("run-dir", &lab_dir.run_dir());
     folder("state-dir", &lab_dir.state_dir());
+    if let Some(mesh_api) = &identity.mesh_api {
+        folder("tls-dir", &mesh_api.certificates.join("agent"));
+    }
     args.extend(identity.flags());
     Launch {
         name: format!("{}.{node}.agent", identity.cluster),
