@@ -79,11 +79,22 @@ async fn a_unix_socket_is_private_and_goes_with_the_server() {
     assert!(!path.exists());
 }
 
+/// What a dead process leaves behind. A child that another test starts has the listener, too, until it executes its program,
+/// and so long the socket answers.
+fn leave_stale_socket(path: &std::path::Path) {
+    drop(UnixListener::bind(path).expect("binds"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while std::os::unix::net::UnixStream::connect(path).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "somebody goes on listening");
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn a_stale_socket_is_replaced_but_a_live_one_is_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("agent.sock");
-    drop(UnixListener::bind(&path).expect("binds"));
+    leave_stale_socket(&path);
     assert!(path.exists(), "a dead process leaves its socket behind");
     let _served = serve(Listen::Unix(path.clone())).await;
     let error = AdminServer::bind(Listen::Unix(path)).await.expect_err("in use");
@@ -105,7 +116,7 @@ async fn of_many_that_start_at_once_on_a_stale_socket_one_listens() {
     for round in 0..50 {
         // Each on a lock of its own: a child that another test starts has the last one's until it executes its program.
         let path = dir.path().join(format!("agent-{round}.sock"));
-        drop(UnixListener::bind(&path).expect("binds"));
+        leave_stale_socket(&path);
         let starting = (0..8).map(|_| tokio::spawn(AdminServer::bind(Listen::Unix(path.clone()))));
         let mut bound = Vec::new();
         for start in starting.collect::<Vec<_>>() {
