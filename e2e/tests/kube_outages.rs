@@ -263,7 +263,11 @@ fn chart_is_upgraded(scene: &mut Scene) -> Result<()> {
 }
 
 /// The agents of hoth are others than before.
+///
+/// helm's own wait may end before the DaemonSet's controller has looked at the change; then the status is the one before.
 fn expect_new_agents(scene: &Scene, before: &BTreeSet<String>) -> Result<()> {
+    let hoth = scene.fixture.pair()?[0].context();
+    objects::rolled_out(&hoth, NAMESPACE, "daemonset/clustermesh-node-agent")?;
     let now = scene.agents_pods()?;
     let old: Vec<_> = now.iter().filter(|pod| pod.starts_with("hoth") && before.contains(*pod)).collect();
     ensure!(old.is_empty(), "the agents are the old ones: {old:?}");
