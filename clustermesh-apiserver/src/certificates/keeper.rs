@@ -187,6 +187,9 @@ impl Look {
             }
             Upkeep::Renew(cause) => cause,
         };
+        if held.is_some() && !self.folder.is_own(holder) {
+            return self.judge_foreign(holder, &cause);
+        }
         let issued = wanted.issue(authority, now).map_err(|source| KeepError::Issue { holder, source })?;
         if self.folder.replace(holder, &issued, authority.certificate_pem())? == Written::Foreign {
             return self.judge_foreign(holder, &cause);
