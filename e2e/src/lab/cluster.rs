@@ -34,7 +34,7 @@ const APISERVER_DISK_MB: u32 = 2;
 
 #[derive(Debug)]
 pub struct Cluster {
-    identity: Identity,
+    pub(super) identity: Identity,
     /// Of every cluster of the lab, this one included.
     plans: Vec<Plan>,
     router: Netns,
@@ -42,7 +42,7 @@ pub struct Cluster {
     control_cgroup: Cgroup,
     etcd: Component,
     /// With a standby, either may lead.
-    apiservers: Vec<Component>,
+    pub(super) apiservers: Vec<Component>,
     pub(super) nodes: Vec<Node>,
     pub(super) workloads: Workloads,
 }
@@ -190,30 +190,6 @@ impl Cluster {
         Ok(file)
     }
 
-    /// The certificate of its authority.
-    fn authority(&self) -> Result<String> {
-        let mesh_api = self.identity.mesh_api.as_ref().context("the lab reads etcds")?;
-        let path = mesh_api.certificates.join("ca/tls.crt");
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
-    }
-
-    fn trust_file(&self, peer: &str) -> Result<PathBuf> {
-        let mesh_api = self.identity.mesh_api.as_ref().context("the lab reads etcds")?;
-        Ok(mesh_api.trust.join(format!("{peer}.crt")))
-    }
-
-    /// Lets the processes of a peer in.
-    pub fn trust(&self, peer: &Self) -> Result<()> {
-        let path = self.trust_file(peer.name())?;
-        fs::write(&path, peer.authority()?).with_context(|| format!("writing {}", path.display()))
-    }
-
-    /// Shuts them out.
-    pub fn distrust(&self, peer: &str) -> Result<()> {
-        let path = self.trust_file(peer)?;
-        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
-    }
-
     /// Writes the peer file of `peer` for this cluster's agents.
     pub fn join(&self, peer: &str, file: &serde_json::Value) -> Result<()> {
         manifest::write(self.peers_folder(), &format!("{peer}.yaml"), std::slice::from_ref(file)).map(drop)
@@ -239,21 +215,6 @@ impl Cluster {
 
     pub(super) fn start_agents(&mut self) -> Result<()> {
         self.agents().try_for_each(Component::start)
-    }
-
-    /// Waits until the apiservers have read whom they let in since they began.
-    pub(super) fn wait_trusting(&self, patience: Duration) -> Result<()> {
-        for index in 0..self.apiservers.len() {
-            wait::until("the peers to be let in", patience, || {
-                let metrics = self.apiserver_metrics(index)?;
-                let reloads = metrics
-                    .lines()
-                    .find_map(|line| line.strip_prefix("clustermesh_mesh_api_certificate_reloads_total "));
-                anyhow::ensure!(reloads.is_some_and(|reloads| reloads != "0"), "{reloads:?} reloads");
-                Ok(())
-            })?;
-        }
-        Ok(())
     }
 
     /// Waits until etcd, the apiservers and all agents say that they are ready.

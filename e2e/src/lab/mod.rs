@@ -23,6 +23,7 @@ pub mod netns;
 pub(crate) mod node;
 pub mod pod;
 pub mod process;
+mod trust;
 pub(crate) mod workload;
 
 use std::sync::Arc;

@@ -157,6 +157,14 @@ impl Node {
             .with_context(|| format!("the agent's answer to {path} is not JSON: {text}"))
     }
 
+    /// What the agent says of a peer, if it knows it.
+    pub fn peer(&self, name: &str) -> Result<Value> {
+        let peers = self.admin("peers")?;
+        let items = peers["items"].as_array().context("peers are no list")?;
+        let found = items.iter().find(|peer| peer["name"] == name).cloned();
+        found.with_context(|| format!("{name} is not among the peers"))
+    }
+
     /// Waits until the agent says that it is ready.
     pub(crate) fn wait_ready(&mut self, patience: Duration) -> Result<()> {
         let what = format!("the agent of {} to be ready", self.describe());
