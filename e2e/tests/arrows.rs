@@ -45,6 +45,25 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("mesh-files", &["tokio", "notify", "mesh-model", "mesh-kv", "mesh-source", "mesh-runtime"]),
     ("mesh-failure", &["tokio", "tracing", "mesh-model", "mesh-runtime"]),
     (
+        "mesh-kube",
+        &["etcd-client", "tonic", "aya", "mesh-abi", "mesh-kv", "mesh-model", "mesh-runtime", "mesh-source"],
+    ),
+    (
+        "mesh-secrets",
+        &[
+            "etcd-client",
+            "tonic",
+            "aya",
+            "mesh-abi",
+            "mesh-kv",
+            "mesh-model",
+            "mesh-peers",
+            "mesh-runtime",
+            "mesh-source",
+            "mesh-trust",
+        ],
+    ),
+    (
         "mesh-kv",
         &[
             "kube",

@@ -16,18 +16,21 @@ const LIMITS: &[(&str, usize)] = &[
     ("cli", 28),
     ("crates/admin", 78),
     ("crates/failure", 100),
-    ("crates/files", 40),
+    ("crates/files", 54),
+    ("crates/kube", 80),
     ("crates/kv", 35),
     ("crates/model", 45),
     ("crates/peers", 48),
     ("crates/runtime", 60),
+    ("crates/secrets", 60),
     ("crates/source", 22),
     ("crates/trust", 56),
     ("ebpf/abi", 58),
     ("node-agent", 24),
 ];
-/// Of all crates together.
-const ALL: usize = 28;
+/// Of all crates together. Two more than the goal, since reaching Kubernetes, Secrets and whole files are crates that several
+/// processes share.
+const ALL: usize = 30;
 
 const ITEMS: [&str; 10] =
     ["fn ", "async fn ", "const ", "unsafe fn ", "struct ", "enum ", "trait ", "type ", "mod ", "use "];

@@ -1,4 +1,5 @@
-//! Whether somebody is still writing a file, for everybody who follows a folder that others write into.
+//! Whether somebody is still writing a file, for everybody who follows a folder that others write into; and files that appear
+//! whole, for everybody who writes some.
 //!
 //! A file's size and times say nothing about it: a writer that pauses leaves half a file behind that looks finished.
 //! Never reads a file, and never decides what is done with one that is being written.
@@ -7,6 +8,11 @@ use std::fs::File;
 
 #[cfg(target_os = "linux")]
 mod lease;
+#[cfg(unix)]
+mod write;
+
+#[cfg(unix)]
+pub use write::{Group, Replaced, make_folder, replace};
 
 /// Who has a file open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

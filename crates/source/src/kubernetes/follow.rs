@@ -10,13 +10,12 @@ use std::time::Duration;
 use kube::Client;
 use kube::client::Body;
 use mesh_failure::{Backoff, chain};
+use mesh_kube::{self as api, Access, ApiError, Event, Lines, parse_event, parse_page};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::access::Access;
-use super::api::{self, ApiError, Lines};
 use super::reading;
-use super::watch::{Event, Freshness, Query, parse_event, parse_page};
+use super::watch::{Freshness, Query};
 use crate::kinds::{Kind, Reading};
 use crate::objects::ObjectKey;
 

@@ -3,8 +3,6 @@
 //! One follower per kind; one owner puts together what they say. Nothing is known before every kind was listed
 //! once. An API server that is away changes nothing. Never writes, but for Events, and those only where asked to.
 
-mod access;
-mod api;
 mod events;
 mod follow;
 mod mirror;
@@ -31,8 +29,8 @@ use crate::status::{Problem, Status, Turn};
 use follow::{Change, Follower};
 use mirror::Mirror;
 
-pub use access::{Access, AccessError};
 pub use events::{EventWriter, Events, Notice, Subject, TOLD_AGAIN, upper_camel};
+pub use mesh_kube::{Access, AccessError};
 pub use mirror::{Report, Uids};
 
 /// Changes on their way to their owner.

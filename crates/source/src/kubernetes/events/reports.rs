@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mesh_kube::Access;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::TOLD_AGAIN;
 use super::notice::{Notice, Subject, upper_camel};
 use super::writer::EventWriter;
-use crate::kubernetes::access::Access;
 use crate::kubernetes::mirror::Report;
 use crate::metrics::SourceMetrics;
 

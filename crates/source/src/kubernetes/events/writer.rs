@@ -3,14 +3,12 @@
 use std::fmt;
 
 use kube::Client;
-use kube::client::Body;
 use mesh_failure::{Backoff, chain};
+use mesh_kube::{self as api, Access, ApiError};
 use tokio::time::{Instant, sleep};
 
 use super::allowance::Allowance;
 use super::notice::{Notice, Reporter};
-use crate::kubernetes::access::Access;
-use crate::kubernetes::api::{self, ApiError};
 use crate::metrics::{Outcome, SourceMetrics};
 
 const MAX_INSTANCE: usize = 128;
@@ -93,9 +91,7 @@ impl EventWriter {
         };
         let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", notice.namespace());
         let body = serde_json::to_vec(&notice.event(&self.reporter)).map_err(ApiError::Malformed)?;
-        let request =
-            http::Request::post(path).header("content-type", "application/json").body(Body::from(body));
-        let request = request.map_err(|error| ApiError::Unreachable(error.into()))?;
+        let request = api::request(http::Method::POST, &path, "application/json", body)?;
         api::send(client, request).await.map(drop)
     }
 }

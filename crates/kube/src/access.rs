@@ -45,7 +45,7 @@ pub enum AccessError {
 
 impl Access {
     /// A client by what the files say now. Connects only when asked something.
-    pub(crate) async fn client(&self) -> Result<Client, AccessError> {
+    pub async fn client(&self) -> Result<Client, AccessError> {
         let config = self.config().await?;
         client(&config).map_err(|error| AccessError::Prepare(error.into()))
     }

@@ -10,7 +10,7 @@ use kube::client::Body;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::access::AccessError;
+use crate::access::AccessError;
 
 /// For the head of an answer to come.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
+pub enum ApiError {
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error("asking the Kubernetes API")]
@@ -52,7 +52,7 @@ pub(crate) enum ApiError {
 
 impl ApiError {
     /// The HTTP status of a refusal.
-    pub(crate) fn code(&self) -> Option<u16> {
+    pub fn code(&self) -> Option<u16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
             _ => None,
@@ -60,7 +60,7 @@ impl ApiError {
     }
 
     /// For how long the server wants to be left alone (`Retry-After`), within bounds.
-    pub(crate) fn asked_pause(&self) -> Option<Duration> {
+    pub fn asked_pause(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => retry_after.map(|asked| asked.min(LONGEST_PAUSE)),
             _ => None,
@@ -68,7 +68,7 @@ impl ApiError {
     }
 
     /// Whether the server's history ends before the resource version that was asked for.
-    pub(crate) fn is_ahead(&self) -> bool {
+    pub fn is_ahead(&self) -> bool {
         matches!(self, Self::Refused { ahead: true, .. })
     }
 }
@@ -113,15 +113,26 @@ impl From<Status> for ApiError {
 }
 
 /// Asks for something by its path and query.
-pub(crate) async fn get(client: &Client, path: &str) -> Result<Body, ApiError> {
+pub async fn get(client: &Client, path: &str) -> Result<Body, ApiError> {
     // Streams are compressed in a way of their own by newer servers (kube 5), and loopback and LAN need none.
     let request =
         http::Request::get(path).header("accept", "application/json").header("accept-encoding", "identity");
     send(client, request.body(Body::empty()).map_err(|error| ApiError::Unreachable(error.into()))?).await
 }
 
+/// A request with a body.
+pub fn request(
+    method: http::Method,
+    path: &str,
+    content_type: &str,
+    body: Vec<u8>,
+) -> Result<http::Request<Body>, ApiError> {
+    let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
+    request.body(Body::from(body)).map_err(|error| ApiError::Unreachable(error.into()))
+}
+
 /// Sends a request; an answer that is an error becomes one.
-pub(crate) async fn send(client: &Client, request: http::Request<Body>) -> Result<Body, ApiError> {
+pub async fn send(client: &Client, request: http::Request<Body>) -> Result<Body, ApiError> {
     let sent = timeout(ANSWER, client.send(request)).await.map_err(|_| ApiError::Silent(ANSWER))?;
     let response = sent.map_err(|error| ApiError::Unreachable(error.into()))?;
     let code = response.status().as_u16();
@@ -145,7 +156,7 @@ fn retry_after(headers: &http::HeaderMap) -> Option<u64> {
 }
 
 /// A whole body.
-pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
+pub async fn whole(body: Body) -> Result<Bytes, ApiError> {
     let collected = timeout(BODY, Limited::new(body, MAX_BODY_BYTES).collect()).await;
     match collected.map_err(|_| ApiError::Silent(BODY))? {
         Ok(collected) => Ok(collected.to_bytes()),
@@ -155,7 +166,7 @@ pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// The lines of a body that goes on.
-pub(crate) struct Lines {
+pub struct Lines {
     body: Body,
     buffer: BytesMut,
     /// So much of the buffer holds no line's end.
@@ -163,12 +174,12 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(body: Body) -> Self {
+    pub fn new(body: Body) -> Self {
         Self { body, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// The next line; none at the stream's end. What an ending stream leaves unfinished is no line.
-    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+    pub async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let mut line = self.buffer.split_to(self.searched + at + 1);
