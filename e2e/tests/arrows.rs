@@ -42,6 +42,23 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "mesh-runtime",
         ],
     ),
+    (
+        "mesh-membership",
+        &[
+            "tokio",
+            "hyper",
+            "clap",
+            "kube",
+            "k8s-openapi",
+            "etcd-client",
+            "aya",
+            "mesh-abi",
+            "mesh-kv",
+            "mesh-peers",
+            "mesh-source",
+            "mesh-runtime",
+        ],
+    ),
     ("mesh-files", &["tokio", "notify", "mesh-model", "mesh-kv", "mesh-source", "mesh-runtime"]),
     ("mesh-failure", &["tokio", "tracing", "mesh-model", "mesh-runtime"]),
     (
