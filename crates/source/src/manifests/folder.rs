@@ -1,12 +1,13 @@
 //! Which files a folder holds, which of them are whole, and which are gone.
 //!
-//! Level-triggered: each scan looks at everything, so a missed event costs time, never truth. What the kernel
-//! announced (`Hints`) only says of which files the writer is known to be done. A file that changed without such
-//! a word is read once it has been left alone for a moment. No file is read while somebody has it open for writing;
+//! Level-triggered: a scan looks at everything, so a missed event costs time, never truth. Between two of them, a second
+//! apart at most, only the files are looked at that the kernel announced, where it announced nothing else. What it
+//! announced (`Hints`) also says of which files the writer is known to be done. A file that changed without such a word
+//! is read once it has been left alone for a moment. No file is read while somebody has it open for writing;
 //! where the kernel doesn't tell that, one that was written to and not closed is left alone for longer. Knows nothing
 //! of what is in the files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mesh_files::Writers;
 
 use super::fingerprint::{Fingerprint, Now};
+use super::scan::{Hints, Scan};
 
 /// How long a file must be left alone, or be gone, until that counts. Editors replace files in less.
 pub(crate) const SETTLE: Duration = Duration::from_millis(200);
@@ -27,19 +29,10 @@ pub(crate) const KEPT_OPEN: Duration = Duration::from_secs(10);
 pub(crate) const UNCLOSED: Duration = Duration::from_secs(10);
 /// The same for a folder that is being filled again after it was replaced or empty.
 pub(crate) const REFILL: Duration = Duration::from_secs(1);
+/// Everything is looked at this often, whatever the kernel announces.
+pub(crate) const EVERYTHING: Duration = Duration::from_secs(1);
 /// The link that Kubernetes swaps to change a mounted Secret or ConfigMap as a whole.
 pub(crate) const DATA_LINK: &str = "..data";
-
-/// What the kernel announced since the last scan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hints {
-    /// Files that were closed after writing, or renamed into place.
-    pub(crate) whole: BTreeSet<OsString>,
-    /// Files that were written to, and not closed since.
-    pub(crate) unclosed: BTreeSet<OsString>,
-    /// The data link was swapped: every file is whole.
-    pub(crate) all_whole: bool,
-}
 
 /// Why nothing is known of the folder. Its files then stay as they were.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +57,12 @@ struct FolderId {
     device: u64,
     inode: u64,
     born: Option<SystemTime>,
+}
+
+impl FolderId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() }
+    }
 }
 
 #[derive(Debug)]
@@ -103,25 +102,6 @@ impl Seen {
     }
 }
 
-/// What a scan found.
-#[derive(Debug, Default)]
-pub(crate) struct Scan {
-    /// Files to read now.
-    pub(crate) read: Vec<OsString>,
-    /// Files that are gone for good.
-    pub(crate) gone: Vec<OsString>,
-    /// Files that somebody has had open for writing for long, and that therefore can't be read.
-    pub(crate) kept_open: Vec<OsString>,
-    /// Files that need a moment: being written to, or missing.
-    pub(crate) pending: usize,
-    /// Whether a file that was never read is among the pending ones, or the folder may still be filling up.
-    pub(crate) incomplete: bool,
-    /// When to look again at the latest.
-    pub(crate) again: Option<Instant>,
-    /// The folder is another one than before.
-    pub(crate) replaced: bool,
-}
-
 /// The files of a folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -133,6 +113,8 @@ pub(crate) struct Folder {
     refilling: bool,
     /// Since when the set of names is what it is.
     names_since: Option<Instant>,
+    /// When everything was looked at last, if nothing has needed a moment since.
+    settled: Option<Instant>,
     /// Who has the file of a path open for writing.
     writers: fn(&Path) -> Writers,
 }
@@ -147,6 +129,7 @@ impl Folder {
             had_data_link: false,
             refilling: false,
             names_since: None,
+            settled: None,
         }
     }
 
@@ -159,8 +142,45 @@ impl Folder {
         self.files.contains_key(name)
     }
 
-    /// Looks at everything.
+    /// Looks at what may have changed.
     pub(crate) fn scan(&mut self, hints: &Hints, now: Now) -> Result<Scan, Unknown> {
+        let settled = self.settled.take();
+        let recent = settled.filter(|at| now.monotonic.duration_since(*at) < EVERYTHING);
+        let (at, scan) = match recent.and_then(|at| Some((at, self.scan_named(hints, now)?))) {
+            Some(scanned) => scanned,
+            None => (now.monotonic, self.scan_all(hints, now)?),
+        };
+        self.settled = (scan.is_settled() && !self.refilling).then_some(at);
+        Ok(scan)
+    }
+
+    /// Looks at the files that the kernel announced; none where that is not all that has to be looked at.
+    fn scan_named(&mut self, hints: &Hints, now: Now) -> Option<Scan> {
+        if !hints.name_everything() || self.had_data_link {
+            return None;
+        }
+        if self.id != Some(FolderId::of(&std::fs::metadata(&self.path).ok()?)) {
+            return None;
+        }
+        let mut named = Vec::with_capacity(hints.whole.len());
+        for name in &hints.whole {
+            let found = std::fs::metadata(self.path.join(name)).ok()?;
+            if !found.is_file() || !self.files.contains_key(name) {
+                return None;
+            }
+            named.push((name, Fingerprint::of(&found)));
+        }
+        for (name, fingerprint) in named {
+            self.see(name, fingerprint, now.monotonic);
+        }
+        self.note_writers(hints);
+        let mut scan = Scan::default();
+        self.choose_whole(hints, now, &hints.whole, &mut scan);
+        Some(scan)
+    }
+
+    /// Looks at everything.
+    fn scan_all(&mut self, hints: &Hints, now: Now) -> Result<Scan, Unknown> {
         let listed = self.list();
         if listed.is_err() && self.id.is_some() {
             self.refilling = true;
@@ -172,7 +192,7 @@ impl Folder {
             self.see(name, *fingerprint, now.monotonic);
         }
         self.note_writers(hints);
-        self.choose_whole(hints, now, &present, &mut scan);
+        self.choose_whole(hints, now, present.keys(), &mut scan);
         self.choose_gone(now.monotonic, &present, &mut scan);
         self.settle_names(now.monotonic, &mut scan);
         Ok(scan)
@@ -229,7 +249,7 @@ impl Folder {
     }
 
     fn identify(&mut self, metadata: &Metadata) -> bool {
-        let id = FolderId { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() };
+        let id = FolderId::of(metadata);
         let replaced = self.id.is_some_and(|old| old != id);
         self.refilling |= replaced;
         self.id = Some(id);
@@ -271,21 +291,27 @@ impl Folder {
     }
 
     fn note_writers(&mut self, hints: &Hints) {
-        for (name, seen) in &mut self.files {
-            seen.unclosed &= !hints.all_whole && !hints.whole.contains(name);
-            seen.unclosed |= hints.unclosed.contains(name);
+        if hints.all_whole {
+            self.files.values_mut().for_each(|seen| seen.unclosed = false);
+        }
+        for (names, unclosed) in [(&hints.whole, false), (&hints.unclosed, true)] {
+            for name in names {
+                if let Some(seen) = self.files.get_mut(name) {
+                    seen.unclosed = unclosed;
+                }
+            }
         }
     }
 
     /// Files whose content changed and that nobody is writing any more.
-    fn choose_whole(
+    fn choose_whole<'a>(
         &mut self,
         hints: &Hints,
         now: Now,
-        present: &BTreeMap<OsString, Fingerprint>,
+        present: impl IntoIterator<Item = &'a OsString>,
         scan: &mut Scan,
     ) {
-        for name in present.keys() {
+        for name in present {
             let seen = self.files.get_mut(name).expect("every present file has just been seen");
             if seen.read == Some(seen.fingerprint) {
                 continue;
@@ -340,13 +366,6 @@ impl Folder {
             let due = since + SETTLE;
             scan.again = Some(scan.again.map_or(due, |again| again.min(due)));
         }
-    }
-}
-
-impl Scan {
-    fn wait(&mut self, due: Option<Instant>) {
-        self.pending += 1;
-        self.again = self.again.into_iter().chain(due).min();
     }
 }
 

@@ -77,6 +77,48 @@ fn an_unchanged_file_is_not_read_again() {
     assert_eq!(names(&scan.read), [""; 0]);
 }
 
+#[test]
+fn a_file_that_was_announced_is_looked_at_alone_and_everything_a_second_later() {
+    let (dir, mut folder) = folder(&["a.yaml", "b.yaml"]);
+    let clock = Clock::new();
+    let settled = seconds(10);
+    folder.scan(&Hints::default(), clock.after(settled)).unwrap();
+    for name in ["a.yaml", "b.yaml"] {
+        fs::write(dir.path().join(name), "longer").unwrap();
+    }
+    let announced = clock.after(settled + Duration::from_millis(1));
+    let scan = folder.scan(&hint("a.yaml"), announced).unwrap();
+    assert_eq!((names(&scan.read), scan.pending), (vec!["a.yaml"], 0), "b.yaml was looked at");
+    let scan = folder.scan(&hint("a.yaml"), clock.after(settled + EVERYTHING)).unwrap();
+    assert_eq!(names(&scan.read), ["b.yaml"]);
+}
+
+#[test]
+fn everything_is_looked_at_where_more_happened_than_was_announced() {
+    let came = |dir: &Path| fs::write(dir.join("c.yaml"), "x").unwrap();
+    let went = |dir: &Path| fs::remove_file(dir.join("a.yaml")).unwrap();
+    let recreated = |dir: &Path| {
+        fs::remove_dir_all(dir).unwrap();
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("a.yaml"), "x").unwrap();
+    };
+    let cases = [
+        ("a new file", hint("c.yaml"), came as fn(&Path)),
+        ("files elsewhere", Hints { elsewhere: true, ..hint("a.yaml") }, came),
+        ("the file has gone", hint("a.yaml"), went),
+        ("another folder", hint("a.yaml"), recreated),
+    ];
+    for (case, hints, happen) in cases {
+        let (dir, mut folder) = folder(&["a.yaml", "b.yaml"]);
+        let clock = Clock::new();
+        folder.scan(&Hints::default(), clock.after(seconds(10))).unwrap();
+        happen(dir.path());
+        let scan = folder.scan(&hints, clock.after(seconds(10) + Duration::from_millis(1))).unwrap();
+        // A look at one file alone finds no names that came or went.
+        assert!(scan.replaced || scan.incomplete || scan.pending > 0, "{case}: {scan:?}");
+    }
+}
+
 /// A folder of one file about whose writers the kernel says this.
 fn with_writers(writers: fn(&Path) -> Writers) -> (tempfile::TempDir, Folder) {
     let (dir, folder) = folder(&["a.yaml"]);

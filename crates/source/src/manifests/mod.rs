@@ -8,11 +8,11 @@ mod fingerprint;
 mod folder;
 mod listing;
 mod reader;
+mod scan;
 mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use mesh_model::name::NodeName;
@@ -25,12 +25,10 @@ use crate::memory::{Known, Origins};
 use crate::metrics::SourceMetrics;
 use crate::status::Status;
 use fingerprint::Now;
-use folder::Hints;
+use folder::EVERYTHING;
 use reader::{Pass, Reader};
+use scan::Hints;
 use watch::{Signal, Watch};
-
-/// How often the folder is looked at, whatever the kernel announces.
-const POLL: Duration = Duration::from_secs(1);
 
 /// Follows a folder of Kubernetes manifests and publishes what they add up to.
 #[derive(Debug)]
@@ -119,7 +117,7 @@ impl Manifests {
             let unannounced = announced && !expected && pass.moved && !hinted;
             expected = pass.again.is_some();
             let watch_void = pass.replaced || unannounced;
-            let again = pass.again.map_or_else(|| Instant::now() + POLL, Into::into);
+            let again = pass.again.map_or_else(|| Instant::now() + EVERYTHING, Into::into);
             self.publish(pass);
             if watch_void {
                 // What the kernel announces, if anything, is of another folder. Look again behind a new watch.
@@ -128,7 +126,7 @@ impl Manifests {
             }
             tokio::select! {
                 () = signal.wait() => {}
-                () = tokio::time::sleep_until(again.min(Instant::now() + POLL)) => {}
+                () = tokio::time::sleep_until(again.min(Instant::now() + EVERYTHING)) => {}
                 () = token.cancelled() => return,
             }
         }

@@ -8,8 +8,8 @@ use mesh_model::snapshot::ClusterSnapshot;
 use proptest::prelude::*;
 
 use super::fingerprint::Now;
-use super::folder::Hints;
 use super::reader::Reader;
+use super::scan::Hints;
 use crate::metrics::SourceMetrics;
 
 const FILES: [&str; 3] = ["1.yaml", "2.yaml", "3.yaml"];
@@ -28,7 +28,16 @@ enum Step {
     Write { file: usize, items: Vec<Item> },
     Break { file: usize, how: usize },
     Remove { file: usize },
-    Pass { wait_ms: u64, announced: bool },
+    Pass { wait_ms: u64, announced: Announced },
+}
+
+/// What the kernel announces of what happened since the last pass.
+#[derive(Clone, Copy, Debug)]
+enum Announced {
+    Nothing,
+    /// Each file that was written, and that files came or went.
+    Files,
+    DataLink,
 }
 
 fn render(items: &[Item]) -> String {
@@ -61,6 +70,9 @@ fn render(items: &[Item]) -> String {
     text
 }
 
+const ANNOUNCED: &[Announced] =
+    &[Announced::Nothing, Announced::Files, Announced::Files, Announced::DataLink];
+
 const BROKEN: [&str; 5] = ["", "kind: [", "---\n", "apiVersion: v1\nkind: Service\n", "\u{0}"];
 
 fn item() -> impl Strategy<Value = Item> {
@@ -82,7 +94,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3usize, items()).prop_map(|(file, items)| Step::Write { file, items }),
         1 => (0..3usize, 0..BROKEN.len()).prop_map(|(file, how)| Step::Break { file, how }),
         1 => (0..3usize).prop_map(|file| Step::Remove { file }),
-        4 => (0..400u64, any::<bool>()).prop_map(|(wait_ms, announced)| Step::Pass { wait_ms, announced }),
+        4 => (0..400u64, prop::sample::select(ANNOUNCED))
+            .prop_map(|(wait_ms, announced)| Step::Pass { wait_ms, announced }),
     ]
 }
 
@@ -91,24 +104,50 @@ struct Bench {
     start: Now,
     passed: Duration,
     snapshot: Option<ClusterSnapshot>,
+    /// Since the last pass.
+    happened: Hints,
 }
 
 impl Bench {
     fn new(folder: &Path) -> Self {
         let reader = Reader::new(folder, SourceMetrics::unregistered());
-        Self { reader, start: Now::read(), passed: Duration::ZERO, snapshot: None }
+        Self {
+            reader,
+            start: Now::read(),
+            passed: Duration::ZERO,
+            snapshot: None,
+            happened: Hints::default(),
+        }
     }
 
-    fn pass(&mut self, wait: Duration, announced: bool) {
+    fn write(&mut self, file: usize, text: &str) {
+        let path = self.reader.folder().join(FILES[file]);
+        self.happened.elsewhere |= !path.exists();
+        self.happened.whole.insert(FILES[file].into());
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&mut self, file: usize) {
+        self.happened.elsewhere = true;
+        drop(fs::remove_file(self.reader.folder().join(FILES[file])));
+    }
+
+    fn pass(&mut self, wait: Duration, announced: Announced) {
         self.passed += wait;
+        let happened = std::mem::take(&mut self.happened);
+        let hints = match announced {
+            Announced::Nothing => Hints::default(),
+            Announced::Files => happened,
+            Announced::DataLink => Hints { all_whole: true, ..Hints::default() },
+        };
         let now = Now { monotonic: self.start.monotonic + self.passed, wall: self.start.wall + self.passed };
-        let pass = self.reader.pass(&Hints { all_whole: announced, ..Hints::default() }, now);
+        let pass = self.reader.pass(&hints, now);
         self.snapshot = pass.snapshot.or(self.snapshot.take());
     }
 
     fn settle(&mut self) {
         for _ in 0..3 {
-            self.pass(Duration::from_secs(5), false);
+            self.pass(Duration::from_secs(5), Announced::Nothing);
         }
     }
 }
@@ -119,18 +158,17 @@ proptest! {
     #[test]
     fn the_way_does_not_matter(steps in prop::collection::vec(step(), 0..24), last in prop::collection::vec(items(), 3)) {
         let dir = tempfile::tempdir().unwrap();
-        let path = |file: usize| dir.path().join(FILES[file]);
         let mut bench = Bench::new(dir.path());
         for step in &steps {
             match step {
-                Step::Write { file, items } => fs::write(path(*file), render(items)).unwrap(),
-                Step::Break { file, how } => fs::write(path(*file), BROKEN[*how]).unwrap(),
-                Step::Remove { file } => drop(fs::remove_file(path(*file))),
+                Step::Write { file, items } => bench.write(*file, &render(items)),
+                Step::Break { file, how } => bench.write(*file, BROKEN[*how]),
+                Step::Remove { file } => bench.remove(*file),
                 Step::Pass { wait_ms, announced } => bench.pass(Duration::from_millis(*wait_ms), *announced),
             }
         }
         for (file, items) in last.iter().enumerate() {
-            fs::write(path(file), render(items)).unwrap();
+            bench.write(file, &render(items));
         }
         bench.settle();
         let mut fresh = Bench::new(dir.path());

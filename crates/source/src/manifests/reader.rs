@@ -15,8 +15,9 @@ use mesh_model::table::Knowledge;
 
 use super::document::{Document, confine, documents};
 use super::fingerprint::{Fingerprint, Now};
-use super::folder::{Folder, Hints, KEPT_OPEN, Scan, Unknown};
+use super::folder::{Folder, KEPT_OPEN, Unknown};
 use super::listing::{FileReading, Listing};
+use super::scan::{Hints, Scan};
 use crate::convert::Note;
 use crate::memory::{Known, Origins};
 use crate::metrics::SourceMetrics;
@@ -161,7 +162,7 @@ impl Reader {
         let snapshot = ready && (changed || !self.published);
         self.published |= ready;
         self.measure(&scan);
-        let origins = self.new_origins();
+        let origins = if different || snapshot { self.new_origins() } else { None };
         Pass {
             snapshot: snapshot.then(|| self.objects.snapshot().clone()),
             status: self.new_status(problem),

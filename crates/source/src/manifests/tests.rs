@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mesh_model::name::ServiceName;
 use mesh_model::snapshot::{Service, Slice};

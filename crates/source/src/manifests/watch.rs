@@ -8,7 +8,8 @@ use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-use super::folder::{DATA_LINK, Hints, is_manifest};
+use super::folder::{DATA_LINK, is_manifest};
+use super::scan::Hints;
 
 /// What happened since somebody last asked, coalesced.
 #[derive(Debug, Default)]
@@ -55,31 +56,37 @@ impl Happened {
     /// Notes an event; returns whether it is worth a look.
     fn add(&mut self, folder: &Path, event: &Event) -> bool {
         if event.need_rescan() {
+            self.hints.elsewhere = true;
             return true;
         }
         let whole = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
+            // Told before, as two.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return false,
             EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => false,
             // Worth no look: its writer is not done.
             EventKind::Modify(ModifyKind::Data(_)) => return self.begin(event),
             _ => return false,
         };
-        let Some(path) = event.paths.last() else { return true };
-        if path == folder {
-            self.watch_lost = true;
+        let Some(path) = event.paths.last().filter(|path| *path != folder) else {
+            self.watch_lost |= !event.paths.is_empty();
+            self.hints.elsewhere = true;
             return true;
-        }
+        };
         let Some(name) = path.file_name() else { return false };
         if name == DATA_LINK {
             self.hints.all_whole |= whole;
+            self.hints.elsewhere = true;
             return true;
         }
-        if whole && is_manifest(name) {
+        let manifest = is_manifest(name);
+        if whole && manifest {
             self.hints.whole.insert(name.into());
             self.hints.unclosed.remove(name);
         }
-        is_manifest(name)
+        self.hints.elsewhere |= manifest && !whole;
+        manifest
     }
 
     /// Somebody writes to a file; worth no look.
@@ -147,7 +154,7 @@ mod tests {
             assert!(worth && happened.hints.whole.contains(std::ffi::OsStr::new("a.yaml")));
         }
         let (worth, happened) = noted(EventKind::Create(CreateKind::File), "/m/a.yaml");
-        assert!(worth && happened.hints == Hints::default());
+        assert!(worth && happened.hints == Hints { elsewhere: true, ..Hints::default() });
         let (worth, happened) = noted(WRITTEN, "/m/a.yaml");
         assert!(!worth && happened.hints.unclosed.contains(std::ffi::OsStr::new("a.yaml")));
         assert!(!noted(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/m/a.yaml").0);
@@ -163,6 +170,22 @@ mod tests {
             let Hints { whole, unclosed, .. } = happened.hints;
             assert_eq!((whole.len(), unclosed.len()), (is_whole.into(), (!is_whole).into()));
         }
+    }
+
+    #[test]
+    fn a_rename_over_a_file_names_that_file_and_nothing_else() {
+        let mut happened = Happened::default();
+        let event =
+            |mode, path: &str| Event::new(EventKind::Modify(ModifyKind::Name(mode))).add_path(path.into());
+        let (from, to) = (event(RenameMode::From, "/m/.a.new"), event(RenameMode::To, "/m/a.yaml"));
+        let both = event(RenameMode::Both, "/m/.a.new").add_path("/m/a.yaml".into());
+        let worth = [from, to, both].map(|event| happened.add(Path::new("/m"), &event));
+        assert_eq!(worth, [false, true, false]);
+        assert_eq!(happened.hints, Hints { whole: ["a.yaml".into()].into(), ..Hints::default() });
+        // A manifest that becomes another one has gone itself.
+        assert!(
+            happened.add(Path::new("/m"), &event(RenameMode::From, "/m/b.yaml")) && happened.hints.elsewhere
+        );
     }
 
     #[test]
