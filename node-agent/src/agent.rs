@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use mesh_admin::api::HookPrograms;
+use mesh_admin::api::{HookPrograms, Node};
 use mesh_admin::instance;
 use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::shutdown::SignalError;
@@ -84,7 +84,8 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     findings.into_iter().for_each(|findings| supervisor.spawn("findings", findings.run(token.clone())));
     supervisor.spawn("names", names_file::run(names_file, names, token));
     let health = health_routes(readiness, Arc::new(registry));
-    let sources = Sources { answers: Arc::new(reader), peers: Arc::new(peers), hooks, events };
+    let node = Arc::new(this_node(args, &identity));
+    let sources = Sources { node, answers: Arc::new(reader), peers: Arc::new(peers), hooks, events };
     servers.spawn(&mut supervisor, health, sources);
     supervisor.run(STOP_DEADLINE).await?;
     Ok(())
@@ -178,6 +179,15 @@ fn findings(
         readiness: readiness.clone(),
     };
     (!every.is_zero()).then_some(Findings { sources, voice, every, metrics })
+}
+
+fn this_node(args: &RunArgs, identity: &Identity) -> Node {
+    Node {
+        cluster: identity.name.clone(),
+        cluster_id: identity.id,
+        node: args.datapath.node_name.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
 }
 
 fn log_start(args: &RunArgs, identity: &Identity) {

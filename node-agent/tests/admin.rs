@@ -12,7 +12,7 @@ use std::time::Duration;
 use golden::assert_golden;
 use mesh_admin::Hook;
 use mesh_admin::api::{
-    Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster,
+    Backend, BackendState, DialledFrontends, Event, Group, HookProgram, HookPrograms, LeftOutCluster, Node,
     Omission, PeerState, Runs, Service, ServiceFrontend, Writes,
 };
 use mesh_model::desired::Frontend;
@@ -50,7 +50,8 @@ impl Api {
         let (events, token) = (Events::default(), CancellationToken::new());
         let (_, hooks) = watch::channel(Arc::new(hooks()));
         let answers = Arc::new(Made { up: answers });
-        let sources = Sources { answers, peers: Arc::new(peers), hooks, events: events.clone() };
+        let node = Arc::new(this_node());
+        let sources = Sources { node, answers, peers: Arc::new(peers), hooks, events: events.clone() };
         let server = AdminServer::bind(Listen::Unix(socket.clone())).await.unwrap();
         tokio::spawn(server.serve(routes(sources), token.clone()));
         Self { _dir: dir, socket, events, token }
@@ -251,6 +252,7 @@ fn peers() -> PeerSet {
             endpoint: Some("http://10.1.0.1:2379".into()),
             revision: Some(42),
             reason: None,
+            stale_since: None,
         },
         snapshot: Arc::new(PeerSnapshot {
             synced: true,
@@ -307,6 +309,11 @@ fn dialled() -> DialledFrontends {
     DialledFrontends { dialled: 20, taken: 1, examples: vec![frontend] }
 }
 
+fn this_node() -> Node {
+    let cluster = ClusterName::new("yavin").unwrap();
+    Node { cluster, cluster_id: id(1), node: "yavin-1".into(), version: "0.1.0".into() }
+}
+
 fn hooks() -> Vec<HookPrograms> {
     let ours = HookProgram {
         runs: Runs::Ours,
@@ -357,6 +364,7 @@ fn all_events() -> [Event; 7] {
 #[tokio::test]
 async fn lists_have_the_shapes_of_the_contract() {
     let api = Api::serve(true, peers()).await;
+    api.assert_golden("/v1/node", "node.json").await;
     api.assert_golden("/v1/services", "services.json").await;
     api.assert_golden("/v1/services?service=default/rebel-base", "service.json").await;
     api.assert_golden("/v1/backends", "backends.json").await;

@@ -81,9 +81,11 @@ async fn narrowed_ranges_count_at_once_although_the_peer_is_away_and_can_be_take
     fill(&etcd, "yavin", 2, &["10.2.1.4", "10.2.2.4"]);
     let endpoint = etcd.endpoint().to_string();
     world.write("yavin", &file(2, &endpoint, &agreed("10.2.0.0/16")));
-    world.until_row("yavin", |row| row.state == PeerState::Synced && row.backends == 2).await;
+    let row = world.until_row("yavin", |row| row.state == PeerState::Synced && row.backends == 2).await;
+    assert_eq!(row.stale_since_unix_us, None);
     etcd.kill();
-    world.until_row("yavin", |row| row.state == PeerState::Disconnected).await;
+    let row = world.until_row("yavin", |row| row.state == PeerState::Disconnected).await;
+    assert!(row.stale_since_unix_us.is_some(), "{row:?}");
 
     world.write("yavin", &file(2, &endpoint, &agreed("10.2.1.0/24")));
     let row = world.until_row("yavin", |row| row.backends == 1).await;

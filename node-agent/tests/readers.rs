@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use mesh_abi::STATE_ACTIVE;
-use mesh_admin::api::{Backend, BackendState, List, Service};
-use mesh_model::name::ServiceName;
+use mesh_admin::api::{Backend, BackendState, List, Node, Service};
+use mesh_model::name::{ClusterId, ClusterName, ServiceName};
 use mesh_model::snapshot::{ClusterSnapshot, Condition, Service as LocalService};
 use mesh_runtime::{AdminServer, Listen};
 use node_agent::admin::answers::{Answers, Unanswered};
@@ -182,7 +182,13 @@ fn slow_and_many_readers_delay_no_plan() {
     let socket = scratch.path().join("agent.sock");
     let (_, hooks) = watch::channel(Arc::default());
     let (peers, events) = (Arc::new(running.peers.subscribe()), running.events.clone());
-    let sources = Sources { answers: Arc::new(slow), peers, hooks, events };
+    let node = Arc::new(Node {
+        cluster: ClusterName::new("hoth").unwrap(),
+        cluster_id: ClusterId::new(1).unwrap(),
+        node: "hoth-1".into(),
+        version: "0.1.0".into(),
+    });
+    let sources = Sources { node, answers: Arc::new(slow), peers, hooks, events };
     let token = CancellationToken::new();
     let server = running.runtime.block_on(AdminServer::bind(Listen::Unix(socket.clone()))).unwrap();
     let serving = running.runtime.spawn(server.serve(routes(sources), token.clone()));

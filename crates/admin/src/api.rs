@@ -19,6 +19,16 @@ pub struct List<T> {
     pub items: Vec<T>,
 }
 
+/// `/v1/node`: whose agent answers; a list of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub cluster: ClusterName,
+    pub cluster_id: ClusterId,
+    pub node: String,
+    /// Of the agent, as `--version` says it.
+    pub version: String,
+}
+
 /// `/v1/services`: a global service as this node balances it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -137,6 +147,9 @@ pub struct Peer {
     pub reason: Option<String>,
     /// Since when the last good content has stood in for a peer file that is refused; `reason` says why.
     pub kept_since_unix_us: Option<u64>,
+    /// Since when changes of the peer may be missed, although all of it was known before: none while it is followed.
+    #[serde(default)]
+    pub stale_since_unix_us: Option<u64>,
     pub endpoints: Vec<String>,
     /// The endpoint in use.
     pub endpoint: Option<String>,

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures::{StreamExt, stream};
-use mesh_admin::api::{Event, HookPrograms, List, unix_us};
+use mesh_admin::api::{Event, HookPrograms, List, Node, unix_us};
 use mesh_model::name::ServiceName;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -22,6 +22,7 @@ use super::events::Events;
 /// The sources of the answers.
 #[derive(Clone)]
 pub struct Sources {
+    pub node: Arc<Node>,
     pub answers: Arc<dyn Answers>,
     pub peers: Arc<dyn PeerRows>,
     pub hooks: watch::Receiver<Arc<Vec<HookPrograms>>>,
@@ -31,6 +32,7 @@ pub struct Sources {
 /// All routes of the admin API.
 pub fn routes(sources: Sources) -> Router {
     Router::new()
+        .route("/v1/node", get(node))
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/peers", get(peers))
@@ -38,6 +40,10 @@ pub fn routes(sources: Sources) -> Router {
         .route("/v1/plan", get(plan))
         .route("/v1/events", get(events))
         .with_state(sources)
+}
+
+async fn node(State(sources): State<Sources>) -> Response {
+    Json(List { items: vec![sources.node.as_ref().clone()] }).into_response()
 }
 
 async fn services(State(sources): State<Sources>, Parameters(of): Parameters<Of>) -> Response {

@@ -56,6 +56,8 @@ pub struct Link {
     pub revision: Option<i64>,
     /// Why the connection was lost.
     pub reason: Option<String>,
+    /// Since when changes of the peer may be missed, although all was known before: seconds since the epoch.
+    pub stale_since: Option<u64>,
 }
 
 /// How far a connection has come.
@@ -138,6 +140,7 @@ impl PeerStatus {
             reason,
             kept_since_unix_us: self.kept_since.map(|seconds| seconds.saturating_mul(1_000_000)),
             endpoints: endpoints.unwrap_or_default(),
+            stale_since_unix_us: self.link.stale_since.map(|seconds| seconds.saturating_mul(1_000_000)),
             endpoint: self.link.endpoint.clone(),
             revision: self.link.revision,
             incarnation: self.snapshot.incarnation().map(ToOwned::to_owned),
@@ -181,6 +184,7 @@ impl PeerSet {
             state: PeerState::Refused,
             reason: Some(reason.clone()),
             kept_since_unix_us: None,
+            stale_since_unix_us: None,
             endpoints: Vec::new(),
             endpoint: None,
             revision: None,

@@ -1,13 +1,14 @@
 //! One peer's task: follows its etcd and publishes what may be believed of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_kv::{Dialer, Event, PeerWatch, Wanted};
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{Interest, PeerPin, PeerSnapshot, PeerView, Quota};
 use mesh_peers::PeerFile;
+use mesh_runtime::clock::unix_seconds;
 use mesh_source::ranges::Known;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
@@ -178,20 +179,20 @@ impl PeerTask {
             // Nothing of a list counts before its end.
             Event::ListBegin | Event::ListPage(_) | Event::ListCut { .. } => return,
             Event::Read { .. } => {}
-            Event::ListEnd { revision } => {
+            Event::ListEnd { revision } | Event::Resumed { revision } => {
                 self.link.phase = Phase::Following;
                 self.link.revision = Some(revision);
-            }
-            Event::Resumed { revision } => {
-                self.link.phase = Phase::Following;
-                self.link.revision = Some(revision);
+                self.link.stale_since = None;
             }
             Event::Changed { revision, .. } => self.link.revision = Some(revision),
             Event::Disconnected { reason } => {
                 let reason = mesh_failure::chain(&reason);
                 tracing::warn!(peer = %self.file.name, reason, "connection to the peer lost; what is known stays");
                 self.board.metrics.disconnected(&self.file.name);
-                self.link = Link { phase: Phase::Lost, endpoint: None, reason: Some(reason), ..self.link };
+                let now = (self.link.phase == Phase::Following).then(|| unix_seconds(SystemTime::now()));
+                let stale_since = self.link.stale_since.or(now);
+                let (phase, reason) = (Phase::Lost, Some(reason));
+                self.link = Link { phase, reason, stale_since, endpoint: None, revision: self.link.revision };
             }
         }
         self.publish();
