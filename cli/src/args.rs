@@ -1,12 +1,25 @@
 //! The command line: noun, then verb.
 
+mod clusters;
+
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_model::name::ServiceName;
 
+pub(crate) use clusters::{
+    ApiArgs, ClusterArgs, Endpoint, InviteArgs, InviteVerb, JoinArgs, LeaveArgs, PeerTarget, StatusArgs,
+};
+
 const EXAMPLES: &str = "\
+Make two clusters one mesh, see it, and part them again:
+  clustermesh join --context hoth --context yavin
+  clustermesh status --context hoth --context yavin
+  clustermesh leave yavin --context hoth --context yavin
+The other cluster is somebody else's:
+  there: clustermesh invite hoth --id 1 --pods 10.1.0.0/16 --nodes 192.168.1.0/24
+  here:  clustermesh join --invite TOKEN
 Where may connects to a service go, and how many went there?
   clustermesh service list
   clustermesh service show default/rebel-base
@@ -22,10 +35,12 @@ const COMPLETION: &str = "\
 For this shell only:   source <(clustermesh completion bash)
 For every new one:     clustermesh completion bash > /etc/bash_completion.d/clustermesh";
 
-/// Shows what the mesh does on this node.
+/// Makes clusters one mesh, and shows what the mesh does.
 ///
-/// Asks the node agent over its admin socket; `bpf dump` reads the pinned maps and needs no agent. Exits with 1
-/// when something could not be shown, with 2 when the command line is wrong.
+/// `join`, `invite`, `leave`, `status` and `peer export|import|remove` ask the clustermesh-apiserver of a cluster: behind
+/// --context in its pods, through the API server that kubectl uses; behind --socket, or without either, on this host.
+/// Everything else asks the node agent of this host over its admin socket; `bpf dump` reads the pinned maps and needs no
+/// agent. Exits with 1 when something is wrong or could not be shown, with 2 when the command line is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "clustermesh", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -40,6 +55,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
+    Join(JoinArgs),
+    Invite(InviteArgs),
+    Leave(LeaveArgs),
+    Status(StatusArgs),
     /// Global services as this node balances them.
     Service {
         #[command(subcommand)]
@@ -71,6 +90,9 @@ pub(crate) enum Noun {
         /// The shell that shall complete flags and subcommands.
         shell: Shell,
     },
+    /// Passes one request to a process of this host: what `--context` runs in pods.
+    #[command(hide = true)]
+    Api(ApiArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,6 +149,36 @@ pub(crate) enum PeerVerb {
         #[arg(value_name = "NAME")]
         peer: String,
     },
+    /// Prints the peer file of the own cluster: what its peers need to know of it.
+    ///
+    /// Store it as NAME.yaml, under the cluster's name. It holds no secret.
+    Export {
+        #[command(flatten)]
+        of: clusters::ClusterArgs,
+        /// Where peers reach the cluster, as https://HOST:PORT; instead of what it says itself (repeatable).
+        #[arg(long, value_name = "URL")]
+        endpoint: Vec<String>,
+    },
+    /// Makes another cluster a peer: writes its peer file.
+    ///
+    /// The file is checked first: name, id and address ranges against this cluster and all of its peers.
+    Import {
+        /// A peer file, or - for standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The peer's cluster name; without it the file's stem.
+        #[arg(long, value_name = "NAME")]
+        name: Option<mesh_model::name::ClusterName>,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        to: clusters::ClusterArgs,
+    },
+    /// Removes a peer's file: no new connection goes there, and its processes are let in no more.
+    ///
+    /// This is one side only; the other one still sends connections here until it does the same. `leave` does both.
+    Remove(PeerTarget),
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,9 +217,12 @@ pub(crate) struct AgentArgs {
         default_value = "/run/clustermesh"
     )]
     pub run_dir: PathBuf,
-    /// The agent's admin socket; without it <run-dir>/<instance>/agent.sock.
+    /// An admin socket of this host; without it agent.sock or apiserver.sock in <run-dir>/<instance>.
+    ///
+    /// An agent's for what is shown of a node, an apiserver's for what is about clusters; `join`, `leave` and `status`
+    /// take several (repeatable), also of agents, beside the apiservers'.
     #[arg(long, global = true, env = "CLUSTERMESH_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub socket: Vec<PathBuf>,
     /// Where the bpf file system is mounted.
     #[arg(long, global = true, env = "CLUSTERMESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
@@ -178,8 +233,11 @@ impl AgentArgs {
         self.run_dir.join(&self.instance)
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| mesh_admin::instance::socket(&self.instance_dir()))
+    /// The socket of the one agent that is asked.
+    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+        anyhow::ensure!(self.socket.len() <= 1, "this asks one agent; name one --socket");
+        let named = self.socket.first().cloned();
+        Ok(named.unwrap_or_else(|| mesh_admin::instance::socket(&self.instance_dir())))
     }
 }
 

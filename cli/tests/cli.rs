@@ -12,6 +12,12 @@ fn the_help_is_a_contract() {
     command::assert_help(
         BINARY,
         &[
+            "join",
+            "invite",
+            "invite list",
+            "invite revoke",
+            "leave",
+            "status",
             "service",
             "service list",
             "service show",
@@ -20,6 +26,9 @@ fn the_help_is_a_contract() {
             "peer",
             "peer list",
             "peer show",
+            "peer export",
+            "peer import",
+            "peer remove",
             "hook",
             "hook list",
             "bpf",
@@ -44,6 +53,13 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
             (&["backend", "list", "--service", "base"], &["--service <NAMESPACE/NAME>", "e.g. default/base"]),
             (&["service", "list", "-o", "xml"], &["--output", "xml", "table, wide, json, yaml"]),
             (&["peer", "show"], &["<NAME>"]),
+            (&["peer", "import"], &["<FILE>"]),
+            (&["join", "--endpoint", "https://a:1"], &["CLUSTER=https://HOST:PORT", "hoth=https://"]),
+            (&["join", "--timeout", "2"], &["--timeout <DURATION>", "e.g. 90s"]),
+            (&["invite", "hoth", "--id", "1"], &["--pods <CIDR>"]),
+            (&["invite", "Hoth", "--id", "1", "--pods", "10.1.0.0/16"], &["<NAME>", "lower case"]),
+            (&["invite", "hoth", "--id", "0", "--pods", "10.1.0.0/16"], &["--id <N>", "1–4095"]),
+            (&["leave"], &["<NAME>"]),
             (&["bpf", "dump", "--bogus"], &["--bogus", "--help"]),
             (&["completion", "tcsh"], &["tcsh", "bash"]),
         ],
@@ -78,7 +94,8 @@ fn what_cant_be_shown_is_named_with_the_remedy_and_status_1() {
 #[test]
 fn bash_completes_flags_and_subcommands() {
     command::assert_bash_completes(BINARY, &["ser"], &["service"]);
-    command::assert_bash_completes(BINARY, &["peer", ""], &["list", "show"]);
+    command::assert_bash_completes(BINARY, &["peer", ""], &["export", "import", "list", "remove", "show"]);
+    command::assert_bash_completes(BINARY, &["join", "--con"], &["--context"]);
     command::assert_bash_completes(BINARY, &["-o", ""], &["table", "wide", "json", "yaml"]);
     command::assert_bash_completes(BINARY, &["backend", "list", "--s"], &["--service", "--socket"]);
 }

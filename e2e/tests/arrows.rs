@@ -144,10 +144,9 @@ const NOT_ON_A_LAPTOP: &[&str] = &[
     "linux-raw-sys",
     "nix",
     "mesh-kv",
+    "mesh-peers",
     "mesh-source",
-    "kube",
     "etcd-client",
-    "ring",
 ];
 
 /// One TLS stack with one provider.
