@@ -19,11 +19,11 @@ flags=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 # With --target the flags are not for build scripts, which have no libFuzzer to link.
 RUSTFLAGS="${flags[*]}" cargo build --locked --target "$host" --bins
 
-# The goldens are the seeds: records of the scenarios one by one and as a list, and the agent's answers.
+# The goldens are the seeds: records of the scenarios one by one and as a list, the agent's answers, and an invite.
 seed() {
     local into=seeds.golden records
     rm -rf "$into"
-    mkdir -p "$into"/{key,record,view,admin}
+    mkdir -p "$into"/{key,record,view,admin,invite}
     for scenario in ../crates/model/tests/scenarios/*.txt; do
         records=$(grep '^clustermesh/v1/' "$scenario")
         printf 'begin\n%s\nend\n' "$records" >"$into/view/$(basename "$scenario")"
@@ -34,6 +34,7 @@ seed() {
         }' <<<"$records"
     done
     cp ../node-agent/tests/golden/*.json "$into/admin/"
+    cp ../crates/membership/tests/golden/* "$into/invite/"
     split -l 1 ../node-agent/tests/golden/events.ndjson "$into/admin/event-"
 }
 seed

@@ -47,6 +47,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &[
             "tokio",
             "hyper",
+            "ring",
+            "rustls",
+            "mesh-trust",
             "clap",
             "kube",
             "k8s-openapi",

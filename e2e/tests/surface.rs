@@ -19,7 +19,7 @@ const LIMITS: &[(&str, usize)] = &[
     ("crates/files", 54),
     ("crates/kube", 80),
     ("crates/kv", 35),
-    ("crates/membership", 40),
+    ("crates/membership", 60),
     ("crates/model", 45),
     ("crates/peers", 48),
     ("crates/runtime", 60),

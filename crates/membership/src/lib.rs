@@ -1,6 +1,10 @@
-//! What it takes to make clusters each other's peers: what is wrong with a join before anything changes, and which peer file
-//! goes where.
+//! What it takes to make clusters each other's peers: what is wrong with a join before anything changes, which peer file
+//! goes where, and invites.
 //!
-//! Plain values in, plain values out. Never asks a cluster, dials, reads a file or knows the time.
+//! Plain values in, plain values out. Never asks a cluster, dials, reads a file, hashes or knows the time.
 
+mod admission;
+pub mod invite;
 pub mod plan;
+
+pub use admission::{Admission, Candidate};

@@ -5,7 +5,7 @@
 
 mod checks;
 mod probes;
-mod ranges;
+pub(crate) mod ranges;
 
 use mesh_admin::cluster::{Cluster, PeerDocument, PeerEntry};
 use mesh_model::address_policy::PeerRanges;

@@ -30,7 +30,7 @@ fn extent(member: &Member) -> Extent<'_> {
     Extent { cluster: member.name(), ranges: kinds(&member.cluster.ranges) }
 }
 
-fn kinds(ranges: &OwnRanges) -> Vec<(&'static str, IpNet)> {
+pub(crate) fn kinds(ranges: &OwnRanges) -> Vec<(&'static str, IpNet)> {
     let of = |what, ranges: &[IpNet]| ranges.iter().map(|range| (what, *range)).collect::<Vec<_>>();
     [of("pod", &ranges.pods), of("service", &ranges.services), of("node", &ranges.nodes)].concat()
 }
@@ -82,7 +82,7 @@ fn finding(one: &Extent<'_>, other: &Extent<'_>, peer_of: Option<&ClusterName>) 
 type Overlap<'a> = (&'a (&'static str, IpNet), &'a (&'static str, IpNet));
 
 /// All pairs that overlap, by a sweep over both in their order: of two ranges that overlap, one holds the other.
-fn overlapping<'a>(
+pub(crate) fn overlapping<'a>(
     ones: &'a [(&'static str, IpNet)],
     others: &'a [(&'static str, IpNet)],
 ) -> Vec<Overlap<'a>> {
