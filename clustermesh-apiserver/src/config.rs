@@ -20,6 +20,7 @@ use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 use mesh_trust::Role;
 use tokio::sync::watch;
 
+use crate::admin::{AdminSocketArgs, OwnCertificates};
 use crate::certificates::{CertificateMetrics, Folder, Keeper};
 use crate::exporter::COMPACT;
 use crate::serve::{ServeConfig, TlsFiles};
@@ -122,6 +123,8 @@ pub struct RunArgs {
     pub(crate) mesh: MeshArgs,
     #[command(flatten)]
     pub(crate) certificates: CertificateArgs,
+    #[command(flatten)]
+    pub(crate) admin_socket: AdminSocketArgs,
     #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
@@ -316,6 +319,14 @@ pub enum ConfigError {
 }
 
 impl RunArgs {
+    /// Where the own certificates are.
+    pub(crate) fn own_certificates(&self) -> OwnCertificates {
+        OwnCertificates {
+            server: self.mesh.mesh_tls_dir.clone(),
+            made: self.certificates.certificates_dir.clone(),
+        }
+    }
+
     /// Who this cluster is.
     pub(crate) fn identity(&self) -> Result<Identity, ConfigError> {
         let identity = self.identity.identity()?;

@@ -1,5 +1,6 @@
 //! Exports a cluster's global services to its etcd, and serves them to the node-agents of its peers.
 
+mod admin;
 mod certificates;
 pub mod config;
 pub mod exporter;
@@ -55,9 +56,11 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let source_metrics = SourceMetrics::register(registry.root());
     let certificate_metrics = CertificateMetrics::register(registry.root());
     let serve_metrics = ServeMetrics::register(registry.root());
+    let mut listens = None;
     if let Some(config) = args.mesh.config(&identity.name, &args.certificates) {
         let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
         let api = MeshApi::bind(config, shown, serve_metrics).await?;
+        listens = Some(api.address());
         let condition = readiness.condition("mesh-api", "waiting for etcd's first list");
         api.spawn(&mut supervisor, Arc::clone(&dialer), condition);
     }
@@ -73,7 +76,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         confirmed: source.confirmed(),
         ranges,
     };
-    let cluster = identity.name.clone();
+    let (cluster, own_ranges) = (identity.name.clone(), said.ranges.clone());
     let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
         .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds))
         .resigning_after(args.election.resign_after);
@@ -89,6 +92,8 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     if let Some(keeper) = args.certificates.keeper(&cluster, looks, certificate_metrics) {
         supervisor.spawn("certificates", keeper.run(token.clone()));
     }
+    let described = admin::Described::new(args, own_ranges, exporter.leading(), listens);
+    admin::spawn(described, &mut supervisor, args).await;
     let mut ages = ProblemAges::default();
     let lines =
         move |status: &Arc<Status>| ages.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)));

@@ -33,6 +33,7 @@ fn every_metric_is_documented_with_type_and_labels() {
     command.args(["--cluster-name", "hoth", "--cluster-id", "2", "--log-format", "json"]);
     command.args(["--etcd-endpoint", "http://127.0.0.1:1"]);
     command.arg("--source").arg(format!("manifests:{}", folder.path().display()));
+    command.arg("--run-dir").arg(folder.path().join("run"));
     let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
     // Kept open: a process that can't log any more is another one.
     let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines().map_while(Result::ok);

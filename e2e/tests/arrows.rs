@@ -127,7 +127,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "mesh-source",
         ],
     ),
-    ("clustermesh-apiserver", &["aya", "mesh-abi", "mesh-peers", "node-agent"]),
+    ("clustermesh-apiserver", &["aya", "mesh-abi", "node-agent"]),
     ("node-agent", &["clustermesh-apiserver"]),
     ("clustermesh", &["clustermesh-apiserver", "mesh-e2e"]),
 ];

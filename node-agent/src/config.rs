@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use mesh_admin::Hook;
 use mesh_model::name::NodeName;
 use mesh_runtime::Check;
-use mesh_runtime::args::{AdminArgs, LogArgs, duration};
+use mesh_runtime::args::{AdminArgs, LogArgs, duration, instance};
 use mesh_source::kubernetes::{Options, QUIET};
 use mesh_source::{Identity, IdentityArgs, IdentityError, SourceArgs};
 
@@ -277,15 +277,6 @@ fn quiet(yield_after: Duration) -> Option<Duration> {
     (!yield_after.is_zero()).then(|| (yield_after * 5 / 8).min(QUIET))
 }
 
-/// A name that is safe as a folder's; a bpf file system takes no dots.
-fn instance(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if (1..=63).contains(&text.len()) && text.chars().all(plain) {
-        return Ok(text.into());
-    }
-    Err("use 1 to 63 letters, digits, '-' and '_'".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,13 +284,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Invocation::command().debug_assert();
-    }
-
-    #[test]
-    fn an_instance_is_a_folder_name() {
-        assert!(instance("lab-1_b").is_ok());
-        for bad in ["", ".", "..", "a.b", "a/b", "a b", &"a".repeat(64)] {
-            assert!(instance(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -106,6 +106,11 @@ impl MeshApi {
         Ok(Self { config: ServeConfig { address, ..config }, listener, reload, metrics })
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.config.address
+    }
+
     /// Serves what the etcd that is dialled holds. `condition` holds once there is something to serve.
     pub(crate) fn spawn(self, supervisor: &mut Supervisor, dialer: Arc<Dialer>, condition: Condition) {
         let Self { config: ServeConfig { cluster, .. }, listener, reload, metrics } = self;

@@ -7,12 +7,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use mesh_kv::testing::{Etcd, wait_until};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Instances that were started.
+static INSTANCES: AtomicUsize = AtomicUsize::new(0);
 pub const PREFIX: &str = "clustermesh/v1/";
 
 pub struct Lab {
@@ -127,6 +130,11 @@ impl Apiserver {
         command.args(["--service-cidr", "10.102.0.0/16", "--node-cidr", "192.168.2.0/24"]);
         if !more.contains(&"--source") {
             command.arg("--source").arg(format!("manifests:{}", lab.manifests.display()));
+        }
+        command.args(["--run-dir", &lab.root.join("run").display().to_string()]);
+        if !more.contains(&"--instance") {
+            // Several on one host need names of their own.
+            command.args(["--instance", &INSTANCES.fetch_add(1, Ordering::Relaxed).to_string()]);
         }
         command.args(["--log-format", "json"]).args(more);
         command

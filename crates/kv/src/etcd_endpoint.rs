@@ -37,12 +37,12 @@ pub enum EtcdEndpointError {
 
 impl EtcdEndpoint {
     /// Whether it is reached over TLS.
-    pub(crate) fn is_secure(&self) -> bool {
+    pub fn is_secure(&self) -> bool {
         self.secure
     }
 
     /// A DNS name, or an IP address without brackets.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.host
     }
 
@@ -52,7 +52,7 @@ impl EtcdEndpoint {
     }
 
     /// `HOST:PORT`, an IPv6 address in brackets.
-    pub(crate) fn authority(&self) -> String {
+    pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use mesh_model::name::ClusterName;
+
 use crate::file::PeerFile;
 
 /// Why a peer file was not written.
@@ -27,6 +29,25 @@ pub fn write(folder: &Path, file: &PeerFile) -> Result<PathBuf, WriteError> {
     let path = folder.join(format!("{}.yaml", file.name));
     replace(folder, &path, file).map_err(|source| WriteError::Write { path: path.clone(), source })?;
     Ok(path)
+}
+
+/// Removes the file of a peer, whichever of its names it has. False where there is none.
+///
+/// # Errors
+/// The folder can't be written.
+pub fn remove(folder: &Path, name: &ClusterName) -> Result<bool, WriteError> {
+    let mut removed = false;
+    for extension in ["yaml", "yml", "json"] {
+        let path = folder.join(format!("{name}.{extension}"));
+        match fs::remove_file(&path) {
+            Ok(()) => removed = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(WriteError::Write { path, source }),
+        }
+    }
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| WriteError::Write { path: folder.into(), source })?;
+    Ok(removed)
 }
 
 fn replace(folder: &Path, path: &Path, file: &PeerFile) -> io::Result<()> {

@@ -71,6 +71,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a number and a unit (ms, s, m, h), e.g. 90s".into())
 }
 
+/// Parses the name of an instance: safe as a folder's; a bpf file system takes no dots.
+pub fn instance(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=63).contains(&text.len()) && text.chars().all(plain) {
+        return Ok(text.into());
+    }
+    Err("use 1 to 63 letters, digits, '-' and '_'".into())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -102,6 +111,14 @@ mod tests {
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         for bad in ["", "2", "m", "2 m", "-1s", "1d", "99999999999999999999h"] {
             assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_a_folder_name() {
+        assert!(instance("lab-1_b").is_ok());
+        for bad in ["", ".", "a.b", "a/b", "..", &"a".repeat(64)] {
+            assert!(instance(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,12 +1,15 @@
 //! What stands in a certificate. Never judges whether it counts.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::authority::Lifetime;
 use crate::identity::{Identity, IdentityError};
 
 /// SHA-256 of a certificate's DER bytes, shown as openssl shows it: upper case hex with colons.
@@ -83,6 +86,8 @@ pub struct Certificate {
     pub not_after: UnixTime,
     /// Whether it may vouch for others.
     pub is_authority: bool,
+    /// The DNS names and addresses that stand in it beside its identity.
+    pub names: BTreeSet<String>,
 }
 
 /// Why a certificate says nothing.
@@ -116,7 +121,13 @@ impl Certificate {
             not_before: time(parsed.validity().not_before.timestamp())?,
             not_after: time(parsed.validity().not_after.timestamp())?,
             is_authority: parsed.is_ca(),
+            names: names(&parsed)?,
         })
+    }
+
+    /// When whoever keeps it makes it anew.
+    pub fn renewal(&self) -> UnixTime {
+        Lifetime { from: self.not_before, to: self.not_after }.renewal()
     }
 }
 
@@ -144,4 +155,24 @@ fn identity(parsed: &X509Certificate<'_>) -> Result<Option<Identity>, Certificat
         }
     }
     Ok(found)
+}
+
+fn names(parsed: &X509Certificate<'_>) -> Result<BTreeSet<String>, CertificateError> {
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|error| CertificateError::Malformed { why: error.to_string() })?;
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    Ok(names.filter_map(name).collect())
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(|v4| IpAddr::from(v4).to_string());
+            let v6 = || <[u8; 16]>::try_from(*bytes).map(|v6| IpAddr::from(v6).to_string());
+            v4.or_else(|_| v6()).ok()
+        }
+        _ => None,
+    }
 }

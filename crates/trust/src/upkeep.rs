@@ -8,7 +8,6 @@ use std::time::Duration;
 use mesh_model::name::ClusterName;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::authority::{Authority, AuthorityError, Issued, Lifetime};
 use crate::bundle::{Bundle, BundleError};
@@ -115,11 +114,10 @@ impl Wanted {
             Ok(found) => return Err(Cause::Identity { found }),
             Err(refusal) => return Err(Cause::Refused(refusal)),
         }
-        let found = names(&der).map_err(unreadable)?;
-        if found != self.names {
-            return Err(Cause::Names { found });
+        if read.names != self.names {
+            return Err(Cause::Names { found: read.names });
         }
-        Ok(Lifetime { from: read.not_before, to: read.not_after }.renewal())
+        Ok(read.renewal())
     }
 }
 
@@ -135,26 +133,6 @@ impl Role {
             Self::Apiserver => Side::Server,
             Self::Agent | Self::Admin => Side::Client,
         }
-    }
-}
-
-/// The DNS names and addresses of a certificate.
-fn names(der: &CertificateDer<'_>) -> Result<BTreeSet<String>, String> {
-    let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-    let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
-    let names = names.iter().flat_map(|extension| &extension.value.general_names);
-    Ok(names.filter_map(name).collect())
-}
-
-fn name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(|v4| std::net::IpAddr::from(v4).to_string());
-            let v6 = || <[u8; 16]>::try_from(*bytes).map(|v6| std::net::IpAddr::from(v6).to_string());
-            v4.or_else(|_| v6()).ok()
-        }
-        _ => None,
     }
 }
 

@@ -321,7 +321,8 @@ fn identity(lab_dir: &LabDir, (name, plan): (&str, Plan), spec: &LabSpec) -> Res
     };
     let mesh_api = spec.mesh_api.then(mesh_api).transpose()?;
     let (manifests, peers) = (folder("manifests")?, folder("peers")?);
-    Ok(Identity { cluster: name.into(), plan, manifests, peers, mesh_api })
+    let run_dir = lab_dir.run_dir();
+    Ok(Identity { cluster: name.into(), plan, manifests, peers, mesh_api, run_dir })
 }
 
 fn etcd_data(identity: &Identity) -> PathBuf {
@@ -359,6 +360,8 @@ fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) 
     let mut args = identity.flags();
     args.push(format!("--etcd-endpoint=http://127.0.0.1:{ETCD_PORT}"));
     args.push(format!("--admin-address=127.0.0.1:{}", ADMIN_PORTS[index]));
+    args.push(format!("--run-dir={}", identity.run_dir.display()));
+    args.push(format!("--instance={}-{role}", identity.cluster));
     if let Some(MeshApi { certificates, trust }) = &identity.mesh_api {
         let address = SocketAddr::new(identity.plan.control()[0], MESH_PORTS[index]);
         args.push(format!("--mesh-address={address}"));

@@ -32,6 +32,8 @@ pub(crate) struct Identity {
     pub(crate) peers: PathBuf,
     /// Where certificates are and whom the cluster lets in, where peers read its mesh API.
     pub(crate) mesh_api: Option<MeshApi>,
+    /// Where the processes of the lab have their sockets.
+    pub(crate) run_dir: PathBuf,
 }
 
 /// The folders of a cluster whose peers read its mesh API.

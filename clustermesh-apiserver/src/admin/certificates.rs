@@ -1,0 +1,70 @@
+//! The cluster's own certificates, read from where its processes read them. Never reads a key.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mesh_admin::cluster::Certificate as Shown;
+use mesh_trust::{Bundle, Certificate, Role};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// Where certificates are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnCertificates {
+    /// What the mesh API shows: `tls.crt`, and the authority's `ca.crt`.
+    pub(crate) server: Option<PathBuf>,
+    /// Where they are made: in `ca`, `apiserver`, `agent`.
+    pub(crate) made: Option<PathBuf>,
+}
+
+/// The authority that vouches for this cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnTrust {
+    pub(crate) pem: String,
+    /// Of the first certificate.
+    pub(crate) fingerprint: String,
+}
+
+impl OwnCertificates {
+    /// What others trust to know this cluster by; none where it is not there, or says nothing.
+    pub(crate) fn trust(&self) -> Option<OwnTrust> {
+        let made = self.made.as_ref().map(|made| made.join(Role::Apiserver.as_str()));
+        let folders = self.server.iter().chain(&made);
+        let pem = folders.filter_map(|folder| fs::read_to_string(folder.join("ca.crt")).ok()).next()?;
+        let fingerprint = Bundle::from_pem(&pem).ok()?.fingerprints().first()?.to_string();
+        Some(OwnTrust { pem, fingerprint })
+    }
+
+    /// Those that can be read.
+    pub(crate) fn shown(&self) -> Vec<Shown> {
+        let Some(made) = &self.made else {
+            return self.server.iter().filter_map(|folder| read(folder, "apiserver", false)).collect();
+        };
+        // What is a link was made here, and is renewed here.
+        let renewed = |folder: &Path| fs::read_link(folder).is_ok();
+        let of = |holder: &'static str| {
+            let folder = made.join(holder);
+            read(&folder, holder, holder != "ca" && renewed(&folder))
+        };
+        let mut shown: Vec<Shown> = ["ca", "apiserver", "agent"].into_iter().filter_map(of).collect();
+        if let Some(server) = self.server.as_ref().filter(|server| **server != made.join("apiserver")) {
+            shown.retain(|certificate| certificate.holder != "apiserver");
+            shown.extend(read(server, "apiserver", false));
+        }
+        shown
+    }
+}
+
+fn read(folder: &Path, holder: &str, is_renewed: bool) -> Option<Shown> {
+    let pem = fs::read(folder.join("tls.crt")).ok()?;
+    let certificate = Certificate::read(&CertificateDer::from_pem_slice(&pem).ok()?).ok()?;
+    Some(Shown {
+        holder: holder.into(),
+        identity: certificate.identity.as_ref().map(ToString::to_string),
+        serial: certificate.serial.to_string(),
+        fingerprint: certificate.fingerprint.to_string(),
+        names: certificate.names.iter().cloned().collect(),
+        not_after_unix_s: certificate.not_after.as_secs(),
+        renewal_unix_s: is_renewed.then(|| certificate.renewal().as_secs()),
+    })
+}

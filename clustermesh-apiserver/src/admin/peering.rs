@@ -1,0 +1,119 @@
+//! Who becomes a peer: checked against this cluster and every other peer, then written to the store. One change at a time.
+
+use axum::http::StatusCode;
+use mesh_admin::cluster::PeerEntry;
+use mesh_membership::{Admission, Candidate};
+use mesh_model::name::{ClusterId, ClusterName};
+use mesh_peers::PeerFile;
+use mesh_source::ranges::Known;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+use super::answer::Refusal;
+use super::store::{PeerStore, StoreError, Stored};
+
+/// The peers of this cluster.
+pub(crate) struct Peering {
+    pub(crate) name: ClusterName,
+    pub(crate) id: ClusterId,
+    pub(crate) ranges: Known,
+    pub(crate) store: Option<PeerStore>,
+    /// Held from the check to the write, so that two that collide don't both pass.
+    turn: Mutex<()>,
+}
+
+impl Peering {
+    pub(crate) fn new((name, id): (ClusterName, ClusterId), ranges: Known, store: Option<PeerStore>) -> Self {
+        Self { name, id, ranges, store, turn: Mutex::default() }
+    }
+
+    pub(crate) async fn entries(&self) -> Result<Vec<PeerEntry>, Refusal> {
+        Ok(self.read().await?.entries())
+    }
+
+    /// Makes a cluster a peer. False where it is one already, exactly so.
+    pub(crate) async fn put(&self, file: PeerFile) -> Result<bool, Refusal> {
+        let _turn = self.turn.lock().await;
+        let stored = self.read().await?;
+        self.judge(&candidate(&file), &stored)?;
+        if stored.files.contains(&file) {
+            return Ok(false);
+        }
+        let name = file.name.clone();
+        self.stored(move |store| store.put(&file)).await?;
+        tracing::info!(peer = %name, "a cluster was made a peer");
+        Ok(true)
+    }
+
+    /// Makes a cluster a peer no more. False where it is none.
+    pub(crate) async fn remove(&self, name: &ClusterName) -> Result<bool, Refusal> {
+        let _turn = self.turn.lock().await;
+        let removed = name.clone();
+        let changed = self.stored(move |store| store.remove(&removed)).await?;
+        if changed {
+            tracing::info!(peer = %name, "a cluster is a peer no more");
+        }
+        Ok(changed)
+    }
+
+    async fn read(&self) -> Result<Stored, Refusal> {
+        let (name, id) = (self.name.clone(), self.id);
+        self.stored(move |store| store.read((&name, id))).await
+    }
+
+    fn judge(&self, candidate: &Candidate, stored: &Stored) -> Result<(), Refusal> {
+        let ranges = self.ranges.borrow().as_deref().cloned().ok_or_else(|| {
+            Refusal::unavailable(
+                "this cluster does not know its own address ranges yet",
+                "try again; if it stays so, /readyz of this process says why",
+            )
+        })?;
+        let peers = stored.files.iter().map(self::candidate).collect();
+        let admission = Admission { name: self.name.clone(), id: self.id, ranges, peers };
+        match admission.problems(candidate) {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(Refusal::of_problems(StatusCode::CONFLICT, problems)),
+        }
+    }
+
+    /// Does something with the store, which may wait for a disk.
+    async fn stored<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(PeerStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let store = self.store.clone().ok_or_else(|| {
+            Refusal::unavailable(
+                "this process was told of no place for peer files",
+                "start clustermesh-apiserver with --peers-dir",
+            )
+        })?;
+        let done = spawn_blocking(move || action(store)).await;
+        let done = done.map_err(|_| Refusal::unavailable("the process is stopping", "try again"))?;
+        done.map_err(|error| {
+            let status = match error {
+                StoreError::Mounted(_) => StatusCode::CONFLICT,
+                StoreError::Incomplete(_) | StoreError::Write(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            Refusal::new(
+                status,
+                mesh_failure::chain(&error),
+                "see that the peers folder is there, and that this process may read and write it",
+            )
+        })
+    }
+}
+
+fn candidate(file: &PeerFile) -> Candidate {
+    Candidate { name: file.name.clone(), id: file.id, ranges: file.ranges.clone() }
+}
+
+/// Validates a peer file that somebody has sent, as YAML or JSON.
+pub(crate) fn parse(name: &ClusterName, text: &str) -> Result<PeerFile, Refusal> {
+    PeerFile::parse(name, &format!("{name}.yaml"), text).map_err(|error| {
+        Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            mesh_failure::chain(&error),
+            "docs/peer-files.md has every field",
+        )
+    })
+}

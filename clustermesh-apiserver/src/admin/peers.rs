@@ -1,0 +1,42 @@
+//! `/v1/peers`: the peer files, and which there are to be.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use mesh_admin::api::List;
+use mesh_admin::cluster::{Changed, PeerEntry};
+use mesh_model::name::ClusterName;
+
+use super::Api;
+use super::answer::{Refusal, Text};
+use super::peering;
+
+pub(super) fn routes() -> Router<Arc<Api>> {
+    Router::new().route("/v1/peers", get(list)).route("/v1/peers/{name}", put(change).delete(remove))
+}
+
+async fn list(State(api): State<Arc<Api>>) -> Result<Json<List<PeerEntry>>, Refusal> {
+    Ok(Json(List { items: api.peering.entries().await? }))
+}
+
+async fn change(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    Text(text): Text,
+) -> Result<Json<Changed>, Refusal> {
+    let file = peering::parse(&cluster_name(&name)?, &text)?;
+    Ok(Json(Changed { changed: api.peering.put(file).await? }))
+}
+
+async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<Json<Changed>, Refusal> {
+    Ok(Json(Changed { changed: api.peering.remove(&cluster_name(&name)?).await? }))
+}
+
+fn cluster_name(text: &str) -> Result<ClusterName, Refusal> {
+    ClusterName::new(text).map_err(|error| {
+        Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), "name the peer as its --cluster-name does")
+    })
+}
