@@ -183,6 +183,11 @@ fn no_crate_has_a_circle_of_folders() {
 }
 
 #[test]
+fn no_files_of_the_etcd_client_use_each_other() {
+    assert_eq!(circle(&arrows(&workspace().join("crates/kv/src"))), None);
+}
+
+#[test]
 fn the_parts_of_the_merge_loop_are_small_and_have_tests() {
     let folder = workspace().join("node-agent/src/merge");
     let text = |part: &str| fs::read_to_string(folder.join(part).with_extension("rs")).unwrap();

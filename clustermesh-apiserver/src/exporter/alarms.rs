@@ -7,8 +7,9 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh_kv::alarm::{Alarm, alarms};
+use mesh_kv::alarm::Alarm;
 use mesh_kv::fault::CallReason;
+use mesh_kv::health::alarms;
 use mesh_kv::{CallError, Session};
 use mesh_runtime::Condition;
 use tokio::sync::watch;

@@ -9,10 +9,11 @@ use std::convert::Infallible;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use mesh_model::name::ClusterName;
 
+use crate::entry::Entry;
 use crate::fault::{CallError, CallReason};
 use crate::lease::Lease;
 use crate::raw::receive;
-use crate::session::{Entry, Session};
+use crate::session::Session;
 
 const READING: &str = "reading the leader key";
 

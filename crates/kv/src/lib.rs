@@ -5,9 +5,12 @@
 pub mod alarm;
 mod dial;
 pub mod election;
+mod entry;
 mod etcd_endpoint;
+mod event;
 pub mod fault;
 pub mod forget;
+pub mod health;
 mod history;
 mod lease;
 mod list;
@@ -25,9 +28,11 @@ mod watch;
 
 pub use alarm::Alarm;
 pub use dial::{Dialer, DialerError};
+pub use entry::{Entry, RawEntry};
 pub use etcd_endpoint::EtcdEndpoint;
+pub use event::{Change, Event};
 pub use fault::{CallError, DialError, KvError};
-pub use raw::{RawChange, RawEntry, RawEvent, RawWatch, Revision};
-pub use session::{Entry, Session};
+pub use raw::{RawChange, RawEvent, RawWatch, Revision};
+pub use session::Session;
 pub use tls::{Tls, share_roots};
-pub use watch::{Change, Event, PeerWatch, Wanted};
+pub use watch::{PeerWatch, Wanted};

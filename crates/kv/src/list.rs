@@ -1,16 +1,8 @@
-//! Lists of a peer's records: of everything, in an order in which a cut leaves the most useful part, and of single services.
+//! The order in which a peer's records are listed, so that a cut leaves the most useful part. Never asks for them.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
-
-use mesh_model::name::ServiceName;
 use mesh_model::record::PREFIX;
-use tokio::time::Instant;
 
-use crate::fault::CallError;
-use crate::raw::RawEntry;
-use crate::session::{Entry, Session};
-use crate::watch::{Event, PeerWatch};
+use crate::entry::{Entry, RawEntry};
 
 /// The parts of the key space in the order in which they are listed: what is small and decides on the rest comes first.
 const PARTS: [(&str, &str); 5] = [
@@ -20,6 +12,11 @@ const PARTS: [(&str, &str); 5] = [
     ("endpoints/", "nodes/"),
     ("nodes/", "services/"),
 ];
+
+/// The parts as ranges of keys: from, and where it ends.
+pub(crate) fn ranges() -> [(String, String); PARTS.len()] {
+    PARTS.map(|(from, end)| (format!("{PREFIX}{from}"), format!("{PREFIX}{end}")))
+}
 
 /// A key's place in the order of a list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +34,7 @@ impl Place {
 }
 
 /// How much of a list is read, and where it was cut.
-struct Reading {
+pub(crate) struct Reading {
     /// So many more records may be read.
     left: u64,
     /// The last record that was read.
@@ -46,8 +43,18 @@ struct Reading {
 }
 
 impl Reading {
+    /// Of which so many records may be read.
+    pub(crate) fn of(records: u64) -> Self {
+        Self { left: records, last: None, cut: None }
+    }
+
+    /// Behind which it was cut, if it was.
+    pub(crate) fn cut(&self) -> Option<&Place> {
+        self.cut.as_ref()
+    }
+
     /// The records of a page that may be read. The first that may not ends the list.
-    fn take(&mut self, mut page: Vec<RawEntry>) -> Vec<Entry> {
+    pub(crate) fn take(&mut self, mut page: Vec<RawEntry>) -> Vec<Entry> {
         let count = page.len() as u64;
         let is_cut = count > self.left;
         if is_cut {
@@ -61,63 +68,6 @@ impl Reading {
             self.cut = Some(self.last.clone().unwrap_or_else(|| Place::of("")));
         }
         entries
-    }
-}
-
-impl PeerWatch {
-    pub(crate) async fn list(
-        &mut self,
-        session: &Session,
-        sink: &mut (impl FnMut(Event) + Send),
-    ) -> Result<(), CallError> {
-        sink(Event::ListBegin);
-        self.cut = None;
-        let records = self.max_records;
-        let mut reading = Reading { left: records, last: None, cut: None };
-        let ranges = PARTS.map(|(from, end)| (format!("{PREFIX}{from}"), format!("{PREFIX}{end}")));
-        let page = |page| {
-            let entries = reading.take(page);
-            if reading.cut.is_some() {
-                sink(Event::ListCut { records });
-            }
-            if !entries.is_empty() {
-                sink(Event::ListPage(entries));
-            }
-            if reading.cut.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let revision = self.raw.list(session, &ranges, page).await?;
-        self.cut = reading.cut;
-        self.listed_at = Some(Instant::now());
-        sink(Event::ListEnd { revision });
-        Ok(())
-    }
-
-    /// Reads services at the revision that is known, so that the changes go on behind them.
-    pub(crate) async fn read(
-        &mut self,
-        session: &Session,
-        services: BTreeSet<ServiceName>,
-        sink: &mut (impl FnMut(Event) + Send),
-    ) -> Result<(), CallError> {
-        let (mut entries, mut left) = (Vec::new(), self.max_records);
-        for service in &services {
-            for part in ["services", "endpoints"] {
-                let key = format!("{PREFIX}{part}/{}/{service}", self.cluster);
-                let end = if part == "services" { format!("{key}\0") } else { format!("{key}0") };
-                let from = if part == "services" { key } else { format!("{key}/") };
-                let mut pages = session.list_range("reading a service", &from, &end).at(self.raw.revision());
-                while let Some(page) = pages.next().await? {
-                    let count = page.entries.len() as u64;
-                    if count > left {
-                        break;
-                    }
-                    left -= count;
-                    entries.extend(page.entries);
-                }
-            }
-        }
-        sink(Event::Read { services, entries });
-        Ok(())
     }
 }
 

@@ -14,8 +14,9 @@ use mesh_model::name::ClusterName;
 use mesh_model::record::{Entry as Record, KeyError, Kind, PREFIX, RecordKey};
 
 use crate::election::Leadership;
+use crate::entry::{Entry, text_of};
 use crate::fault::{CallError, CallReason};
-use crate::session::{Entry, Session, text_of};
+use crate::session::Session;
 
 pub(crate) use self::writes::MAX_OPERATIONS;
 pub use self::writes::{MAX_BYTES, Oversized, Write, transactions};

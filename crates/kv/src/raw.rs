@@ -9,12 +9,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{KeyValue, WatchResponse, WatchStream};
+use etcd_client::{WatchResponse, WatchStream};
 use mesh_model::name::ClusterName;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Dialer;
+use crate::entry::RawEntry;
 use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, KvError};
 use crate::history::{History, incarnation_of};
@@ -32,30 +33,6 @@ const MIN_PAGE_KEYS: i64 = 8;
 const CATCH_UP: Duration = Duration::from_secs(3);
 /// How often a server that is behind is asked how far it is.
 const CATCH_UP_ASKED: Duration = Duration::from_millis(100);
-
-/// A key as it stands in etcd, with all that etcd keeps of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawEntry {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
-    /// The revision at which the key was created, since it was last deleted.
-    pub create_revision: i64,
-    /// The revision of its last change.
-    pub mod_revision: i64,
-    /// How often it was written since it was created, from 1.
-    pub version: i64,
-    /// 0 where none is attached.
-    pub lease: i64,
-}
-
-impl From<KeyValue> for RawEntry {
-    fn from(pair: KeyValue) -> Self {
-        let (create_revision, mod_revision) = (pair.create_revision(), pair.mod_revision());
-        let (version, lease) = (pair.version(), pair.lease());
-        let (key, value) = pair.into_key_value();
-        Self { key, value, create_revision, mod_revision, version, lease }
-    }
-}
 
 /// One changed key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, GetOptions, KeyValue, KvClient, ResponseHeader, Txn, WatchOptions, WatchStream};
+use etcd_client::{Client, GetOptions, KvClient, ResponseHeader, Txn, WatchOptions, WatchStream};
 use hyper_util::rt::TokioIo;
 
 use crate::dial::{Dialed, Dialer, Ending, Stream};
+use crate::entry::{Entry, RawEntry};
 use crate::etcd_endpoint::EtcdEndpoint;
 use crate::fault::{CallError, CallReason, DialError};
-use crate::raw::RawEntry;
 
 /// For every call but an open watch.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -31,36 +31,6 @@ const MAX_REVISION: i64 = i64::MAX / 2;
 
 /// Keys of one page of a list.
 pub(crate) const PAGE_KEYS: i64 = 1000;
-
-/// A key with its value, as etcd holds them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Bytes that are no text are replaced: such a key is none of ours, and is refused as such.
-    pub key: String,
-    pub value: Vec<u8>,
-    pub mod_revision: i64,
-    pub create_revision: i64,
-    /// 0 where none is attached.
-    pub lease: i64,
-}
-
-impl From<RawEntry> for Entry {
-    fn from(raw: RawEntry) -> Self {
-        let RawEntry { key, value, create_revision, mod_revision, lease, .. } = raw;
-        Self { key: text_of(key), value, mod_revision, create_revision, lease }
-    }
-}
-
-impl From<KeyValue> for Entry {
-    fn from(pair: KeyValue) -> Self {
-        RawEntry::from(pair).into()
-    }
-}
-
-/// A key as text.
-pub(crate) fn text_of(key: Vec<u8>) -> String {
-    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-}
 
 /// One connection.
 pub struct Session {

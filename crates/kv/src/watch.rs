@@ -5,136 +5,38 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_model::name::{ClusterName, ServiceName};
 use mesh_model::record::PREFIX;
-use mesh_model::view::PeerView;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Dialer;
-use crate::etcd_endpoint::EtcdEndpoint;
-use crate::fault::KvError;
-use crate::list::Place;
-use crate::raw::{RawChange, RawWatch, Revision};
+use crate::event::{Change, Event};
+use crate::fault::{CallError, KvError};
+use crate::list::{self, Place, Reading};
+use crate::raw::{RawWatch, Revision};
 use crate::reconnect::{self, Attempts, Follow};
-use crate::session::{Entry, text_of};
+use crate::session::Session;
 
 /// A reader that wants more services than this at once gets a list of everything.
 const MAX_READS: usize = 64;
 /// How often everything is listed while something is left out for want of room.
 const RELIST: Duration = Duration::from_secs(300);
 
-/// What happens to a watch, in order.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Connected and answered; a list or a resumption follows.
-    Connected {
-        endpoint: EtcdEndpoint,
-    },
-    /// What is listed from here on replaces everything known.
-    ListBegin,
-    ListPage(Vec<Entry>),
-    /// What is listed goes on beyond so many records, and is not read further.
-    ListCut {
-        records: u64,
-    },
-    /// The list is complete; what it did not contain does not exist at this revision.
-    ListEnd {
-        revision: i64,
-    },
-    /// No list is needed: changes go on behind the revision known.
-    Resumed {
-        revision: i64,
-    },
-    /// All changes of one or more whole revisions, up to this one.
-    Changed {
-        revision: i64,
-        changes: Vec<Change>,
-    },
-    /// All records of services that were asked for, as they are at the revision known.
-    Read {
-        services: BTreeSet<ServiceName>,
-        entries: Vec<Entry>,
-    },
-    /// The connection is lost; what is known stays. Another attempt follows.
-    Disconnected {
-        reason: KvError,
-    },
-}
-
-/// A changed key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    Put { key: String, value: Vec<u8> },
-    Delete { key: String },
-}
-
-impl From<RawChange> for Change {
-    fn from(raw: RawChange) -> Self {
-        match raw {
-            RawChange::Put(entry) => Self::Put { key: text_of(entry.key), value: entry.value },
-            RawChange::Delete { key } => Self::Delete { key: text_of(key) },
-        }
-    }
-}
-
-impl Change {
-    fn key(&self) -> &str {
-        self.parts().0
-    }
-
-    /// The key, and its value where it was not deleted.
-    fn parts(&self) -> (&str, Option<&[u8]>) {
-        match self {
-            Self::Put { key, value } => (key, Some(value)),
-            Self::Delete { key } => (key, None),
-        }
-    }
-}
-
-impl Event {
-    /// How many records it is about, or a view has to look at because of it.
-    pub fn records(&self) -> usize {
-        match self {
-            Self::ListPage(entries) | Self::Read { entries, .. } => entries.len(),
-            Self::Changed { changes, .. } => changes.len(),
-            // All that were listed.
-            Self::ListEnd { .. } => usize::MAX,
-            _ => 0,
-        }
-    }
-
-    /// Does to a view what the event says. Take the view's snapshot afterwards.
-    pub fn feed(&self, view: &mut PeerView) {
-        match self {
-            Self::ListBegin => view.begin_list(),
-            Self::ListPage(entries) => {
-                entries.iter().for_each(|entry| view.list_entry(&entry.key, &entry.value))
-            }
-            Self::ListCut { records } => view.cut_list(*records),
-            Self::ListEnd { .. } => view.end_list(),
-            Self::Read { services, entries } => {
-                view.read(services, entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())))
-            }
-            Self::Changed { changes, .. } => view.apply(changes.iter().map(Change::parts)),
-            Self::Connected { .. } | Self::Resumed { .. } | Self::Disconnected { .. } => {}
-        }
-    }
-}
-
 /// Follows one cluster's records.
 pub struct PeerWatch {
-    pub(crate) raw: RawWatch,
+    raw: RawWatch,
     /// Records of a list beyond which it is not read.
-    pub(crate) max_records: u64,
+    max_records: u64,
     /// Where it was cut. What lies beyond is not followed either.
-    pub(crate) cut: Option<Place>,
-    pub(crate) cluster: ClusterName,
-    pub(crate) listed_at: Option<Instant>,
+    cut: Option<Place>,
+    cluster: ClusterName,
+    listed_at: Option<Instant>,
     wanted: watch::Receiver<Wanted>,
 }
 
@@ -173,6 +75,61 @@ impl PeerWatch {
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
     pub async fn run(self, token: CancellationToken, sink: impl FnMut(Event) + Send) {
         reconnect::run(self, token, sink).await;
+    }
+
+    /// Lists everything, as far as it may be read.
+    async fn list(
+        &mut self,
+        session: &Session,
+        sink: &mut (impl FnMut(Event) + Send),
+    ) -> Result<(), CallError> {
+        sink(Event::ListBegin);
+        self.cut = None;
+        let records = self.max_records;
+        let mut reading = Reading::of(records);
+        let page = |page| {
+            let entries = reading.take(page);
+            if reading.cut().is_some() {
+                sink(Event::ListCut { records });
+            }
+            if !entries.is_empty() {
+                sink(Event::ListPage(entries));
+            }
+            if reading.cut().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let revision = self.raw.list(session, &list::ranges(), page).await?;
+        self.cut = reading.cut().cloned();
+        self.listed_at = Some(Instant::now());
+        sink(Event::ListEnd { revision });
+        Ok(())
+    }
+
+    /// Reads services at the revision that is known, so that the changes go on behind them.
+    async fn read(
+        &mut self,
+        session: &Session,
+        services: BTreeSet<ServiceName>,
+        sink: &mut (impl FnMut(Event) + Send),
+    ) -> Result<(), CallError> {
+        let (mut entries, mut left) = (Vec::new(), self.max_records);
+        for service in &services {
+            for part in ["services", "endpoints"] {
+                let key = format!("{PREFIX}{part}/{}/{service}", self.cluster);
+                let end = if part == "services" { format!("{key}\0") } else { format!("{key}0") };
+                let from = if part == "services" { key } else { format!("{key}/") };
+                let mut pages = session.list_range("reading a service", &from, &end).at(self.raw.revision());
+                while let Some(page) = pages.next().await? {
+                    let count = page.entries.len() as u64;
+                    if count > left {
+                        break;
+                    }
+                    left -= count;
+                    entries.extend(page.entries);
+                }
+            }
+        }
+        sink(Event::Read { services, entries });
+        Ok(())
     }
 
     /// When everything is to be listed again because something was left out that there may be room for by then.

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_kv::alarm::{Alarm, alarms, raise};
+use mesh_kv::alarm::Alarm;
 use mesh_kv::election::{Candidate, Leadership, Role};
 use mesh_kv::fault::CallReason;
 use mesh_kv::forget::{ForgetError, Remains};
+use mesh_kv::health::{alarms, raise};
 use mesh_kv::publish::{PublishError, Publisher, Write, read_back, transactions};
 use mesh_kv::testing::Etcd;
 use mesh_kv::{Dialer, Session};

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::dial::Dialer;
-use crate::session::{Session, text_of};
+use crate::entry::text_of;
+use crate::session::Session;
 
 use super::Etcd;
 
