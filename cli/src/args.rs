@@ -9,7 +9,8 @@ use clap_complete::Shell;
 use mesh_model::name::ServiceName;
 
 pub(crate) use clusters::{
-    ApiArgs, ClusterArgs, Endpoint, InviteArgs, InviteVerb, JoinArgs, LeaveArgs, PeerTarget, StatusArgs,
+    ApiArgs, CertVerb, ClusterArgs, Endpoint, InviteArgs, InviteVerb, JoinArgs, LeaveArgs, PeerTarget,
+    StatusArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -73,6 +74,11 @@ pub(crate) enum Noun {
     Peer {
         #[command(subcommand)]
         verb: PeerVerb,
+    },
+    /// The certificates that a cluster's own processes show.
+    Cert {
+        #[command(subcommand)]
+        verb: CertVerb,
     },
     /// Programs, ours and others', at the hooks where this node's sockets connect and send.
     Hook {

@@ -15,7 +15,6 @@ use crate::confirm::confirm;
 use crate::progress::Progress;
 use crate::wait::{self, Known, Wanted};
 
-use describe::describe;
 pub(crate) use describe::member;
 pub(crate) use show::findings;
 
@@ -61,7 +60,7 @@ async fn planned<C: Cluster>(
     progress: &Progress,
 ) -> Result<(Vec<Member>, Plan)> {
     progress.say("asking the clusters who they are");
-    let members = describe(clusters, &args.endpoint).await?;
+    let members = describe::settled(clusters, &args.endpoint, progress).await?;
     let mut plan = Plan::of(&members);
     // Who is called like another can't be told from it, and who has no certificate can't dial.
     if !args.no_probe && plan.is_allowed() {

@@ -1,6 +1,6 @@
 //! `clustermesh leave`: the others forget the cluster first, so that none of their clients is sent there; then it forgets them.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_admin::cluster::{Changed, Cluster as Described, PeerEntry};
 use mesh_model::name::ClusterName;
 use serde::Serialize;
@@ -15,9 +15,12 @@ use crate::wait::{self, Known, Wanted};
 /// A cluster that was named, as far as it can be asked.
 struct Named<'a, C> {
     cluster: &'a C,
-    /// Its name and its peers; none where nobody answers there.
-    known: Option<(ClusterName, Vec<String>)>,
+    /// None where nobody answers there.
+    known: Option<Answer>,
 }
+
+/// The name of a cluster, and its peers.
+type Answer = (ClusterName, Vec<String>);
 
 /// What is done, and what is left undone.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -75,50 +78,58 @@ async fn asked<C: Cluster>(cluster: &C, force: bool) -> Result<Named<'_, C>> {
     }
 }
 
+/// The others forget first.
 fn planned<C: Cluster>(named: &[Named<'_, C>], args: &LeaveArgs) -> Result<Farewell> {
-    let known = || named.iter().filter_map(|named| named.known.as_ref());
-    let leaver = known().find(|(name, _)| *name == args.name);
-    ensure!(
-        leaver.is_some() || args.force,
-        "{} is none of the clusters that were named; name its --context or --socket, too, or, if it does not exist any \
-         more, --force",
-        args.name
-    );
-    let others: Vec<_> = known().filter(|(name, _)| *name != args.name).collect();
-    let mut farewell = Farewell::default();
+    let (leaver, others): (Vec<&Answer>, Vec<&Answer>) =
+        named.iter().filter_map(|named| named.known.as_ref()).partition(|(name, _)| *name == args.name);
     let knowing = others.iter().filter(|(_, peers)| peers.iter().any(|peer| peer == args.name.as_str()));
-    farewell.removed.extend(knowing.map(|(at, _)| Removal { at: at.clone(), peer: args.name.clone() }));
-    match leaver {
-        None => farewell.stays.push(format!(
+    let removed = knowing.map(|(at, _)| Removal { at: at.clone(), peer: args.name.clone() }).collect();
+    let mut farewell = Farewell { removed, stays: Vec::new() };
+    match leaver.first() {
+        Some((_, peers)) => farewell.of_leaver(args, peers, &others)?,
+        None => farewell.without_leaver(args)?,
+    }
+    Ok(farewell)
+}
+
+impl Farewell {
+    /// The leaver can be asked: it forgets all of its peers.
+    fn of_leaver(&mut self, args: &LeaveArgs, peers: &[String], others: &[&Answer]) -> Result<()> {
+        let is_named = |peer: &String| others.iter().any(|(name, _)| name.as_str() == peer);
+        let missing: Vec<&str> = peers.iter().filter(|peer| !is_named(peer)).map(String::as_str).collect();
+        ensure!(
+            missing.is_empty() || args.force,
+            "{0} also has the peers {1}, which were not named or can't be asked; name them, or --force: then they go on \
+             sending connections to {0} until its peer file is removed there",
+            args.name,
+            missing.join(", "),
+        );
+        self.stays.extend(missing.iter().map(|peer| {
+            format!(
+                "at {peer}: the peer file of {0}; clients there are still sent to its backends. Run there: clustermesh \
+                 peer remove {0}",
+                args.name
+            )
+        }));
+        let files = peers.iter().filter_map(|peer| ClusterName::new(peer).ok());
+        self.removed.extend(files.map(|peer| Removal { at: args.name.clone(), peer }));
+        Ok(())
+    }
+
+    fn without_leaver(&mut self, args: &LeaveArgs) -> Result<()> {
+        ensure!(
+            args.force,
+            "{} is none of the clusters that were named; name its --context or --socket, too, or, if it does not exist any \
+             more, --force",
+            args.name
+        );
+        self.stays.push(format!(
             "at {}: the peer files of the others; its clients are still sent to their backends. When it is back, run there: \
              clustermesh peer remove NAME",
             args.name
-        )),
-        Some((_, peers)) => {
-            let missing: Vec<_> = peers.iter().filter(|peer| others.iter().all(|(name, _)| name.as_str() != *peer)).collect();
-            if !missing.is_empty() && !args.force {
-                let names: Vec<_> = missing.iter().map(|peer| peer.as_str()).collect();
-                bail!(
-                    "{} also has the peers {}, which were not named or can't be asked; name them, or --force: then they go on \
-                     sending connections to {} until its peer file is removed there",
-                    args.name,
-                    names.join(", "),
-                    args.name
-                );
-            }
-            let stays = missing.iter().map(|peer| {
-                format!(
-                    "at {peer}: the peer file of {0}; clients there are still sent to its backends. Run there: clustermesh \
-                     peer remove {0}",
-                    args.name
-                )
-            });
-            farewell.stays.extend(stays);
-            let files = peers.iter().filter_map(|peer| ClusterName::new(peer).ok());
-            farewell.removed.extend(files.map(|peer| Removal { at: args.name.clone(), peer }));
-        }
+        ));
+        Ok(())
     }
-    Ok(farewell)
 }
 
 fn show(farewell: &Farewell, output: Output) -> Result<()> {
@@ -151,10 +162,11 @@ async fn carry_out<C: Cluster>(
             Ok(Known { cluster, name: removal.at.clone(), peers: vec![removal.peer.clone()] })
         })
         .collect::<Result<_>>()?;
-    let forgotten = wait::until(Wanted::Gone, &forgetting, args.timeout, progress).await;
-    if !args.force {
-        forgotten
-            .context("run the same command again to go on, or with --force not to wait for these nodes")?;
+    if !forgetting.is_empty() {
+        let forgotten = wait::until(Wanted::Gone, &forgetting, args.timeout, progress).await;
+        let forgotten = forgotten
+            .context("run the same command again to go on, or with --force to go on without these nodes");
+        forgotten.or_else(|error| if args.force { Ok(()) } else { Err(error) })?;
     }
     for removal in &own {
         remove(named, removal, progress).await?;

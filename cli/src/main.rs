@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod backend;
 mod bpf;
+mod cert;
 mod client;
 mod cluster;
 mod confirm;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Noun::Service { verb } => service::run(&cli.agent, verb, cli.output),
         Noun::Backend { verb } => backend::run(&cli.agent, verb, cli.output),
         Noun::Peer { verb } => peer::run(&cli.agent, verb, cli.output),
+        Noun::Cert { verb } => cert::run(&cli.agent, verb, cli.output),
         Noun::Hook { verb } => hook::run(&cli.agent, verb, cli.output),
         Noun::Bpf { verb } => bpf::run(&cli.agent, verb, cli.output),
         Noun::Completion { shell } => render::print(&args::completion(*shell)),

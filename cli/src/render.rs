@@ -47,3 +47,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
 pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
+
+/// For how long a certificate still counts.
+pub(crate) fn left(seconds: u64) -> String {
+    match seconds {
+        0 => "expired".into(),
+        172_800.. => format!("{} d", seconds / 86_400),
+        7200.. => format!("{} h", seconds / 3600),
+        _ => format!("{} min", seconds / 60),
+    }
+}

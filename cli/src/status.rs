@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::args::{AgentArgs, Output, StatusArgs};
 use crate::cluster::{self, CallError, Cluster, Request, call, list};
 use crate::progress::Progress;
-use crate::render::{self, or_dash};
+use crate::render::{self, left, or_dash};
 use crate::wait::peer_rows;
 use judge::{Answers, ClusterStatus, Node, PeerStatus};
 
@@ -131,15 +131,5 @@ fn fresh(peer: &PeerStatus) -> String {
     match peer.stale_s {
         0 => "now".into(),
         seconds => format!("{seconds} s ago"),
-    }
-}
-
-/// How long the first certificate to expire still counts.
-fn left(seconds: u64) -> String {
-    match seconds {
-        0 => "expired".into(),
-        172_800.. => format!("{} d", seconds / 86_400),
-        7200.. => format!("{} h", seconds / 3600),
-        _ => format!("{} min", seconds / 60),
     }
 }

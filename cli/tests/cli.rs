@@ -29,6 +29,8 @@ fn the_help_is_a_contract() {
             "peer export",
             "peer import",
             "peer remove",
+            "cert",
+            "cert show",
             "hook",
             "hook list",
             "bpf",

@@ -67,6 +67,8 @@ fn two_clusters_join_are_well_and_part() {
 
     let told = said(0, &["status", &hoth, &yavin, "--wait"]);
     assert_said(&told, &["CONNECTED", "hoth     yavin  1      1          1       now    1         2"]);
+    let told = said(0, &["cert", "show", &hoth, &yavin]);
+    assert_said(&told, &["hoth     agent   7 d      in 2 d", "clustermesh://yavin/agent"]);
     let json = String::from_utf8(run(&["status", &hoth, "-o", "json"], "").stdout).unwrap();
     let status: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(status["items"][0]["peers"][0]["synced"], 1);

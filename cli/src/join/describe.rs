@@ -1,16 +1,42 @@
 //! Who the clusters say they are.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use mesh_admin::cluster::Cluster as Described;
 use mesh_membership::plan::Member;
+use tokio::time::Instant;
 
 use crate::args::Endpoint;
 use crate::cluster::{Cluster, Request, call, list};
+use crate::progress::Progress;
+
+/// A clustermesh-apiserver that has just been installed becomes the leader first, and then makes certificates.
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks all of them; for a while, as long as one is still making its certificates.
+pub(super) async fn settled<C: Cluster>(
+    clusters: &[C],
+    endpoints: &[Endpoint],
+    progress: &Progress,
+) -> Result<Vec<Member>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let members = describe(clusters, endpoints).await?;
+        let unfinished = members.iter().find(|member| member.cluster.trust.is_none());
+        match unfinished {
+            Some(member) if Instant::now() < deadline => {
+                progress.say(&format!("waiting for the certificates of {}", member.name()));
+                tokio::time::sleep(PAUSE).await;
+            }
+            _ => return Ok(members),
+        }
+    }
+}
 
 /// Asks all of them at the same time.
-pub(super) async fn describe<C: Cluster>(clusters: &[C], endpoints: &[Endpoint]) -> Result<Vec<Member>> {
+async fn describe<C: Cluster>(clusters: &[C], endpoints: &[Endpoint]) -> Result<Vec<Member>> {
     futures::future::try_join_all(clusters.iter().map(|cluster| member(cluster, endpoints))).await
 }
 

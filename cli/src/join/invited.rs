@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use mesh_admin::cluster::{Cluster as Described, TakeInvite, TakenInvite};
+use mesh_membership::invite::Token;
 use serde::Serialize;
 
 use super::{Known, Progress, Wanted, wait};
@@ -11,9 +12,6 @@ use crate::args::{JoinArgs, Output};
 use crate::cluster::{Cluster, Request, call};
 use crate::confirm::confirm;
 use crate::render;
-
-/// A longer text is no token.
-const MAX_TOKEN: usize = 16 << 10;
 
 /// What came of it.
 #[derive(Serialize)]
@@ -30,22 +28,23 @@ pub(super) async fn join<C: Cluster>(
 ) -> Result<()> {
     let token = token(invite)?;
     let progress = Progress::new();
+    progress.say(&format!("{} invites; its authority: {}", token.cluster, token.fingerprint));
     let own: Described = call(cluster, &Request::get("/v1/cluster")).await?;
     let fingerprint = own.fingerprint.clone().with_context(|| {
         format!("{} has no certificate authority (yet): see the log of its clustermesh-apiserver", own.name)
     })?;
     progress.say(&format!(
-        "{} has the authority {fingerprint}: the other side shows it when this has joined",
+        "{} joins; its authority: {fingerprint} (what `clustermesh invite list -o wide` shows there afterwards)",
         own.name
     ));
     if args.dry_run {
         return Ok(());
     }
     confirm(args.yes, &format!("Take the invite for {}?", own.name))?;
-    let taken: TakenInvite =
-        call(cluster, &Request::post("/v1/invites/take", &TakeInvite { token }))
-            .await
-            .context("taking the invite; the same command again goes on where this was interrupted")?;
+    let take = TakeInvite { token: token.encode() };
+    let taken: TakenInvite = call(cluster, &Request::post("/v1/invites/take", &take))
+        .await
+        .context("taking the invite; the same command again goes on where this was interrupted")?;
     show(&Joined { own: &own, other: &taken }, output)?;
     if args.no_wait {
         return Ok(());
@@ -57,21 +56,15 @@ pub(super) async fn join<C: Cluster>(
 }
 
 /// The token, or what the file of that name holds.
-fn token(text: &str) -> Result<String> {
+fn token(text: &str) -> Result<Token> {
     let path = Path::new(text);
-    let token = match path.is_file() {
+    let text = match path.is_file() {
         true => std::fs::read_to_string(path).with_context(|| format!("reading the invite {text}"))?,
         false => text.to_owned(),
     };
-    // A file may hold all that `clustermesh invite` printed; the token is its first line.
-    let token = token.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned();
-    ensure!(!token.is_empty(), "the invite is empty; `clustermesh invite` at the other cluster makes one");
-    if token.len() > MAX_TOKEN || token.contains('/') && !path.exists() {
-        bail!(
-            "the invite is neither a token nor a file that can be read; `clustermesh invite` at the other cluster makes one"
-        );
-    }
-    Ok(token)
+    // A file may hold all that `clustermesh invite` printed, which has the token first and a blank line behind it.
+    let paragraph = text.trim().split("\n\n").next().unwrap_or_default();
+    paragraph.parse().context("this is neither the token of an invite nor a file that can be read")
 }
 
 fn show(joined: &Joined<'_>, output: Output) -> Result<()> {
@@ -91,18 +84,30 @@ fn show(joined: &Joined<'_>, output: Output) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_membership::invite::{Digest, InviteId, Secret};
+    use mesh_model::name::ClusterName;
+
     use super::*;
 
     #[test]
     fn a_token_stands_on_the_line_or_in_a_file() {
+        let made = Token {
+            endpoints: vec!["https://mesh.yavin.example:2380".into()],
+            cluster: ClusterName::new("yavin").unwrap(),
+            fingerprint: Digest::new([7; 32]),
+            invite: InviteId::new([1; 8]),
+            secret: Secret::new([2; 32]),
+        };
+        let line = made.encode();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("invite");
-        std::fs::write(&path, "\ncm1-abc\n\nThe line above is a secret.\n").unwrap();
-        assert_eq!(token(path.to_str().unwrap()).unwrap(), "cm1-abc");
-        assert_eq!(token(" cm1-abc\n").unwrap(), "cm1-abc");
-        for bad in ["", " \n", "/nowhere/invite"] {
-            let error = token(bad).unwrap_err().to_string();
-            assert!(error.contains("clustermesh invite"), "{error}");
+        std::fs::write(&path, format!("\n{line}\n\nThe line above is a secret.\n")).unwrap();
+        assert_eq!(token(path.to_str().unwrap()).unwrap(), made);
+        let (start, end) = line.split_at(40);
+        assert_eq!(token(&format!(" {start}\n  {end}\n")).unwrap(), made, "as a chat breaks it");
+        for bad in ["", " \n", "/nowhere/invite", start] {
+            let error = format!("{:#}", token(bad).unwrap_err());
+            assert!(error.contains("neither the token of an invite nor a file"), "{error}");
         }
     }
 }

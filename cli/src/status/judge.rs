@@ -200,7 +200,15 @@ fn refused(described: &Described, entry: &PeerEntry) -> Option<Problem> {
 
 fn certificates(described: &Described, now_unix_s: u64) -> Vec<Problem> {
     let judged = described.certificates.iter().filter_map(|it| certificate(described, it, now_unix_s));
-    judged.collect()
+    let none = described.trust.is_none().then(|| {
+        let problem =
+            format!("{} has no certificate authority (yet), so no peer can trust it", described.name);
+        Problem::new(
+            problem,
+            "read the log of its leading clustermesh-apiserver, which makes it with --certificates-dir",
+        )
+    });
+    none.into_iter().chain(judged).collect()
 }
 
 fn certificate(described: &Described, certificate: &Certificate, now_unix_s: u64) -> Option<Problem> {
@@ -235,7 +243,7 @@ mod tests {
 
     fn answers(states: &[&str]) -> Answers {
         let described = json!({"name": "hoth", "id": 1, "version": "0.1.0", "leading": true, "time_unix_ms": 0,
-            "ranges": {"pods": [], "services": [], "nodes": []}, "trust": null, "fingerprint": null, "pod_endpoint": null});
+            "ranges": {"pods": [], "services": [], "nodes": []}, "trust": "x", "fingerprint": null, "pod_endpoint": null});
         let row = |state: &&str| {
             json!({"name": "yavin", "state": state, "reason": (*state != "synced").then_some("connection refused"),
                 "stale_since_unix_us": (*state == "disconnected").then_some((NOW - 90) * 1_000_000),

@@ -61,7 +61,10 @@ fn describe(name: &str, id: u8) -> Value {
         "ranges": {"pods": [format!("10.{id}.0.0/16")], "services": [], "nodes": [format!("192.168.{id}.0/24")]},
         "endpoints": [format!("https://192.168.{id}.1:2379")],
         "trust": format!("-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----\n"),
-        "fingerprint": format!("{id:02X}:FF"), "pod_endpoint": null, "peers_store": "folder /peers",
+        "fingerprint": format!("{id:02X}:FF"), "pod_endpoint": null, "certificates": [{
+            "holder": "agent", "identity": format!("clustermesh://{name}/agent"), "serial": "01", "fingerprint": "02",
+            "not_after_unix_s": now as u64 / 1000 + 604_805, "renewal_unix_s": now as u64 / 1000 + 201_605,
+        }], "peers_store": "folder /peers",
     })
 }
 
