@@ -5,6 +5,7 @@ mod certificates;
 pub mod config;
 pub mod exporter;
 pub mod forget;
+mod invites;
 mod serve;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 use certificates::CertificateMetrics;
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
+use invites::{JoinError, JoinMetrics};
 use serve::{MeshApi, ServeError, ServeMetrics};
 
 /// For all tasks to end after a signal.
@@ -37,6 +39,8 @@ pub enum RunError {
     Signals(#[from] SignalError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -56,6 +60,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let source_metrics = SourceMetrics::register(registry.root());
     let certificate_metrics = CertificateMetrics::register(registry.root());
     let serve_metrics = ServeMetrics::register(registry.root());
+    let join_metrics = JoinMetrics::register(registry.root());
     let mut listens = None;
     if let Some(config) = args.mesh.config(&identity.name, &args.certificates) {
         let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
@@ -77,6 +82,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         ranges,
     };
     let (cluster, own_ranges) = (identity.name.clone(), said.ranges.clone());
+    let invites_dialer = Arc::clone(&dialer);
     let exporter = Exporter::new(identity, dialer, said, &readiness, metrics)
         .compacting_every(Duration::from_secs(args.etcd.compact_every_seconds))
         .resigning_after(args.election.resign_after);
@@ -93,7 +99,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         supervisor.spawn("certificates", keeper.run(token.clone()));
     }
     let described = admin::Described::new(args, own_ranges, exporter.leading(), listens);
-    admin::spawn(described, &mut supervisor, args).await;
+    admin::spawn(described, (invites_dialer, join_metrics), &mut supervisor, args).await?;
     let mut ages = ProblemAges::default();
     let lines =
         move |status: &Arc<Status>| ages.lines(status, SystemTime::now(), |time| rfc3339(unix_seconds(time)));

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use binaries::{Apiserver, DEADLINE, Lab, base};
 use mesh_admin::api::List;
-use mesh_admin::cluster::{Changed, Cluster, PeerDocument, PeerEntry, Probe, ProbeRequest, Refused};
+use mesh_admin::cluster::{
+    Changed, Cluster, Invite, InviteState, IssuedInvite, PeerDocument, PeerEntry, Probe, ProbeRequest,
+    Refused, TakenInvite,
+};
 use mesh_kv::testing::{free_port, wait_until};
 use mesh_model::address_policy::PeerRanges;
 use mesh_model::name::ClusterName;
@@ -51,6 +54,7 @@ impl Hoth {
         let mut flags = vec!["--etcd-endpoint", &etcd, "--mesh-address", &address, "--peers-dir", &peers];
         flags.extend(["--certificates-dir", &certificates, "--certificate-name", "mesh.hoth.example"]);
         flags.extend(["--mesh-endpoint", &endpoints, "--instance", "hoth"]);
+        flags.extend(["--join-address", "127.0.0.1:0", "--join-endpoint", "https://mesh.hoth.example:2381"]);
         let trust = lab.root.join("trust");
         std::fs::create_dir_all(&trust).unwrap();
         let trust = trust.display().to_string();
@@ -201,6 +205,90 @@ fn a_probe_tells_who_answers_and_why_somebody_does_not() {
         hoth.socket.ask("POST", "/v1/probe", "{\"name\":\"hoth\",\"endpoints\":[],\"trust\":\"\"}");
     assert!(status == 422 && body.contains("0 endpoints"), "{status}: {body}");
     assert_eq!(hoth.socket.ask("POST", "/v1/probe", "{").0, 400);
+}
+
+#[test]
+fn an_invite_stands_in_etcd_beside_the_records_until_it_is_revoked() {
+    let hoth = Hoth::start();
+    let ask = |method, path: &str, body: &str| hoth.socket.ask(method, path, body);
+    let request = |id: u64, pods: &str, lifetime: u64| {
+        format!(
+            "{{\"name\":\"yavin\",\"id\":{id},\"ranges\":{{\"pods\":[\"{pods}\"]}},\"lifetime_seconds\":{lifetime}}}"
+        )
+    };
+    for (id, pods, lifetime, status, part) in [
+        (1, "10.1.0.0/16", 59, 422, "can't live 59 s"),
+        (1, "10.1.2.3/16", 60, 422, "write 10.1.0.0/16"),
+        (2, "10.1.0.0/16", 60, 409, "this cluster's own"),
+        (1, "10.2.0.0/24", 60, 409, "overlaps this cluster's own pod range"),
+    ] {
+        let (answered, body) = ask("POST", "/v1/invites", &request(id, pods, lifetime));
+        assert!(answered == status && body.contains(part), "{answered}: {body}");
+    }
+    let (status, body) = ask("POST", "/v1/invites", &request(1, "10.1.0.0/16", 3600));
+    assert_eq!(status, 200, "{body}");
+    let issued: IssuedInvite = serde_json::from_str(&body).unwrap();
+    let invites: List<Invite> = hoth.socket.get("/v1/invites");
+    let [invite] = &invites.items[..] else { panic!("{invites:?}") };
+    assert_eq!((&invite.id, invite.state), (&issued.id, InviteState::Open));
+    let (status, body) = ask("POST", "/v1/invites/take", &format!("{{\"token\":{:?}}}", issued.token));
+    assert!(status == 409 && body.contains("this cluster's own"), "{status}: {body}");
+    let cut = &issued.token[..issued.token.len() - 3];
+    let (status, body) = ask("POST", "/v1/invites/take", &format!("{{\"token\":{cut:?}}}"));
+    assert!(status == 422 && body.contains("copy the whole line again"), "{status}: {body}");
+    // The exporter goes on writing beside it, and leaves it alone.
+    hoth.lab.write("base.yaml", &base(&["10.2.0.11"]));
+    wait_until("the change", DEADLINE, || hoth.lab.base_slice().contains("10.2.0.11"));
+    assert_eq!(
+        hoth.lab.etcd.ctl(&["get", "--prefix", "--keys-only", "clustermesh/invite/"]).trim(),
+        format!("clustermesh/invite/hoth/{}", issued.id)
+    );
+    assert_eq!(ask("DELETE", &format!("/v1/invites/{}", issued.id), "").1, "{\"changed\":true}");
+    assert_eq!(ask("DELETE", &format!("/v1/invites/{}", issued.id), "").1, "{\"changed\":false}");
+    assert_eq!(ask("DELETE", "/v1/invites/..", "").0, 400);
+    // With the peer go its invites.
+    assert_eq!(ask("POST", "/v1/invites", &request(1, "10.1.0.0/16", 3600)).0, 200);
+    assert_eq!(ask("DELETE", "/v1/peers/yavin", "").1, "{\"changed\":false}");
+    assert!(hoth.socket.get::<List<Invite>>("/v1/invites").items.is_empty());
+}
+
+#[test]
+fn two_clusters_join_by_an_invite_and_repeat_it() {
+    let hoth = Hoth::start();
+    let lab = Lab::new();
+    lab.write("base.yaml", &base(&["10.1.0.10"]));
+    let (etcd, port) = (lab.etcd.endpoint().to_string(), free_port());
+    let (peers, certificates) = (lab.root.join("peers"), lab.root.join("certificates").display().to_string());
+    std::fs::create_dir(&peers).unwrap();
+    let (peers_dir, address) = (peers.display().to_string(), format!("127.0.0.1:{port}"));
+    let endpoint = format!("https://{address}");
+    let mut flags = vec!["--cluster-name", "yavin", "--cluster-id", "1", "--pod-cidr", "10.1.0.0/16"];
+    flags.extend(["--service-cidr", "10.101.0.0/16", "--node-cidr", "192.168.1.0/24"]);
+    flags.extend(["--etcd-endpoint", &etcd, "--peers-dir", &peers_dir, "--certificates-dir", &certificates]);
+    flags.extend(["--mesh-endpoint", "https://mesh.yavin.example:2379", "--instance", "yavin"]);
+    flags.extend(["--join-address", &address, "--join-endpoint", &endpoint]);
+    let mut inviter = Apiserver::start_with(&lab, &flags);
+    let yavin = Socket::new(&lab.root.join("run/yavin/apiserver.sock"));
+    wait_until("yavin's certificates", DEADLINE, || yavin.get::<Cluster>("/v1/cluster").trust.is_some());
+    let invite = r#"{"name":"hoth","id":2,"ranges":{"pods":["10.2.0.0/16"],"nodes":["192.168.2.0/24"]},"lifetime_seconds":600}"#;
+    let (status, body) = yavin.ask("POST", "/v1/invites", invite);
+    assert_eq!(status, 200, "{body}");
+    let issued: IssuedInvite = serde_json::from_str(&body).unwrap();
+    let token = format!("{{\"token\":{:?}}}", issued.token);
+    for changed in [true, false] {
+        let (status, body) = hoth.socket.ask("POST", "/v1/invites/take", &token);
+        assert_eq!(status, 200, "{body}");
+        let taken: TakenInvite = serde_json::from_str(&body).unwrap();
+        assert_eq!((taken.name.as_str(), taken.changed), ("yavin", changed));
+        assert_eq!(Some(taken.fingerprint), yavin.get::<Cluster>("/v1/cluster").fingerprint);
+    }
+    let (known, own): (List<PeerEntry>, Cluster) = (yavin.get("/v1/peers"), hoth.socket.get("/v1/cluster"));
+    let file = known.items[0].file.as_ref().unwrap();
+    assert_eq!((known.items[0].name.as_str(), &file.trust), ("hoth", &own.trust));
+    let invites: List<Invite> = yavin.get("/v1/invites");
+    assert_eq!((invites.items[0].state, &invites.items[0].used_by), (InviteState::Used, &own.fingerprint));
+    assert!(hoth.peers.join("yavin.yaml").exists());
+    inviter.line("a cluster has joined by an invite");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use mesh_admin::cluster::{Problem, Refused};
 
 /// A refused request.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}", refused.error)]
 pub(crate) struct Refusal {
     status: StatusCode,
     refused: Refused,
@@ -30,6 +31,10 @@ impl Refusal {
     /// What can't be done now.
     pub(crate) fn unavailable(error: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error, remedy)
+    }
+
+    pub(crate) fn into_parts(self) -> (StatusCode, Refused) {
+        (self.status, self.refused)
     }
 }
 

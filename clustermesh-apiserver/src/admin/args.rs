@@ -1,5 +1,6 @@
 //! Where the admin API is, and what this cluster tells others of how it is reached.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -36,6 +37,28 @@ pub(crate) struct AdminSocketArgs {
         value_parser = secure
     )]
     pub(crate) mesh_endpoints: Vec<EtcdEndpoint>,
+
+    /// Where clusters that have an invite of this one join. Not served by default.
+    ///
+    /// TLS with the certificate of the mesh API and without one of the client; whoever has no invite is refused. With several
+    /// replicas each may serve it.
+    #[arg(
+        long,
+        env = "CLUSTERMESH_JOIN_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        requires_all = ["join_endpoints", "mesh_identity"]
+    )]
+    pub(crate) join_address: Option<SocketAddr>,
+
+    /// Where --join-address is reached from outside: https://HOST:PORT; stands in invites. Repeatable.
+    #[arg(
+        long = "join-endpoint",
+        env = "CLUSTERMESH_JOIN_ENDPOINT",
+        value_name = "URL",
+        value_delimiter = ',',
+        value_parser = secure
+    )]
+    pub(crate) join_endpoints: Vec<EtcdEndpoint>,
 }
 
 impl AdminSocketArgs {

@@ -8,6 +8,8 @@ use mesh_trust::{Bundle, Certificate, Role};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::answer::Refusal;
+
 /// Where certificates are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnCertificates {
@@ -26,11 +28,15 @@ pub(crate) struct OwnTrust {
 }
 
 impl OwnCertificates {
+    /// The folder of what the mesh API shows: `tls.crt`, `tls.key`, and the authority's `ca.crt`.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let made = || self.made.as_ref().map(|made| made.join(Role::Apiserver.as_str()));
+        self.server.clone().or_else(made)
+    }
+
     /// What others trust to know this cluster by; none where it is not there, or says nothing.
     pub(crate) fn trust(&self) -> Option<OwnTrust> {
-        let made = self.made.as_ref().map(|made| made.join(Role::Apiserver.as_str()));
-        let folders = self.server.iter().chain(&made);
-        let pem = folders.filter_map(|folder| fs::read_to_string(folder.join("ca.crt")).ok()).next()?;
+        let pem = fs::read_to_string(self.folder()?.join("ca.crt")).ok()?;
         let fingerprint = Bundle::from_pem(&pem).ok()?.fingerprints().first()?.to_string();
         Some(OwnTrust { pem, fingerprint })
     }
@@ -67,4 +73,13 @@ fn read(folder: &Path, holder: &str, is_renewed: bool) -> Option<Shown> {
         not_after_unix_s: certificate.not_after.as_secs(),
         renewal_unix_s: is_renewed.then(|| certificate.renewal().as_secs()),
     })
+}
+
+/// What is said where nobody could know this cluster again.
+pub(super) fn missing() -> Refusal {
+    Refusal::unavailable(
+        "this cluster has no certificate authority that others could trust, or not yet",
+        "start clustermesh-apiserver with --certificates-dir, and wait until the certificates are made; a folder of --mesh-tls-dir \
+         needs ca.crt",
+    )
 }

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use mesh_admin::cluster::Cluster;
+use mesh_admin::cluster::{Cluster, PeerDocument};
 use mesh_kv::EtcdEndpoint;
+use mesh_membership::plan::Member;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_source::ranges::Known;
 use tokio::sync::watch;
 
 use super::Api;
-use super::certificates::OwnCertificates;
+use super::answer::Refusal;
+use super::certificates::{self, OwnCertificates};
 use crate::config::RunArgs;
 
 /// What there is to say.
@@ -43,12 +46,34 @@ impl Described {
             id: args.identity.cluster_id,
             ranges,
             endpoints: args.admin_socket.mesh_endpoints.clone(),
-            join_endpoints: Vec::new(),
+            join_endpoints: args.admin_socket.join_endpoints.clone(),
             certificates: args.own_certificates(),
             leading,
             listens,
             store: args.admin_socket.store().map(|store| store.describe()),
         }
+    }
+
+    /// What others shall know of this cluster.
+    pub(crate) fn document(&self) -> Result<PeerDocument, Refusal> {
+        let cluster = self.cluster();
+        if cluster.trust.is_none() {
+            return Err(certificates::missing());
+        }
+        if cluster.endpoints.is_empty() {
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                format!("{} does not say where its mesh API is reached from outside", self.name),
+                "start its clustermesh-apiserver with --mesh-endpoint",
+            ));
+        }
+        let member = Member { cluster, peers: Vec::new(), clock_ahead_ms: 0, asked_unix_s: 0 };
+        member.document().ok_or_else(|| {
+            Refusal::unavailable(
+                format!("{} does not know its own address ranges yet", self.name),
+                "try again; if it stays so, name them with --pod-cidr and --node-cidr",
+            )
+        })
     }
 
     pub(crate) fn cluster(&self) -> Cluster {

@@ -26,8 +26,8 @@ pub(crate) enum DialError {
     Connect { endpoint: EtcdEndpoint, source: std::io::Error },
     #[error("no answer from {endpoint} within {} s; check the route and firewalls", after.as_secs())]
     Timeout { endpoint: EtcdEndpoint, after: Duration },
-    #[error("{endpoint} is not whom it should be")]
-    Refused { endpoint: EtcdEndpoint, source: Refusal },
+    #[error("{endpoint} is not whom it should be: {why}")]
+    Refused { endpoint: EtcdEndpoint, why: String },
     #[error(
         "the TLS handshake with {endpoint} failed; check that a mesh API or join port of TLS 1.3 listens there"
     )]
@@ -38,19 +38,19 @@ pub(crate) enum DialError {
 
 /// Remembers why a server was refused: TLS passes on only what fits into an alert.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told(Arc<Mutex<Option<Refusal>>>);
+pub(crate) struct Told(Arc<Mutex<Option<String>>>);
 
 impl Told {
     pub(crate) fn listener(&self) -> Arc<dyn Fn(&Refusal) + Send + Sync> {
         let told = self.clone();
-        Arc::new(move |refusal| told.tell(refusal.clone()))
+        Arc::new(move |refusal| told.tell(mesh_failure::chain(refusal)))
     }
 
-    pub(crate) fn tell(&self, refusal: Refusal) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+    pub(crate) fn tell(&self, why: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
-    fn take(&self) -> Option<Refusal> {
+    fn take(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -73,7 +73,7 @@ pub(crate) async fn dial(
     let shaking = TlsConnector::from(Arc::new(config(verifier)?)).connect(name, stream);
     let shaken = timeout(HANDSHAKE, shaking).await.map_err(|_| slow(HANDSHAKE))?;
     shaken.map_err(|source| match told.take() {
-        Some(refusal) => DialError::Refused { endpoint: endpoint.clone(), source: refusal },
+        Some(why) => DialError::Refused { endpoint: endpoint.clone(), why },
         None => DialError::Handshake { endpoint: endpoint.clone(), source },
     })
 }

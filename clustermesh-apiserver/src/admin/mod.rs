@@ -8,6 +8,7 @@ mod args;
 mod certificates;
 mod cluster;
 mod dial;
+mod invites;
 mod peering;
 mod peers;
 mod probe;
@@ -18,32 +19,55 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 
+pub(crate) use answer::Refusal;
 pub(crate) use args::AdminSocketArgs;
 pub(crate) use certificates::OwnCertificates;
 pub(crate) use cluster::Described;
+pub(crate) use dial::{DialError, Told, dial};
+#[cfg(test)]
+pub(crate) use peering::parse;
+pub(crate) use peering::{Peering, parse_document};
+#[cfg(test)]
+pub(crate) use store::PeerStore;
+
+use mesh_kv::Dialer;
 use mesh_runtime::{AdminServer, Listen, Supervisor};
-use peering::Peering;
 
 use crate::config::RunArgs;
+use crate::invites::{Door, Invites, JoinError, JoinMetrics, JoinPort};
 
 /// A peer file has at most as many bytes: Kubernetes allows no bigger Secret.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// Whatever answers questions.
 struct Api {
-    described: Described,
+    described: Arc<Described>,
     peering: Arc<Peering>,
+    invites: Invites,
 }
 
-/// Serves it. What the socket is refused for is no reason to stop exporting and serving.
-pub(crate) async fn spawn(described: Described, supervisor: &mut Supervisor, args: &RunArgs) {
-    let own = (described.name.clone(), described.id);
-    let peering = Peering::new(own, described.ranges.clone(), args.admin_socket.store());
+/// Serves it, and the join port where there is one.
+///
+/// # Errors
+/// The join port can't be opened. What the socket is refused for is no reason to stop exporting and serving.
+pub(crate) async fn spawn(
+    described: Described,
+    (dialer, metrics): (Arc<Dialer>, JoinMetrics),
+    supervisor: &mut Supervisor,
+    args: &RunArgs,
+) -> Result<(), JoinError> {
+    let (own, described) = ((described.name.clone(), described.id), Arc::new(described));
+    let invites = Invites::new(dialer, described.name.clone());
+    let peering = Arc::new(Peering::new(own, described.ranges.clone(), args.admin_socket.store()));
+    if let Some((address, folder)) = args.admin_socket.join_address.zip(args.own_certificates().folder()) {
+        let (peering, described) = (Arc::clone(&peering), Arc::clone(&described));
+        let door = Door { invites: invites.clone(), peering, described, metrics };
+        let port = JoinPort::bind(address, folder, door).await?;
+        supervisor.spawn("join", port.run(supervisor.token()));
+    }
+    let api = Api { described, peering, invites };
     match AdminServer::bind(Listen::Unix(args.admin_socket.socket())).await {
-        Ok(server) => {
-            let routes = routes(Api { described, peering: Arc::new(peering) });
-            supervisor.spawn("admin-socket", server.serve(routes, supervisor.token()));
-        }
+        Ok(server) => supervisor.spawn("admin-socket", server.serve(routes(api), supervisor.token())),
         Err(error) => {
             let error = mesh_failure::chain(&error);
             tracing::warn!(
@@ -52,6 +76,7 @@ pub(crate) async fn spawn(described: Described, supervisor: &mut Supervisor, arg
             );
         }
     }
+    Ok(())
 }
 
 /// All routes.
@@ -61,6 +86,7 @@ fn routes(api: Api) -> Router {
         .merge(cluster::routes())
         .merge(peers::routes())
         .merge(probe::routes())
+        .merge(invites::routes())
         .fallback(answer::unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(api)

@@ -1,7 +1,7 @@
 //! Who becomes a peer: checked against this cluster and every other peer, then written to the store. One change at a time.
 
 use axum::http::StatusCode;
-use mesh_admin::cluster::PeerEntry;
+use mesh_admin::cluster::{PeerDocument, PeerEntry};
 use mesh_membership::{Admission, Candidate};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_peers::PeerFile;
@@ -29,6 +29,12 @@ impl Peering {
 
     pub(crate) async fn entries(&self) -> Result<Vec<PeerEntry>, Refusal> {
         Ok(self.read().await?.entries())
+    }
+
+    /// Refuses a candidate that may not become a peer, with everything that stands against it.
+    pub(crate) async fn check(&self, candidate: &Candidate) -> Result<(), Refusal> {
+        let stored = self.read().await?;
+        self.judge(candidate, &stored)
     }
 
     /// Makes a cluster a peer. False where it is one already, exactly so.
@@ -116,4 +122,9 @@ pub(crate) fn parse(name: &ClusterName, text: &str) -> Result<PeerFile, Refusal>
             "docs/peer-files.md has every field",
         )
     })
+}
+
+/// The same of one that was sent within something else.
+pub(crate) fn parse_document(name: &ClusterName, document: &PeerDocument) -> Result<PeerFile, Refusal> {
+    parse(name, &serde_json::to_string(document).expect("a peer file is plain data"))
 }

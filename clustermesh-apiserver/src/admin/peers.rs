@@ -13,6 +13,7 @@ use mesh_model::name::ClusterName;
 use super::Api;
 use super::answer::{Refusal, Text};
 use super::peering;
+use crate::invites::refusal;
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new().route("/v1/peers", get(list)).route("/v1/peers/{name}", put(change).delete(remove))
@@ -31,8 +32,12 @@ async fn change(
     Ok(Json(Changed { changed: api.peering.put(file).await? }))
 }
 
+/// With the invites of its name: who was removed shall not come back by one that it has taken.
 async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<Json<Changed>, Refusal> {
-    Ok(Json(Changed { changed: api.peering.remove(&cluster_name(&name)?).await? }))
+    let name = cluster_name(&name)?;
+    let changed = api.peering.remove(&name).await?;
+    api.invites.revoke_of(&name).await.map_err(refusal)?;
+    Ok(Json(Changed { changed }))
 }
 
 fn cluster_name(text: &str) -> Result<ClusterName, Refusal> {

@@ -126,8 +126,10 @@ impl Apiserver {
     pub fn command(lab: &Lab, more: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_clustermesh-apiserver")]);
-        command.args(["--cluster-name", "hoth", "--cluster-id", "2", "--pod-cidr", "10.2.0.0/16"]);
-        command.args(["--service-cidr", "10.102.0.0/16", "--node-cidr", "192.168.2.0/24"]);
+        if !more.contains(&"--cluster-name") {
+            command.args(["--cluster-name", "hoth", "--cluster-id", "2", "--pod-cidr", "10.2.0.0/16"]);
+            command.args(["--service-cidr", "10.102.0.0/16", "--node-cidr", "192.168.2.0/24"]);
+        }
         if !more.contains(&"--source") {
             command.arg("--source").arg(format!("manifests:{}", lab.manifests.display()));
         }

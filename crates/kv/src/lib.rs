@@ -21,6 +21,7 @@ mod reconnect;
 mod server;
 mod session;
 pub mod standby;
+mod swap;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;

@@ -27,6 +27,9 @@ pub struct Admission {
     pub peers: Vec<Candidate>,
 }
 
+/// Overlaps with one cluster that are told.
+const TOLD: usize = 20;
+
 const OTHER_RANGES: &str = "give one of the two other ranges, or correct --pod-cidr and --node-cidr where one claims more than \
                             it has";
 
@@ -61,14 +64,17 @@ impl Admission {
 
     fn own_ranges(&self, candidate: &Candidate) -> Vec<Problem> {
         let (claimed, own) = (backends(&candidate.ranges), kinds(&self.ranges));
-        let told = overlapping(&claimed, &own).into_iter().map(|((what, range), (own, against))| Problem {
-            who: Actor::Peer,
-            error: format!(
-                "{what} range {range} of {} overlaps this cluster's own {own} range {against}",
-                candidate.name
-            ),
-            remedy: OTHER_RANGES.into(),
-        });
+        let told =
+            overlapping(&claimed, &own).into_iter().take(TOLD).map(|((what, range), (own, against))| {
+                Problem {
+                    who: Actor::Peer,
+                    error: format!(
+                        "{what} range {range} of {} overlaps this cluster's own {own} range {against}",
+                        candidate.name
+                    ),
+                    remedy: OTHER_RANGES.into(),
+                }
+            });
         told.collect()
     }
 }
@@ -87,16 +93,16 @@ fn between(candidate: &Candidate, peer: &Candidate) -> Vec<Problem> {
         });
     }
     let (ones, others) = (backends(&candidate.ranges), backends(&peer.ranges));
-    problems.extend(overlapping(&ones, &others).into_iter().map(|((what, range), (others, against))| {
-        Problem {
+    problems.extend(overlapping(&ones, &others).into_iter().take(TOLD).map(
+        |((what, range), (others, against))| Problem {
             who: Actor::Peer,
             error: format!(
                 "{what} range {range} of {name} overlaps {others} range {against} of {}, which is a peer",
                 peer.name
             ),
             remedy: OTHER_RANGES.into(),
-        }
-    }));
+        },
+    ));
     problems
 }
 

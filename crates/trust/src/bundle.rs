@@ -54,6 +54,12 @@ impl Bundle {
         Ok(Self { anchors, revocations: revocations(text)?, fingerprints })
     }
 
+    /// One root, as somebody has shown it who is known by its fingerprint alone.
+    pub fn of_root(root: &CertificateDer<'_>) -> Result<Self, BundleError> {
+        let (anchors, fingerprints) = (vec![anchor(1, root)?], vec![Fingerprint::of(root)]);
+        Ok(Self { anchors, revocations: Vec::new(), fingerprints })
+    }
+
     /// The fingerprints of its roots, in the order of the text.
     pub fn fingerprints(&self) -> &[Fingerprint] {
         &self.fingerprints
