@@ -1,5 +1,6 @@
 //! The command line, and what it becomes once validated.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,14 +15,14 @@ use mesh_model::address_policy::OwnRanges;
 use mesh_model::export::Identity;
 use mesh_model::name::ClusterName;
 use mesh_runtime::args::duration;
-use mesh_runtime::{AdminArgs, Check, LogArgs, Readiness};
+use mesh_runtime::{AdminArgs, Check, LogArgs};
+use mesh_secrets::{Access, Layout, Mirror, MirrorMetrics, Secrets};
 use mesh_source::kubernetes::QUIET;
 use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
-use mesh_trust::Role;
-use tokio::sync::watch;
+use mesh_trust::{Role, Wanted};
 
 use crate::admin::{AdminSocketArgs, OwnCertificates};
-use crate::certificates::{CertificateMetrics, Folder, Keeper};
+use crate::certificates::{ETCD_CLIENT, Folder, Placement, SecretStore, Store};
 use crate::exporter::COMPACT;
 use crate::serve::{ServeConfig, TlsFiles};
 
@@ -65,6 +66,7 @@ impl Check for RunArgs {
     fn check(&self) -> Result<(), Box<dyn Error>> {
         self.identity()?;
         self.etcd.server.dialer()?;
+        self.certificates.check()?;
         Ok(())
     }
 }
@@ -219,6 +221,20 @@ pub(crate) struct CertificateArgs {
     #[arg(long, env = "CLUSTERMESH_CERTIFICATES_DIR", value_name = "DIR", group = "mesh_identity")]
     certificates_dir: Option<PathBuf>,
 
+    /// Keep them in Secrets of the own namespace instead: ca, apiserver, agent and etcd, each with its Secret's name.
+    ///
+    /// What is missing is made before anybody leads, by whichever replica comes first; the leader renews. A Secret without
+    /// the annotation clustermesh.io/made-by=clustermesh-apiserver is somebody else's and stays as it is. Below
+    /// --certificates-dir the apiserver's own is mirrored, in the folder apiserver, also for --etcd-tls-dir.
+    #[arg(
+        long,
+        env = "CLUSTERMESH_CERTIFICATES_SECRETS",
+        value_name = "HOLDER=SECRET",
+        value_delimiter = ',',
+        requires = "certificates_dir"
+    )]
+    certificates_secrets: Vec<Placement>,
+
     /// How long a certificate counts; it is renewed after a third of that.
     #[arg(
         long,
@@ -235,17 +251,45 @@ pub(crate) struct CertificateArgs {
 }
 
 impl CertificateArgs {
-    /// What makes the certificates, if anything here does.
-    pub(crate) fn keeper(
-        &self,
-        cluster: &ClusterName,
-        (readiness, leading): (&Readiness, watch::Receiver<bool>),
-        metrics: CertificateMetrics,
-    ) -> Option<Keeper> {
-        let folder = Folder::new(self.certificates_dir.clone()?);
-        let looks = (readiness.condition("certificates", "they have not been looked at"), leading);
-        let names = self.certificate_name.iter().cloned();
-        Some(Keeper::new((cluster.clone(), folder), names, self.certificate_lifetime, looks, metrics))
+    /// Where they are kept, if anything here makes them.
+    pub(crate) fn store(&self, access: Access) -> Option<Store> {
+        let dir = self.certificates_dir.clone()?;
+        if self.certificates_secrets.is_empty() {
+            return Some(Store::Folder(Folder::new(dir)));
+        }
+        let secrets = SecretStore::new(Secrets::new(access), self.certificates_secrets.iter().cloned());
+        Some(Store::Secrets(secrets))
+    }
+
+    /// The certificates that the cluster needs; `etcd`: by which names its own etcd is reached.
+    pub(crate) fn wanted(&self, etcd: &[EtcdEndpoint]) -> [Wanted; 3] {
+        const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
+        let wanted = |role, names| Wanted { role, names, length: self.certificate_lifetime };
+        let mut names: BTreeSet<String> = self.certificate_name.iter().cloned().collect();
+        if self.certificates_secrets.iter().any(|placement| placement.is_of(Role::Etcd)) {
+            names.insert(ETCD_CLIENT.into());
+        }
+        let hosts = etcd.iter().map(EtcdEndpoint::host).chain(LOOPBACK).map(ToOwned::to_owned);
+        [wanted(Role::Apiserver, names), wanted(Role::Agent, [].into()), wanted(Role::Etcd, hosts.collect())]
+    }
+
+    /// What brings the apiserver's own certificate from its Secret to where it is read.
+    pub(crate) fn mirror(&self, access: Access, metrics: &MirrorMetrics) -> Option<Mirror> {
+        const KEYS: &[&str] = &["ca.crt", "tls.crt", "tls.key"];
+        let own = self.certificates_secrets.iter().find(|placement| placement.is_of(Role::Apiserver))?;
+        let folder = self.certificates_dir.as_ref()?.join(Role::Apiserver.as_str());
+        let name = ("certificates", own.name().clone());
+        Some(Mirror::new(access, name, folder, Layout::Together(KEYS), metrics))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let is_of_authority = |placement: &Placement| placement.is_of_authority();
+        let placed = &self.certificates_secrets;
+        if placed.is_empty() || placed.iter().any(is_of_authority) {
+            Ok(())
+        } else {
+            Err(ConfigError::NoAuthority)
+        }
     }
 }
 
@@ -316,6 +360,10 @@ pub enum ConfigError {
     NoTlsDir { endpoint: EtcdEndpoint },
     #[error("--etcd-endpoint")]
     Endpoint(#[source] DialerError),
+    #[error(
+        "--certificates-secrets names no Secret for the authority that vouches for the others: add ca=SECRET to it"
+    )]
+    NoAuthority,
 }
 
 impl RunArgs {
@@ -387,6 +435,23 @@ mod tests {
         assert!(parse(&["--etcd-endpoint=127.0.0.1"]).unwrap_err().contains("write https://HOST:PORT"));
         assert!(parse(&["--etcd-endpoint=https://a"]).unwrap_err().contains("--etcd-tls-dir"));
         assert!(parse(&["--etcd-endpoint=http://a,http://a"]).unwrap_err().contains("named twice"));
+    }
+
+    #[test]
+    fn certificates_in_secrets_need_an_authority_and_a_folder() {
+        let etcd = "--etcd-endpoint=http://clustermesh-etcd-0.etcd.mesh.svc:2379";
+        let parse = |more: &[&str]| parse(&[&[etcd], more].concat());
+        assert!(parse(&["--certificates-secrets=ca=a"]).unwrap_err().contains("--certificates-dir"));
+        let dir = "--certificates-dir=/nowhere";
+        let said = parse(&[dir, "--certificates-secrets=agent=a"]).unwrap_err();
+        assert!(said.contains("add ca=SECRET"), "{said}");
+        let args = parse(&[dir, "--certificates-secrets=ca=a,apiserver=b,etcd=c"]).unwrap();
+        let [apiserver, agent, of_etcd] = args.certificates.wanted(&args.etcd.server.endpoints);
+        assert!(apiserver.names.contains(ETCD_CLIENT) && agent.names.is_empty());
+        assert!(
+            of_etcd.names.contains("clustermesh-etcd-0.etcd.mesh.svc")
+                && !of_etcd.names.contains(ETCD_CLIENT)
+        );
     }
 
     #[test]

@@ -15,11 +15,12 @@ use mesh_runtime::admin::{AdminError, health_routes};
 use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Listen, Readiness, Registry, Supervisor, SupervisorError};
+use mesh_secrets::{MirrorMetrics, MirrorState};
 use mesh_source::kubernetes::{Events, Options};
 use mesh_source::ranges::RangesTask;
 use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 
-use certificates::CertificateMetrics;
+use certificates::{CertificateMetrics, Keeper};
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
 use invites::{JoinError, JoinMetrics};
@@ -59,6 +60,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let metrics = ExportMetrics::register(registry.root());
     let source_metrics = SourceMetrics::register(registry.root());
     let certificate_metrics = CertificateMetrics::register(registry.root());
+    let mirror_metrics = MirrorMetrics::register(registry.root(), ["certificates"]);
     let serve_metrics = ServeMetrics::register(registry.root());
     let join_metrics = JoinMetrics::register(registry.root());
     let mut listens = None;
@@ -94,9 +96,18 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         let events = Events::new(access, &host_name(), reports, leading, source_metrics);
         supervisor.spawn("events", events.run(token.clone()));
     }
-    let looks = (&readiness, exporter.leading());
-    if let Some(keeper) = args.certificates.keeper(&cluster, looks, certificate_metrics) {
+    if let Some(store) = args.certificates.store(args.source.access()) {
+        let condition = readiness.condition("certificates", "they have not been looked at");
+        let wanted = args.certificates.wanted(&args.etcd.server.endpoints);
+        let looks = (condition, exporter.leading());
+        let keeper = Keeper::new((cluster, store), wanted, looks, certificate_metrics);
         supervisor.spawn("certificates", keeper.run(token.clone()));
+    }
+    if let Some(mirror) = args.certificates.mirror(args.source.access(), &mirror_metrics) {
+        let said = |state: &MirrorState| state.problems.clone();
+        let remarks = readiness.clone().remark_on("certificates", mirror.state(), said, token.clone());
+        supervisor.spawn("certificate-remarks", remarks);
+        supervisor.spawn("certificate-mirror", mirror.run(token.clone()));
     }
     let described = admin::Described::new(args, own_ranges, exporter.leading(), listens);
     admin::spawn(described, (invites_dialer, join_metrics), &mut supervisor, args).await?;

@@ -108,7 +108,7 @@ async fn keys_and_their_managers(secrets: &Secrets, kubectl: &Kubectl) -> Result
 
 async fn a_mirror(secrets: &Secrets, kubectl: &Kubectl, folder: &tempfile::TempDir) -> Result<()> {
     let mirrored = folder.path().join("mirrored");
-    let metrics = MirrorMetrics::register(&mut Registry::default());
+    let metrics = MirrorMetrics::register(&mut Registry::default(), ["peers"]);
     let access = access(kubectl, folder)?;
     let mirror = Mirror::new(access, ("peers", name("mirrored")?), mirrored.clone(), Layout::Files, &metrics);
     let mut state = mirror.state();

@@ -1,17 +1,17 @@
 //! Certificates in a folder: each with its key and the authority's certificate in a folder of its own, as Kubernetes lays
 //! Secrets out (`ca.crt`, `tls.crt`, `tls.key`), so that whoever reads them need not know which it is.
 //!
-//! A holder's folder is a symbolic link to what was written last, so that certificate and key change together, and a reader
-//! never finds half of them. Folders are of mode 0700, files of 0600.
+//! A holder's folder is a group of files, so that certificate and key change together, and a reader never finds half of them.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use mesh_files::{Group, Replaced};
 use mesh_trust::Issued;
 
 use super::Holder;
+use super::store::{Held, Written};
 
 /// Why a certificate can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -32,121 +32,53 @@ pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// What becomes of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
-    Yes,
-    /// Somebody else has put something there, which stays.
-    Foreign,
-}
-
 impl Folder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
     /// A certificate with its key; none where neither is there.
-    pub(crate) fn read(&self, holder: Holder) -> Result<Option<Issued>, FolderError> {
+    pub(super) fn read(&self, holder: Holder) -> Result<Option<Held>, FolderError> {
         let folder = self.path.join(holder.as_str());
         let certificate = read(&folder.join("tls.crt"))?;
         let key = read(&folder.join("tls.key"))?;
-        Ok(match (certificate, key) {
-            (None, None) => None,
-            // Half of a pair is no certificate, and its holder learns why.
-            (certificate, key) => Some(Issued {
-                certificate_pem: certificate.unwrap_or_default(),
-                key_pem: key.unwrap_or_default(),
-            }),
-        })
-    }
-
-    /// Whether what is there was written here.
-    pub(crate) fn is_own(&self, holder: Holder) -> bool {
-        fs::read_link(self.path.join(holder.as_str()))
-            .is_ok_and(|target| target.to_string_lossy().starts_with(&prefix(holder)))
+        if certificate.is_none() && key.is_none() {
+            return Ok(None);
+        }
+        // Half of a pair is no certificate, and its holder learns why.
+        let pair =
+            Issued { certificate_pem: certificate.unwrap_or_default(), key_pem: key.unwrap_or_default() };
+        let trust = read(&folder.join("ca.crt"))?.unwrap_or_default();
+        Ok(Some(Held { pair, trust, is_own: self.group(holder).is_own(), secret: None }))
     }
 
     /// Puts a pair where there is nothing yet; false where there is something. Of two that try at once one succeeds.
-    pub(crate) fn create(&self, holder: Holder, pair: &Issued, authority: &str) -> Result<bool, FolderError> {
-        let target = self.write_aside(holder, pair, authority)?;
-        let link = self.path.join(holder.as_str());
-        match symlink(&target, &link) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                self.remove_aside(&target);
-                Ok(false)
-            }
-            Err(source) => Err(FolderError { doing: "writing", path: link, source }),
-        }
+    pub(super) fn create(&self, holder: Holder, pair: &Issued, trust: &str) -> Result<bool, FolderError> {
+        self.write(|| self.group(holder).create(files(pair, trust)), holder)
     }
 
     /// Puts a pair in the place of the one that was written last.
-    pub(crate) fn replace(
-        &self,
-        holder: Holder,
-        pair: &Issued,
-        authority: &str,
-    ) -> Result<Written, FolderError> {
-        let link = self.path.join(holder.as_str());
-        let before = match fs::read_link(&link) {
-            Ok(before) if self.is_own(holder) => Some(before),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            // A folder is no link.
-            Ok(_) => return Ok(Written::Foreign),
-            Err(error) if error.kind() == ErrorKind::InvalidInput => return Ok(Written::Foreign),
-            Err(source) => return Err(FolderError { doing: "reading", path: link, source }),
-        };
-        let target = self.write_aside(holder, pair, authority)?;
-        let staged = self.path.join(format!("{}link", prefix(holder)));
-        // One that an earlier process left behind.
-        drop(fs::remove_file(&staged));
-        symlink(&target, &staged)
-            .and_then(|()| fs::rename(&staged, &link))
-            .map_err(|source| FolderError { doing: "writing", path: link, source })?;
-        if let Some(before) = before.filter(|before| *before != target) {
-            self.remove_aside(&before);
-        }
-        Ok(Written::Yes)
+    pub(super) fn replace(&self, holder: Holder, pair: &Issued, trust: &str) -> Result<Written, FolderError> {
+        let replaced = self.write(|| self.group(holder).replace(files(pair, trust)), holder)?;
+        Ok(if replaced == Replaced::Yes { Written::Yes } else { Written::Foreign })
     }
 
-    /// Writes a pair where nobody looks yet; says where, relative to the folder.
-    fn write_aside(&self, holder: Holder, pair: &Issued, authority: &str) -> Result<PathBuf, FolderError> {
-        let name = PathBuf::from(format!("{}{}", prefix(holder), unique()));
-        let folder = self.path.join(&name);
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| FolderError { doing: "writing", path, source }
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
-        for (file, text) in
-            [("ca.crt", authority), ("tls.crt", &pair.certificate_pem), ("tls.key", &pair.key_pem)]
-        {
-            let path = folder.join(file);
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let written = options.open(&path).and_then(|mut file| {
-                file.write_all(text.as_bytes())?;
-                file.sync_all()
-            });
-            written.map_err(failed(&path))?;
-        }
-        Ok(name)
+    fn write<T>(&self, write: impl FnOnce() -> io::Result<T>, holder: Holder) -> Result<T, FolderError> {
+        let failed = |source| FolderError { doing: "writing", path: self.path.join(holder.as_str()), source };
+        mesh_files::make_folder(&self.path).and_then(|()| write()).map_err(failed)
     }
 
-    /// What nobody points at any more. Where it can't be removed it is in nobody's way.
-    fn remove_aside(&self, name: &Path) {
-        drop(fs::remove_dir_all(self.path.join(name)));
+    fn group(&self, holder: Holder) -> Group {
+        Group::new(self.path.join(holder.as_str()))
     }
 }
 
-/// How the names of the folders begin that hold what was written for a holder.
-fn prefix(holder: Holder) -> String {
-    format!(".{}-", holder.as_str())
-}
-
-fn unique() -> String {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}", since_epoch.as_nanos(), std::process::id())
+fn files<'a>(pair: &'a Issued, trust: &'a str) -> [(&'static str, &'a [u8]); 3] {
+    [
+        ("ca.crt", trust.as_bytes()),
+        ("tls.crt", pair.certificate_pem.as_bytes()),
+        ("tls.key", pair.key_pem.as_bytes()),
+    ]
 }
 
 fn read(path: &Path) -> Result<Option<String>, FolderError> {
@@ -161,7 +93,7 @@ fn read(path: &Path) -> Result<Option<String>, FolderError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use mesh_trust::Role;
 
@@ -185,8 +117,8 @@ mod tests {
         assert!(folder.read(AGENT).unwrap().is_none());
         for text in ["one", "two"] {
             assert_eq!(folder.replace(AGENT, &pair(text), "the authority").unwrap(), Written::Yes);
-            assert_eq!(folder.read(AGENT).unwrap().unwrap().key_pem, format!("key {text}"));
-            assert!(folder.is_own(AGENT));
+            assert_eq!(folder.read(AGENT).unwrap().unwrap().pair.key_pem, format!("key {text}"));
+            assert!(folder.read(AGENT).unwrap().unwrap().is_own);
         }
         let inside = folder.path.join("agent");
         assert_eq!(fs::read_to_string(inside.join("ca.crt")).unwrap(), "the authority");
@@ -200,7 +132,7 @@ mod tests {
         let (_scratch, folder) = scratch();
         assert!(folder.create(Holder::Authority, &pair("one"), "").unwrap());
         assert!(!folder.create(Holder::Authority, &pair("two"), "").unwrap());
-        assert_eq!(folder.read(Holder::Authority).unwrap().unwrap().key_pem, "key one");
+        assert_eq!(folder.read(Holder::Authority).unwrap().unwrap().pair.key_pem, "key one");
         assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 2);
     }
 
@@ -213,12 +145,14 @@ mod tests {
         assert_eq!(folder.replace(AGENT, &pair("ours"), "").unwrap(), Written::Foreign);
         assert!(!folder.create(AGENT, &pair("ours"), "").unwrap());
         let held = folder.read(AGENT).unwrap().unwrap();
+        assert!(!held.is_own);
+        let held = held.pair;
         assert_eq!((held.certificate_pem.as_str(), held.key_pem.as_str()), ("theirs", ""));
         // As a mounted Secret is: a link of somebody else's.
         fs::remove_dir_all(&theirs).unwrap();
         symlink(scratch.path(), &theirs).unwrap();
         assert_eq!(folder.replace(AGENT, &pair("ours"), "").unwrap(), Written::Foreign);
-        assert!(!folder.is_own(AGENT));
+        assert!(!folder.group(AGENT).is_own());
     }
 
     #[test]

@@ -1,17 +1,26 @@
 //! The certificates of the cluster's own processes: made where there are none, and renewed long before they expire.
 //!
-//! Owns which certificates there are and when they are looked at; what is wrong with one, `mesh-trust` says. Only the leader
-//! makes them. What somebody else has put there stays as it is.
+//! Owns which certificates there are, where they are and when they are looked at; what is wrong with one, `mesh-trust` says.
+//! What somebody else has put there stays as it is.
 
 mod folder;
 mod keeper;
 mod metrics;
+mod secrets;
+mod store;
+mod trust;
 
 pub(crate) use folder::Folder;
 pub(crate) use keeper::Keeper;
 pub(crate) use metrics::CertificateMetrics;
+pub(crate) use secrets::{Placement, SecretStore};
+pub(crate) use store::Store;
 
 use mesh_trust::Role;
+
+/// A DNS name that stands in the apiserver's certificate and in no other, by which the cluster's own etcd tells it from other
+/// processes of the cluster (`etcd --client-cert-allowed-hostname`).
+pub(crate) const ETCD_CLIENT: &str = "apiserver.clustermesh.internal";
 
 /// A certificate with its key, by the process that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,8 +31,16 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    /// Those that are looked after, the one that vouches for the others first.
-    pub(crate) const ALL: [Self; 3] =
+    /// All that there are, the one that vouches for the others first.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Authority,
+        Self::Process(Role::Apiserver),
+        Self::Process(Role::Agent),
+        Self::Process(Role::Etcd),
+    ];
+
+    /// Those that are kept in a folder: where no Secrets are, etcd is set up by somebody else before it.
+    const IN_A_FOLDER: [Self; 3] =
         [Self::Authority, Self::Process(Role::Apiserver), Self::Process(Role::Agent)];
 
     /// The name of its folder.

@@ -26,9 +26,11 @@ pub(crate) struct Series {
 }
 
 impl MirrorMetrics {
-    /// Registers them once for all mirrors of a process.
-    pub fn register(registry: &mut Registry) -> Self {
+    /// Registers them once for all mirrors that a process may have, by what each is for. Their series are shown from the start:
+    /// one that appears only with its first event can't be alerted on.
+    pub fn register(registry: &mut Registry, purposes: impl IntoIterator<Item = &'static str>) -> Self {
         let metrics = Self::default();
+        purposes.into_iter().for_each(|purpose| drop(metrics.of(purpose)));
         registry.register(
             "secret_mirror_writes",
             "Changes of a Secret that were written into its folder",
@@ -47,7 +49,6 @@ impl MirrorMetrics {
         metrics
     }
 
-    /// All series are shown from the start.
     pub(crate) fn of(&self, purpose: &'static str) -> Series {
         let label = [("mirror", purpose)];
         Series {

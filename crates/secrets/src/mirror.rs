@@ -60,7 +60,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// `purpose` tells the mirrors of a process apart in metrics and logs. A folder of [`Layout::Files`] is the mirror's alone:
+    /// `purpose`, one of those that the metrics were registered with, tells the mirrors of a process apart. A folder of [`Layout::Files`] is the mirror's alone:
     /// whatever else is in it goes.
     pub fn new(
         access: Access,

@@ -27,7 +27,7 @@ struct Running {
 
 impl Running {
     fn start(fake: &FakeSecrets, folder: PathBuf, layout: Layout) -> Self {
-        let metrics = MirrorMetrics::register(&mut Registry::default());
+        let metrics = MirrorMetrics::register(&mut Registry::default(), ["peers"]);
         let name = ("peers", SecretName::new(NAME).unwrap());
         let mirror = Mirror::new(fake.access(), name, folder.clone(), layout, &metrics);
         // A watch that is cut without a word is noticed soon.

@@ -245,10 +245,12 @@ fn leaf(
     Ok(params)
 }
 
-/// The apiserver serves, and reads etcd; everybody else only reads.
+/// The apiserver serves, and reads etcd, whose members serve and talk to each other; everybody else only reads.
 fn usages(role: Role) -> Vec<ExtendedKeyUsagePurpose> {
     match role {
-        Role::Apiserver => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        Role::Apiserver | Role::Etcd => {
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+        }
         Role::Agent | Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
     }
 }

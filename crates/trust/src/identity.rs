@@ -17,10 +17,12 @@ pub enum Role {
     Agent,
     /// A person's command line.
     Admin,
+    /// The cluster's own etcd, which its apiserver alone reads; nobody's client but its own members'.
+    Etcd,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Apiserver, Self::Agent, Self::Admin];
+    const ALL: [Self; 4] = [Self::Apiserver, Self::Agent, Self::Admin, Self::Etcd];
 
     /// As it stands in a URI and in a metric's label.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Role {
             Self::Apiserver => "apiserver",
             Self::Agent => "agent",
             Self::Admin => "admin",
+            Self::Etcd => "etcd",
         }
     }
 }
@@ -45,7 +48,7 @@ pub struct Identity {
 pub enum IdentityError {
     #[error("{uri:?} is not clustermesh://<cluster>/<role>")]
     Form { uri: String },
-    #[error("the role {role:?} is none of apiserver, agent, admin")]
+    #[error("the role {role:?} is none of apiserver, agent, admin, etcd")]
     Role { role: String },
     #[error("the cluster in {uri:?} can't be one")]
     Cluster { uri: String, source: NameError },
@@ -98,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_written_identity_reads_as_itself(name in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", role in 0..3usize) {
+        fn a_written_identity_reads_as_itself(name in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", role in 0..4usize) {
             let identity = Identity::new(ClusterName::new(&name).unwrap(), Role::ALL[role]);
             prop_assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
         }
@@ -122,7 +125,10 @@ mod tests {
             error("clustermesh://hoth"),
             r#""clustermesh://hoth" is not clustermesh://<cluster>/<role>"#
         );
-        assert_eq!(error("clustermesh://hoth/root"), r#"the role "root" is none of apiserver, agent, admin"#);
+        assert_eq!(
+            error("clustermesh://hoth/root"),
+            r#"the role "root" is none of apiserver, agent, admin, etcd"#
+        );
         assert_eq!(
             error("clustermesh://Hoth/agent"),
             r#"the cluster in "clustermesh://Hoth/agent" can't be one"#

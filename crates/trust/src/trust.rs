@@ -13,7 +13,7 @@ use webpki::{
 
 use crate::bundle::Bundle;
 use crate::certificate::Certificate;
-use crate::identity::Identity;
+use crate::identity::{Identity, Role};
 use crate::refusal::Refusal;
 
 /// The signatures that count, of chains and of handshakes. Made once: rustls makes a whole provider to tell them.
@@ -63,6 +63,10 @@ impl Trust {
             .get(&claimed.cluster)
             .ok_or_else(|| Refusal::UnknownCluster { cluster: claimed.cluster.clone() })?;
         match verify(bundle, leaf, intermediates, side, now) {
+            // It lies beside etcd, and would open every peer to whoever gets hold of it.
+            Ok(()) if side == Side::Client && claimed.role == Role::Etcd => {
+                Err(Refusal::Role { claimed, wanted: Role::Agent })
+            }
             Ok(()) => Ok(claimed),
             Err(why) => Err(Refusal::of_chain(claimed, read.serial, why)),
         }

@@ -127,10 +127,10 @@ fn own_trust(authority: &Authority) -> Result<Trust, BundleError> {
 }
 
 impl Role {
-    /// The side on which a process of this role shows its certificate; an apiserver shows it on both.
+    /// The side on which a process of this role shows its certificate; apiserver and etcd show it on both.
     fn side(self) -> Side {
         match self {
-            Self::Apiserver => Side::Server,
+            Self::Apiserver | Self::Etcd => Side::Server,
             Self::Agent | Self::Admin => Side::Client,
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_certificate_is_made_anew_after_a_third_of_its_life() {
         let authority = authority("hoth");
-        for role in [Role::Apiserver, Role::Agent, Role::Admin] {
+        for role in [Role::Apiserver, Role::Agent, Role::Admin, Role::Etcd] {
             let wanted = wanted(role, &["mesh.example", "192.0.2.1", "2001:db8::1"]);
             assert_eq!(cause(&wanted, &authority, None, DAY), Some(Cause::Missing));
             let held = wanted.issue(&authority, at(Duration::ZERO)).expect("issued");

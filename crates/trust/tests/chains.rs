@@ -94,6 +94,16 @@ fn a_certificate_counts_within_its_lifetime_only() {
 }
 
 #[test]
+fn an_etcd_is_nobodys_client() {
+    let hoth = authority("hoth");
+    let trust = trust(&[("hoth", hoth.certificate_pem())]);
+    let etcd = issue(&hoth, Role::Etcd);
+    assert!(admit(&trust, &etcd, Side::Server).is_ok());
+    let refused = admit(&trust, &etcd, Side::Client).unwrap_err();
+    assert_eq!(refused.reason(), RefusalReason::Role, "{refused}");
+}
+
+#[test]
 fn a_role_is_not_another() {
     let hoth = authority("hoth");
     let trust = trust(&[("hoth", hoth.certificate_pem())]);
