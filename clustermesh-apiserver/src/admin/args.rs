@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use mesh_kv::EtcdEndpoint;
 use mesh_runtime::args::instance;
+use mesh_secrets::{Access, SecretName, Secrets};
 
-use super::store::PeerStore;
+use super::store::{PeerSecret, PeerStore};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Joining")]
@@ -23,8 +24,12 @@ pub(crate) struct AdminSocketArgs {
     run_dir: PathBuf,
 
     /// Folder of peer files, one `<peer's cluster name>.yaml` each: the same as node-agent --peers-dir.
-    #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR")]
+    #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", group = "peers")]
     peers_dir: Option<PathBuf>,
+
+    /// Secret of the own namespace whose keys are the peer files, in place of --peers-dir; needs --source kubernetes.
+    #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME", group = "peers")]
+    peers_secret: Option<SecretName>,
 
     /// Where peers reach this cluster's mesh API: https://HOST:PORT, e.g. of a load balancer. Repeatable.
     ///
@@ -66,8 +71,13 @@ impl AdminSocketArgs {
         mesh_admin::instance::apiserver_socket(&self.run_dir.join(&self.instance))
     }
 
-    pub(crate) fn store(&self) -> Option<PeerStore> {
-        self.peers_dir.clone().map(PeerStore::Folder)
+    /// Where peer files are written.
+    pub(crate) fn store(&self, access: Access) -> Option<PeerStore> {
+        let secret = self.peers_secret.clone().map(|name| {
+            let secrets = Secrets::new(access);
+            PeerStore::Secret(PeerSecret { secrets, name })
+        });
+        secret.or_else(|| self.peers_dir.clone().map(PeerStore::Folder))
     }
 }
 

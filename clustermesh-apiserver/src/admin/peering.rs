@@ -7,7 +7,6 @@ use mesh_model::name::{ClusterId, ClusterName};
 use mesh_peers::PeerFile;
 use mesh_source::ranges::Known;
 use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
 
 use super::answer::Refusal;
 use super::store::{PeerStore, StoreError, Stored};
@@ -46,7 +45,7 @@ impl Peering {
             return Ok(false);
         }
         let name = file.name.clone();
-        self.stored(move |store| store.put(&file)).await?;
+        self.store()?.put(file).await.map_err(refused)?;
         tracing::info!(peer = %name, "a cluster was made a peer");
         Ok(true)
     }
@@ -54,8 +53,7 @@ impl Peering {
     /// Makes a cluster a peer no more. False where it is none.
     pub(crate) async fn remove(&self, name: &ClusterName) -> Result<bool, Refusal> {
         let _turn = self.turn.lock().await;
-        let removed = name.clone();
-        let changed = self.stored(move |store| store.remove(&removed)).await?;
+        let changed = self.store()?.remove(name).await.map_err(refused)?;
         if changed {
             tracing::info!(peer = %name, "a cluster is a peer no more");
         }
@@ -63,8 +61,7 @@ impl Peering {
     }
 
     async fn read(&self) -> Result<Stored, Refusal> {
-        let (name, id) = (self.name.clone(), self.id);
-        self.stored(move |store| store.read((&name, id))).await
+        self.store()?.read(&self.name, self.id).await.map_err(refused)
     }
 
     fn judge(&self, candidate: &Candidate, stored: &Stored) -> Result<(), Refusal> {
@@ -82,31 +79,27 @@ impl Peering {
         }
     }
 
-    /// Does something with the store, which may wait for a disk.
-    async fn stored<T: Send + 'static>(
-        &self,
-        action: impl FnOnce(PeerStore) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let store = self.store.clone().ok_or_else(|| {
+    fn store(&self) -> Result<&PeerStore, Refusal> {
+        self.store.as_ref().ok_or_else(|| {
             Refusal::unavailable(
                 "this process was told of no place for peer files",
-                "start clustermesh-apiserver with --peers-dir",
-            )
-        })?;
-        let done = spawn_blocking(move || action(store)).await;
-        let done = done.map_err(|_| Refusal::unavailable("the process is stopping", "try again"))?;
-        done.map_err(|error| {
-            let status = match error {
-                StoreError::Mounted(_) => StatusCode::CONFLICT,
-                StoreError::Incomplete(_) | StoreError::Write(_) => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            Refusal::new(
-                status,
-                mesh_failure::chain(&error),
-                "see that the peers folder is there, and that this process may read and write it",
+                "start clustermesh-apiserver with --peers-dir or --peers-secret",
             )
         })
     }
+}
+
+fn refused(error: StoreError) -> Refusal {
+    let status = match error {
+        StoreError::Mounted(_) | StoreError::Foreign { .. } => StatusCode::CONFLICT,
+        StoreError::Incomplete(_)
+        | StoreError::Missing { .. }
+        | StoreError::Write(_)
+        | StoreError::Secret(_)
+        | StoreError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let remedy = "see that the peers' folder or Secret is there, and that this process may read and write it";
+    Refusal::new(status, mesh_failure::chain(&error), remedy)
 }
 
 fn candidate(file: &PeerFile) -> Candidate {

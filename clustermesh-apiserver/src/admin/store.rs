@@ -1,4 +1,6 @@
-//! Where peer files are kept: a folder.
+//! Where peer files are kept: a folder, or a Secret of the own namespace. One format in both.
+
+mod secret;
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,10 @@ use mesh_model::name::{ClusterId, ClusterName};
 use mesh_peers::folder::{self, FolderProblem};
 use mesh_peers::write::{self, WriteError};
 use mesh_peers::{PeerFile, PeerFileError};
+use mesh_secrets::SecretsError;
+use tokio::task::spawn_blocking;
+
+pub(crate) use secret::PeerSecret;
 
 /// Why peer files can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +26,25 @@ pub(crate) enum StoreError {
     Mounted(PathBuf),
     #[error("the peer file can't be written")]
     Write(#[from] WriteError),
+    #[error("the peer files can't be read or written")]
+    Secret(#[from] SecretsError),
+    #[error(
+        "{key} in the Secret {secret} is somebody else's ({whose}): change it there, or remove it there first"
+    )]
+    Foreign { secret: String, key: String, whose: String },
+    #[error(
+        "the Secret {secret} is not there, so nobody knows which peers it had: create it, without keys if there are none"
+    )]
+    Missing { secret: String },
+    #[error("the process is stopping")]
+    Stopping,
 }
 
 /// Where peer files are.
 #[derive(Clone, Debug)]
 pub(crate) enum PeerStore {
     Folder(PathBuf),
+    Secret(PeerSecret),
 }
 
 /// What the store holds at one moment.
@@ -54,7 +73,7 @@ impl Stored {
 }
 
 /// A peer file as it is shown.
-pub(crate) fn document(file: &PeerFile) -> PeerDocument {
+fn document(file: &PeerFile) -> PeerDocument {
     PeerDocument {
         id: file.id,
         endpoints: file.endpoints.iter().map(ToString::to_string).collect(),
@@ -68,40 +87,73 @@ impl PeerStore {
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Folder(folder) => format!("folder {}", folder.display()),
+            Self::Secret(secret) => format!("secret {}", secret.name),
         }
     }
 
-    /// All peer files. `own` are this cluster's name and id, which no file may claim.
-    pub(crate) fn read(&self, (name, id): (&ClusterName, ClusterId)) -> Result<Stored, StoreError> {
-        let Self::Folder(folder) = self;
-        let reading = folder::read(folder, name, id);
-        if let Some(problem) = reading.problem {
-            return Err(StoreError::Incomplete(problem));
-        }
-        let mut stored = Stored { refused: reading.misnamed, ..Stored::default() };
-        for outcome in reading.peers.into_values() {
-            match outcome {
-                Ok(file) => stored.files.push(file),
-                Err(error) => stored.refused.push(error),
+    /// All peer files. `name` and `id` are this cluster's, which no file may claim.
+    pub(crate) async fn read(&self, name: &ClusterName, id: ClusterId) -> Result<Stored, StoreError> {
+        match self {
+            Self::Folder(folder) => {
+                let (folder, name) = (folder.clone(), name.clone());
+                blocking(move || read(&folder, &name, id)).await
             }
+            Self::Secret(secret) => secret.read(name, id).await,
         }
-        Ok(stored)
     }
 
     /// Puts a file there, or in the place of the one that is.
-    pub(crate) fn put(&self, file: &PeerFile) -> Result<(), StoreError> {
-        let Self::Folder(folder) = self;
-        writable(folder)?;
-        write::write(folder, file)?;
-        Ok(())
+    pub(crate) async fn put(&self, file: PeerFile) -> Result<(), StoreError> {
+        match self {
+            Self::Folder(folder) => {
+                let folder = folder.clone();
+                blocking(move || {
+                    writable(&folder)?;
+                    write::write(&folder, &file)?;
+                    Ok(())
+                })
+                .await
+            }
+            Self::Secret(secret) => secret.put(&file).await,
+        }
     }
 
     /// Removes the file of a peer; false where there is none.
-    pub(crate) fn remove(&self, name: &ClusterName) -> Result<bool, StoreError> {
-        let Self::Folder(folder) = self;
-        writable(folder)?;
-        Ok(write::remove(folder, name)?)
+    pub(crate) async fn remove(&self, name: &ClusterName) -> Result<bool, StoreError> {
+        match self {
+            Self::Folder(folder) => {
+                let (folder, name) = (folder.clone(), name.clone());
+                blocking(move || {
+                    writable(&folder)?;
+                    Ok(write::remove(&folder, &name)?)
+                })
+                .await
+            }
+            Self::Secret(secret) => secret.remove(name).await,
+        }
     }
+}
+
+/// Does what may wait for a disk.
+async fn blocking<T: Send + 'static>(
+    action: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(action).await.unwrap_or(Err(StoreError::Stopping))
+}
+
+fn read(folder: &Path, name: &ClusterName, id: ClusterId) -> Result<Stored, StoreError> {
+    let reading = folder::read(folder, name, id);
+    if let Some(problem) = reading.problem {
+        return Err(StoreError::Incomplete(problem));
+    }
+    let mut stored = Stored { refused: reading.misnamed, ..Stored::default() };
+    for outcome in reading.peers.into_values() {
+        match outcome {
+            Ok(file) => stored.files.push(file),
+            Err(error) => stored.refused.push(error),
+        }
+    }
+    Ok(stored)
 }
 
 fn writable(folder: &Path) -> Result<(), StoreError> {
