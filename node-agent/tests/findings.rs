@@ -12,7 +12,7 @@ use axum::Router;
 use axum::extract::{Json, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::name::{ClusterId, ClusterName, NodeName};
 use mesh_model::snapshot::{ClusterSnapshot, Node, Protocol, Service, ServicePort};
 use mesh_runtime::{Readiness, Registry};
@@ -99,7 +99,7 @@ impl Cluster {
     fn of_nodes(count: usize) -> Self {
         let port = ServicePort { name: Some("http".parse().unwrap()), protocol: Protocol::Tcp, port: 80 };
         let service = Service {
-            scope: Scope { shared: true, affinity: Affinity::None },
+            scope: Scope::GLOBAL,
             cluster_ips: vec!["10.101.0.1".parse().unwrap()],
             ports: vec![port],
             session_affinity_seconds: None,

@@ -135,6 +135,11 @@ async fn of_the_service(seen: &mut BTreeSet<Reason>) {
     Case::of(other).only(Reason::NotGlobal, seen).await;
     own(r#""clusterIPs": ["None"]"#).only(Reason::NotBalanced, seen).await;
     own(&SPEC.replace("10.101.0.1", "no address")).only(Reason::Invalid, seen).await;
+    let other = objects(SPEC, SLICE);
+    let global = r#""clustermesh.io/global": "true""#;
+    assert!(other.contains(global), "{other}");
+    let for_some = other.replace(global, &format!(r#"{global}, "clustermesh.io/export-to": "Yavin""#));
+    Case::of(for_some).only(Reason::ExportToInvalid, seen).await;
     let sctp = SPEC.replace("80}", r#"80}, {"name": "sig", "port": 81, "protocol": "SCTP"}"#);
     own(&sctp).only(Reason::Unsupported, seen).await;
     let ports = (0..20_001).map(|number| format!(r#"{{"name": "p{number}", "port": {}}}"#, number + 1));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mesh_model::audience::Audience;
 use mesh_model::export::{
     Entries, Identity, ServiceOps, Subject, diff, diff_service, export, export_service, export_slices,
-    is_part_of,
+    is_part_of, readdressed,
 };
 use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::record::{self, RecordKey};
@@ -80,6 +81,7 @@ impl<'a> ExportState<'a> {
             self.keep_unknown(shown, &mut ops);
         }
         keep_unread(snapshot, &mut ops);
+        self.readdress(snapshot, actual, &mut ops);
         ops.retain(|ops| !ops.puts.is_empty() || !ops.deletes.is_empty());
         ops
     }
@@ -109,6 +111,7 @@ impl<'a> ExportState<'a> {
         let (Some(slices), Some(stands)) = (snapshot.unread.services.get(name), actual.get(&key)) else {
             return Vec::new();
         };
+        let slices = (slices, &Audience::of_record(stands));
         let mut entries = export_slices(self.identity, name, slices, now_unix_us);
         entries.push((key, stands.clone()));
         entries
@@ -150,6 +153,22 @@ impl<'a> ExportState<'a> {
                 Subject::Node(_) | Subject::Unknown(_) => BTreeSet::new(),
             };
             ops.deletes.retain(|key| known.contains(key));
+        }
+    }
+
+    /// Slices of which nothing new is known stay, but for nobody whom their Service is not for.
+    fn readdress(&self, snapshot: &ClusterSnapshot, actual: &Entries, all: &mut [ServiceOps]) {
+        for ops in all {
+            let Subject::Service(name) = &ops.subject else { continue };
+            let Some(service) = snapshot.services.get(name).filter(|service| service.scope.shared) else {
+                continue;
+            };
+            let audience = &service.scope.audience;
+            let written: BTreeSet<&String> =
+                ops.puts.iter().map(|(key, _)| key).chain(&ops.deletes).collect();
+            let mut stay = readdressed(&self.identity.name, name, actual, audience);
+            stay.retain(|(key, _)| !written.contains(key));
+            ops.puts.extend(stay);
         }
     }
 
@@ -360,5 +379,50 @@ mod tests {
             state.applied(next, Knowledge::Complete);
             assert_eq!(actual.len(), stands, "{:?}", keys(&actual));
         }
+    }
+
+    fn restricted(snapshot: &ClusterSnapshot, audience: &Audience) -> ClusterSnapshot {
+        let mut restricted = snapshot.clone();
+        for (name, service) in &snapshot.services {
+            let mut service = Service::clone(service);
+            service.scope.audience = audience.clone();
+            restricted.services.insert(name.clone(), Arc::new(service));
+        }
+        restricted
+    }
+
+    fn audiences(actual: &Entries) -> BTreeSet<String> {
+        actual.values().map(|value| format!("{:?}", Audience::of_record(value))).collect()
+    }
+
+    /// Also where the wanted record can't be written, or nothing is known of the slice but that it is there.
+    #[test]
+    fn what_stays_of_a_restricted_service_is_restricted() {
+        let yavin = Audience::parse("yavin").unwrap();
+        let only = BTreeSet::from([format!("{yavin:?}")]);
+        let before = snapshot(&[("ns/a", &[("a-1", 1), ("a-1.1", 2), ("a-2", 3)])], &[]);
+        let mut unread = restricted(&snapshot(&[("ns/a", &[])], &[]), &yavin);
+        unread.unread.slices.insert(("ns".into(), SliceName::new("a-1").unwrap()));
+        let actual = after_restart(&before, unread);
+        assert_eq!((keys(&actual).len(), audiences(&actual)), (3, only.clone()), "{actual:?}");
+
+        let identity = identity();
+        let state = ExportState::new(&identity);
+        let mut actual = export(&identity, &before, 1);
+        let early = Arc::new(restricted(&snapshot(&[("ns/a", &[("a-2", 3)])], &[]), &yavin));
+        let ops = state.ops(&early, Knowledge::Partial, &actual, 2);
+        apply(&mut actual, ops);
+        assert_eq!((keys(&actual).len(), audiences(&actual)), (4, only), "{actual:?}");
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_read_stays_for_its_audience() {
+        let yavin = Audience::parse("yavin").unwrap();
+        let before = restricted(&snapshot(&[("ns/a", &[("a-1", 1)])], &[]), &yavin);
+        let mut now = ClusterSnapshot::default();
+        let slices = service(&[("a-1", 9), ("a-2", 8)]).slices.clone();
+        now.unread.services.insert("ns/a".parse().unwrap(), slices);
+        let actual = after_restart(&before, now);
+        assert_eq!((keys(&actual).len(), audiences(&actual)), (3, BTreeSet::from([format!("{yavin:?}")])));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use mesh_kv::publish::{Write, transactions};
 use mesh_model::address::Address;
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::export::{Entries, Identity, diff, export, withdrawn};
 use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::record::{self, Record, RecordKey};
@@ -102,7 +102,7 @@ impl Value {
     fn service(self) -> Service {
         let [high, low] = self.version.to_be_bytes();
         Service {
-            scope: Scope { shared: self.is_shared(), affinity: Affinity::None },
+            scope: Scope { shared: self.is_shared(), ..Scope::GLOBAL },
             cluster_ips: vec![[10, 102, high, low].into()],
             session_affinity_seconds: Some(1 + u32::from(self.version)),
             ..Arc::unwrap_or_clone(service([]))

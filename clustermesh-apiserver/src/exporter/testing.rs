@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesh_model::address::Address;
 use mesh_model::address_policy::OwnRanges;
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::export::Identity;
 use mesh_model::name::{ClusterId, ClusterName, SliceName};
 use mesh_model::snapshot::{Condition, Endpoint, Service, Slice};
@@ -28,7 +28,7 @@ pub(crate) fn service<'a>(slices: impl IntoIterator<Item = (&'a str, Vec<Endpoin
     let slice =
         |(name, endpoints)| (SliceName::new(name).unwrap(), Arc::new(Slice { ports: Vec::new(), endpoints }));
     Arc::new(Service {
-        scope: Scope { shared: true, affinity: Affinity::None },
+        scope: Scope::GLOBAL,
         cluster_ips: vec![[10, 102, 0, 1].into()],
         ports: Vec::new(),
         session_affinity_seconds: None,

@@ -10,35 +10,13 @@ use etcd_client::{
     SortTarget, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse, WatchStream,
 };
 use mesh_kv::testing::Etcd;
+use mesh_model::audience::Audience;
 
 use super::cache::Window;
-use super::testing::{Certificates, DEADLINE, Replica};
-use super::view::{Audience, Scope};
-
-/// A generator that is the same everywhere (xorshift64*).
-struct Random(u64);
+use super::testing::{Certificates, DEADLINE, Random, Replica};
+use super::view::Scope;
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
-        all[usize::try_from(self.below(all.len() as u64)).unwrap()]
-    }
-
-    /// Within `low..=high`.
-    fn revision(&mut self, low: i64, high: i64) -> i64 {
-        low + i64::try_from(self.below(u64::try_from(high - low + 1).unwrap())).unwrap()
-    }
-
     fn key(&mut self) -> String {
         format!("clustermesh/{}", self.pick(&["a", "a/1", "a/2", "a/3", "b", "b/1", "b/2", "c"]))
     }
@@ -134,8 +112,11 @@ struct Watching {
 impl Watching {
     async fn open(client: &Client) -> Self {
         // A stream begins with a watch.
-        let stream = client.watch_client().watch("clustermesh/none", None).await.unwrap();
-        Self { stream, heard: Heard::default() }
+        let mut stream = client.watch_client().watch("clustermesh/none", None).await.unwrap();
+        let mut heard = Heard::default();
+        // It is made when its request comes in, which may be behind the next write.
+        heard.take(&stream.message().await.unwrap().unwrap());
+        Self { stream, heard }
     }
 
     /// Everything up to the server's revision, where that tells its progress behind all events.

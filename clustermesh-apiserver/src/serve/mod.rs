@@ -18,6 +18,8 @@ mod watch;
 mod wire;
 
 #[cfg(test)]
+mod audience_tests;
+#[cfg(test)]
 mod differential_tests;
 #[cfg(test)]
 mod etcdctl_tests;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_kv::{RawChange, RawEntry, Revision};
+use mesh_model::audience::Audience;
 use mesh_model::name::ClusterName;
 use proptest::prelude::*;
 use prost::Message;
 
 use super::cache::{Cache, Window};
 use super::range::{Keys, RangeRefused, range};
-use super::view::{Audience, Scope, View};
+use super::view::{Scope, View};
 use super::watch::Watches;
 use super::wire::{
     KeyValue, RangeRequest, WatchAsked, WatchCancelRequest, WatchCreateRequest, WatchFilter,

@@ -5,10 +5,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mesh_kv::RawEntry;
+use mesh_model::audience::Audience;
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::view::Audience;
 use super::wire::KeyValue;
 
 /// Tag and wire type of the fields of etcd's `Event`: `type` (a varint), `kv` and `prev_kv` (messages).

@@ -37,7 +37,7 @@ pub(super) fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
 }
 
-/// Certificates of hoth, which serves, and of yavin, which reads.
+/// Certificates of hoth, which serves, and of yavin and endor, which read.
 pub(super) struct Certificates {
     dir: tempfile::TempDir,
     hoth: Authority,
@@ -47,14 +47,16 @@ pub(super) struct Certificates {
 impl Certificates {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let [hoth, yavin] =
-            ["hoth", "yavin"].map(|name| Authority::new(&cluster(name), UnixTime::now()).unwrap());
+        let [hoth, yavin, endor] =
+            ["hoth", "yavin", "endor"].map(|name| Authority::new(&cluster(name), UnixTime::now()).unwrap());
         let certificates = Self { dir, hoth, yavin };
         std::fs::create_dir(certificates.trust()).unwrap();
         certificates.trust_in("hoth", certificates.hoth.certificate_pem());
         certificates.trust_in("yavin", certificates.yavin.certificate_pem());
+        certificates.trust_in("endor", endor.certificate_pem());
         certificates.renew();
         certificates.write("yavin", &certificates.yavin.issue(Role::Agent, &[], lifetime()).unwrap());
+        certificates.write("endor", &endor.issue(Role::Agent, &[], lifetime()).unwrap());
         let forger = Authority::new(&cluster("yavin"), UnixTime::now()).unwrap();
         certificates.write("forger", &forger.issue(Role::Agent, &[], lifetime()).unwrap());
         certificates
@@ -99,7 +101,8 @@ impl Certificates {
         std::fs::rename(staged, self.folder(name)).unwrap();
     }
 
-    /// A folder with `ca.crt`, `tls.crt`, `tls.key`, as etcd's clients want them: of `hoth`, `yavin` or `forger`.
+    /// A folder with `ca.crt`, `tls.crt`, `tls.key`, as etcd's clients want them: of `hoth`, `yavin`, `endor`
+    /// or `forger`.
     pub(super) fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -254,7 +257,7 @@ fn channel(address: SocketAddr, folder: &Path) -> tonic::transport::Channel {
     endpoint.connect_with_connector_lazy(connector)
 }
 
-fn client_config(folder: &Path) -> ClientConfig {
+pub(super) fn client_config(folder: &Path) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(folder.join("ca.crt")).unwrap()).unwrap();
     let chain = vec![CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap()];
@@ -268,4 +271,29 @@ fn client_config(folder: &Path) -> ClientConfig {
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
+}
+
+/// A generator that is the same everywhere (xorshift64*).
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[usize::try_from(self.below(all.len() as u64)).unwrap()]
+    }
+
+    /// Within `low..=high`.
+    pub(super) fn revision(&mut self, low: i64, high: i64) -> i64 {
+        low + i64::try_from(self.below(u64::try_from(high - low + 1).unwrap())).unwrap()
+    }
 }

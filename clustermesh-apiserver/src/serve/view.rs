@@ -1,23 +1,14 @@
 //! Which records are served at all, and which of them a reader sees.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use mesh_kv::RawEntry;
+use mesh_model::audience::Audience;
 use mesh_model::name::ClusterName;
 use mesh_model::record::{KeyRange, Kind};
 
 use super::record::Stored;
-
-/// Who sees a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Audience {
-    Everybody,
-    /// These peers, beside the serving cluster itself. Nothing sets it yet: `clustermesh.io/export-to` will.
-    #[cfg_attr(not(test), expect(dead_code, reason = "records name no audience yet"))]
-    Only(Arc<BTreeSet<ClusterName>>),
-}
 
 /// Says of a record whether it is served, and to whom.
 type Admit = dyn Fn(&RawEntry) -> Option<Audience> + Send + Sync;
@@ -27,12 +18,17 @@ type Admit = dyn Fn(&RawEntry) -> Option<Audience> + Send + Sync;
 pub(crate) struct Scope(Arc<Admit>);
 
 impl Scope {
-    /// The records of one cluster, of the kinds that peers read.
+    /// The records of one cluster, of the kinds that peers read. Those of a Service say themselves whom they are for.
     pub(crate) fn of_cluster(cluster: &ClusterName) -> Self {
-        let ranges: Vec<KeyRange> = Kind::ALL.into_iter().map(|kind| kind.range(cluster)).collect();
+        let ranges: Vec<(Kind, KeyRange)> =
+            Kind::ALL.into_iter().map(|kind| (kind, kind.range(cluster))).collect();
         Self(Arc::new(move |entry| {
             let key = std::str::from_utf8(&entry.key).ok()?;
-            ranges.iter().any(|range| range.contains(key)).then_some(Audience::Everybody)
+            let (kind, _) = ranges.iter().find(|(_, range)| range.contains(key))?;
+            Some(match kind {
+                Kind::Services | Kind::Endpoints => Audience::of_record(&entry.value),
+                Kind::Clusters | Kind::Alive | Kind::Nodes | Kind::Synced => Audience::Everybody,
+            })
         }))
     }
 
@@ -68,9 +64,9 @@ impl View {
     }
 
     pub(crate) fn sees(&self, record: &Stored) -> bool {
-        match (self, &record.audience) {
-            (Self::Own, _) | (_, Audience::Everybody) => true,
-            (Self::Peer(peer), Audience::Only(peers)) => peers.contains(peer),
+        match self {
+            Self::Own => true,
+            Self::Peer(peer) => record.audience.includes(peer),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The annotations that make a Service global.
 //!
-//! Owns their names, their values and what an invalid value means. Never refuses a Service: an invalid value
-//! means the default, and a problem says so.
+//! Owns their names, their values and what an invalid value means: the default, and a problem says so. Only where the value
+//! restricts who sees the Service, the default would be its opposite, so there the Service is refused as it is.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::audience::{Audience, AudienceError};
 
 /// Prefix of this project's annotations; wins where both stand.
 pub const PREFIX: &str = "clustermesh.io/";
@@ -14,11 +16,19 @@ pub const PREFIX: &str = "clustermesh.io/";
 pub const ALIAS_PREFIX: &str = "service.cilium.io/";
 
 /// What the annotations of a global Service say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// Whether this cluster's backends are exported.
     pub shared: bool,
     pub affinity: Affinity,
+    /// To whom, where they are.
+    #[serde(default, skip_serializing_if = "Audience::is_everybody")]
+    pub audience: Audience,
+}
+
+impl Scope {
+    /// What a Service has that says no more than that it is global.
+    pub const GLOBAL: Self = Self { shared: true, affinity: Affinity::None, audience: Audience::Everybody };
 }
 
 /// Which tier comes first; the other is the fallback.
@@ -42,11 +52,27 @@ impl fmt::Display for Affinity {
 }
 
 /// Whether a Service is global, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Annotated {
     /// Never touched: whatever serves it keeps doing so.
     NotGlobal,
     Global(Scope),
+    /// It is meant for some clusters, and there is no telling for which.
+    Refused(AudienceProblem),
+}
+
+/// An audience that can't be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "annotation {annotation} has the value {value:?}: {error}; write names of clusters with commas between, or remove it for \
+     all clusters; until then the Service stays as it was for those who see it, and nobody else sees it"
+)]
+pub struct AudienceProblem {
+    /// The full name, as written: ours or the alias.
+    pub annotation: String,
+    /// At most 80 characters of the value.
+    pub value: String,
+    pub error: AudienceError,
 }
 
 /// An annotation whose value means nothing, so that the default was taken.
@@ -72,7 +98,8 @@ pub fn parse_map(annotations: &BTreeMap<String, String>) -> (Annotated, Vec<Anno
 
 /// Reads the annotations of a Service. Values are compared without regard to ASCII case, as Cilium does.
 ///
-/// `shared` and `affinity` mean nothing on a Service that is not global, so they are not looked at there.
+/// `shared` and `affinity` mean nothing on a Service that is not global, so they are not looked at there, nor is `export-to`
+/// on one that is not shared.
 pub fn parse<'a>(
     annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> (Annotated, Vec<AnnotationProblem>) {
@@ -85,11 +112,13 @@ pub fn parse<'a>(
     if !global {
         return (Annotated::NotGlobal, problems);
     }
-    let scope = Scope {
-        shared: found.shared.boolean("shared", true, &mut problems),
-        affinity: found.affinity.affinity(&mut problems),
+    let shared = found.shared.boolean("shared", true, &mut problems);
+    let affinity = found.affinity.affinity(&mut problems);
+    let annotated = match if shared { found.export_to.audience() } else { Ok(Audience::Everybody) } {
+        Ok(audience) => Annotated::Global(Scope { shared, affinity, audience }),
+        Err(problem) => Annotated::Refused(problem),
     };
-    (Annotated::Global(scope), problems)
+    (annotated, problems)
 }
 
 #[derive(Default)]
@@ -97,6 +126,7 @@ struct Found<'a> {
     global: Written<'a>,
     shared: Written<'a>,
     affinity: Written<'a>,
+    export_to: Written<'a>,
 }
 
 impl<'a> Found<'a> {
@@ -110,6 +140,7 @@ impl<'a> Found<'a> {
             "global" => &mut self.global,
             "shared" => &mut self.shared,
             "affinity" => &mut self.affinity,
+            "export-to" => &mut self.export_to,
             _ => return,
         };
         if ours {
@@ -157,6 +188,19 @@ impl<'a> Written<'a> {
             }
         }
     }
+
+    fn audience(self) -> Result<Audience, AudienceProblem> {
+        let Some((prefix, value)) = self.effective() else { return Ok(Audience::Everybody) };
+        Audience::parse(value).map_err(|error| AudienceProblem {
+            annotation: format!("{prefix}export-to"),
+            value: shortened(value),
+            error,
+        })
+    }
+}
+
+fn shortened(value: &str) -> String {
+    value.chars().take(80).collect()
 }
 
 fn problem(
@@ -166,19 +210,14 @@ fn problem(
     allowed: &'static str,
     default: &'static str,
 ) -> AnnotationProblem {
-    AnnotationProblem {
-        annotation: format!("{prefix}{short}"),
-        value: value.chars().take(80).collect(),
-        allowed,
-        default,
-    }
+    AnnotationProblem { annotation: format!("{prefix}{short}"), value: shortened(value), allowed, default }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PLAIN: Scope = Scope { shared: true, affinity: Affinity::None };
+    const PLAIN: Scope = Scope::GLOBAL;
 
     #[test]
     fn no_annotation_is_not_global() {
@@ -199,7 +238,7 @@ mod tests {
             ("service.cilium.io/shared", "false"),
             ("service.cilium.io/affinity", "remote"),
         ]);
-        let scope = Scope { shared: false, affinity: Affinity::Remote };
+        let scope = Scope { shared: false, affinity: Affinity::Remote, ..PLAIN };
         assert_eq!(read, (Annotated::Global(scope), vec![]));
     }
 
@@ -237,5 +276,36 @@ mod tests {
                  \"remote\"; until then \"none\" is used",
             ]
         );
+    }
+
+    #[test]
+    fn a_service_is_for_the_clusters_that_it_names() {
+        let global = ("clustermesh.io/global", "true");
+        let read = |name, value| parse([global, (name, value)]);
+        for name in ["clustermesh.io/export-to", "service.cilium.io/export-to"] {
+            let audience = Audience::parse("yavin,endor").unwrap();
+            let scope = Scope { audience, ..PLAIN };
+            assert_eq!(read(name, "endor, yavin"), (Annotated::Global(scope), vec![]));
+        }
+        assert_eq!(parse([("clustermesh.io/export-to", "yavin")]), (Annotated::NotGlobal, vec![]));
+    }
+
+    #[test]
+    fn a_list_of_clusters_that_is_none_refuses_what_it_would_restrict() {
+        let annotations = [("clustermesh.io/global", "true"), ("clustermesh.io/export-to", "Yavin")];
+        let (Annotated::Refused(problem), problems) = parse(annotations) else { panic!() };
+        assert_eq!(problems, []);
+        let text = problem.to_string();
+        assert!(
+            text.starts_with("annotation clustermesh.io/export-to has the value \"Yavin\": ")
+                && text.ends_with(
+                    "; write names of clusters with commas between, or remove it for all clusters; until then the Service \
+                     stays as it was for those who see it, and nobody else sees it"
+                ),
+            "{text}"
+        );
+        // Of what is not shared nobody sees anything.
+        let hidden = [annotations[0], annotations[1], ("clustermesh.io/shared", "false")];
+        assert_eq!(parse(hidden), (Annotated::Global(Scope { shared: false, ..PLAIN }), vec![]));
     }
 }

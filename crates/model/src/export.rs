@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::address_policy::OwnRanges;
+use crate::audience::Audience;
 use crate::name::{ClusterId, ClusterName, NodeName, ServiceName, SliceName};
 use crate::record::{
     self, Chunk, Entry, Kind, MAX_SLICE_ENDPOINTS, Record, RecordKey, ServiceRecord, SliceRecord,
@@ -45,15 +46,16 @@ pub fn export_service(
         return Vec::new();
     }
     let mut entries = vec![ServiceRecord::from(service).entry(&identity.name, name)];
-    entries.extend(export_slices(identity, name, &service.slices, changed_unix_us));
+    let Service { scope, slices, .. } = service;
+    entries.extend(export_slices(identity, name, (slices, &scope.audience), changed_unix_us));
     entries
 }
 
-/// The records of a Service's slices alone.
+/// The records of a Service's slices alone, each for the Service's audience.
 pub fn export_slices(
     identity: &Identity,
     name: &ServiceName,
-    slices: &BTreeMap<SliceName, Arc<Slice>>,
+    (slices, audience): (&BTreeMap<SliceName, Arc<Slice>>, &Audience),
     changed_unix_us: u64,
 ) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -64,7 +66,7 @@ pub fn export_slices(
         let mut chunk_name = slice_name.clone();
         let mut endpoints = chunks.next().unwrap_or_default();
         loop {
-            let chunk = Chunk { ports: &slice.ports, endpoints, changed_unix_us };
+            let chunk = Chunk { audience, ports: &slice.ports, endpoints, changed_unix_us };
             entries.push(chunk.entry(&identity.name, name, &chunk_name));
             let Some(next) = chunks.next() else { break };
             endpoints = next;
@@ -102,7 +104,8 @@ fn free_name(name: &SliceName, taken: &BTreeSet<SliceName>) -> SliceName {
 }
 
 /// What may be written where a slice's wanted record can't be: the one that stands, without the endpoints that the wanted one
-/// no longer lists. Never longer than it, but for conditions. None where nothing of it is gone, or it is no slice's.
+/// no longer lists, and for its audience. Never longer than it, but for conditions and audience. None where that changes
+/// nothing, or it is no slice's.
 pub fn withdrawn(key: &str, stored: &[u8], wanted: &[u8]) -> Option<Entry> {
     let (RecordKey::Slice(cluster, service, slice), Record::Slice(stands)) =
         record::parse(key, stored).ok()?
@@ -114,8 +117,29 @@ pub fn withdrawn(key: &str, stored: &[u8], wanted: &[u8]) -> Option<Entry> {
         let condition = *listed.get(&endpoint.address)?;
         Some(Endpoint { condition, ..endpoint.clone() })
     });
-    let rest = SliceRecord { endpoints: endpoints.collect(), ..stands.clone() };
-    (rest.endpoints != stands.endpoints).then(|| rest.entry(&cluster, &service, &slice))
+    let audience = Audience::of_record(wanted);
+    let rest = SliceRecord { endpoints: endpoints.collect(), audience, ..stands.clone() };
+    (rest != stands).then(|| rest.entry(&cluster, &service, &slice))
+}
+
+/// The records of a Service's slices that stand for another audience, as they would be for this one. Without those that can't
+/// be read.
+pub fn readdressed(
+    cluster: &ClusterName,
+    name: &ServiceName,
+    actual: &Entries,
+    audience: &Audience,
+) -> Vec<Entry> {
+    let prefix = RecordKey::slices_prefix(cluster, name);
+    let slices = actual.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+    let others = slices.filter(|(_, stands)| Audience::of_record(stands) != *audience);
+    let readdressed = |(key, stands): (&String, &Vec<u8>)| match record::parse(key, stands).ok()? {
+        (RecordKey::Slice(_, _, slice), Record::Slice(stands)) => {
+            Some(SliceRecord { audience: audience.clone(), ..stands }.entry(cluster, name, &slice))
+        }
+        _ => None,
+    };
+    others.filter_map(readdressed).collect()
 }
 
 /// Whose records an operation changes.

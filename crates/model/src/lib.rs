@@ -6,6 +6,7 @@ pub mod address;
 pub mod address_policy;
 mod address_set;
 pub mod annotation;
+pub mod audience;
 pub mod change;
 pub mod desired;
 pub mod endpoint;

@@ -118,6 +118,7 @@ reasons! {
     NotGlobal, "not_global", Owner, Nobody, "this cluster has no global Service of that name";
     NotBalanced, "not_balanced", Owner, Exporter, "the Service is headless or an ExternalName, so there is nothing to balance";
     Invalid, "invalid", Owner, Exporter, "the Service or one of its slices is refused, wholly or in part; what was known of it stays";
+    ExportToInvalid, "export_to_invalid", Owner, Exporter, "`clustermesh.io/export-to` names no clusters, so the Service is refused: it stays as it was for those who see it, and nobody else sees it";
     Unsupported, "unsupported", Owner, Exporter, "a port is SCTP, or a slice names hosts, which the mesh does not balance";
     OverLimit, "over_limit", Owner, Exporter, "what of the Service is beyond a limit is not told to other clusters";
     Unread, "unread", Operator, Nobody, "what the own source holds of the Service can't be read; it stays as it was";
@@ -128,7 +129,7 @@ reasons! {
     WriteFailed, "write_failed", Nobody, Nobody, "the kernel refused a write, which is tried again; until then the frontend keeps what it has";
     PeerRefused, "peer_refused", Operator, Nobody, "the peer's file is refused, or another cluster answers; what was known of it stays";
     PeerSilent, "peer_silent", Nobody, Nobody, "nothing has been heard of the peer yet; what the maps hold of it stays";
-    NotOffered, "not_offered", Owner, Nobody, "the other cluster has no Service of that name that is global and shared";
+    NotOffered, "not_offered", Owner, Nobody, "the other cluster has no Service of that name that is global and shared with this one";
     TooManyClusters, "too_many_clusters", Nobody, Nobody, "more clusters have backends than a frontend has room for";
     PortMismatch, "port_mismatch", Owner, Agents, "the other cluster's Service has no port of that name, nor one of that protocol and number";
     PortNotServed, "port_not_served", Owner, Agents, "the cluster's Service has the port, but none of its slices does";

@@ -5,10 +5,12 @@ mod support;
 
 use std::sync::Arc;
 
-use mesh_model::export::{export, withdrawn};
+use mesh_model::audience::Audience;
+use mesh_model::export::{export, readdressed, withdrawn};
+use mesh_model::name::NodeName;
 use mesh_model::record::limits::{BeyondLimit, DOCUMENTED, beyond_limits};
 use mesh_model::record::{MAX_PORTS, Record, parse};
-use mesh_model::snapshot::{Condition, Protocol, Service, Slice};
+use mesh_model::snapshot::{Condition, Endpoint, Protocol, Service, Slice};
 use support::*;
 
 /// A Service of so many ports, with names of about this length, and one slice of 1,000 endpoints.
@@ -26,6 +28,24 @@ fn wide(ports: u16, name: usize) -> Service {
     service
 }
 
+/// Everything as long as it may be.
+fn full() -> Service {
+    let mut service = wide(20_000, 5);
+    let names: Vec<String> = (0..64).map(|number| format!("c{number:062}")).collect();
+    service.scope.audience = Audience::parse(&names.join(",")).unwrap();
+    let mut slice = (*service.slices[&slice_name("s-1")]).clone();
+    for (number, endpoint) in slice.endpoints.iter_mut().enumerate() {
+        let text = |letter: &str| Some(letter.repeat(253));
+        let node = NodeName::new(&["n".repeat(63), "o".repeat(63), "d".repeat(63), "e".repeat(61)].join("."));
+        let address = ip(&format!("fd02::1111:2222:3333:{number:x}"));
+        let condition = Condition { ready: false, serving: true, terminating: true };
+        let (node, zone, hostname) = (node.ok(), text("z"), text("h"));
+        *endpoint = Endpoint { node, zone, hostname, ..Endpoint::new(address, condition) };
+    }
+    service.slices = [(slice_name(&"s".repeat(63)), Arc::new(slice))].into();
+    service
+}
+
 #[test]
 fn what_an_exporter_writes_its_peers_take_whole() {
     let mut long = wide(1, 5);
@@ -36,7 +56,9 @@ fn what_an_exporter_writes_its_peers_take_whole() {
         endpoint.hostname = Some("h".repeat(1000));
     });
     long.slices.insert(slice_name("s-1"), Arc::new(slice));
-    for service in [wide(405, 10), wide(20_000, 5), wide(20_001, 5), wide(65_535, 5), wide(20_000, 63), long]
+    let full = full();
+    for service in
+        [full, wide(405, 10), wide(20_000, 5), wide(20_001, 5), wide(65_535, 5), wide(20_000, 63), long]
     {
         let beyond = beyond_limits(&service);
         let entries = export(&empire(), &snapshot([(service_name("default/base"), service.clone())]), 1);
@@ -79,16 +101,27 @@ fn the_owner_is_told_what_is_beyond_a_limit() {
 
 #[test]
 fn a_record_that_can_not_be_written_withdraws_what_it_no_longer_lists() {
-    let record = |addresses: &[&str]| {
-        let service = http_service("10.102.0.1", ready(addresses));
+    let record_for = |addresses: &[&str], audience: &Audience| {
+        let mut service = http_service("10.102.0.1", ready(addresses));
+        service.scope.audience = audience.clone();
         let entries = export(&empire(), &snapshot([(service_name("default/base"), service)]), 1);
         entries.into_iter().find(|(key, _)| key.contains("/endpoints/")).unwrap()
     };
+    let record = |addresses: &[&str]| record_for(addresses, &Audience::Everybody);
     let (key, stored) = record(&["10.2.0.1", "10.2.0.2"]);
     let (_, wanted) = record(&["10.2.0.2", "10.2.0.3"]);
     let (_, rest) = record(&["10.2.0.2"]);
     assert_eq!(withdrawn(&key, &stored, &wanted), Some((key.clone(), rest.clone())));
     assert_eq!(withdrawn(&key, &rest, &wanted), None, "nothing of it is gone");
+    let rebels = Audience::parse("rebels").unwrap();
+    let (_, wanted) = record_for(&["10.2.0.2", "10.2.0.3"], &rebels);
+    let (_, rest_for_rebels) = record_for(&["10.2.0.2"], &rebels);
+    assert_eq!(withdrawn(&key, &stored, &wanted), Some((key.clone(), rest_for_rebels.clone())));
+    assert_eq!(withdrawn(&key, &rest, &wanted), Some((key.clone(), rest_for_rebels.clone())));
+    let stands = [(key.clone(), rest)].into();
+    let for_rebels = |audience| readdressed(&empire().name, &service_name("default/base"), &stands, audience);
+    assert_eq!(for_rebels(&rebels), [(key, rest_for_rebels)]);
+    assert_eq!(for_rebels(&Audience::Everybody), []);
 }
 
 #[test]

@@ -98,8 +98,8 @@ fn affinity_chooses_the_tier_by_the_own_clusters_word() {
 
 #[test]
 fn shared_false_keeps_backends_from_others_and_not_from_own_clients() {
-    let hidden = Scope { shared: false, affinity: Affinity::None };
-    let local = Service { scope: hidden, ..local(ready(&["10.1.0.1"])) };
+    let hidden = Scope { shared: false, ..Scope::GLOBAL };
+    let local = Service { scope: hidden.clone(), ..local(ready(&["10.1.0.1"])) };
     let remote = Service { scope: hidden, ..remote(ready(&["10.2.0.1"])) };
     assert_eq!(groups(only(&run(&local, &[(2, remote)]))), "1:0:1[10.1.0.1:8080]");
 }
@@ -534,7 +534,7 @@ proptest! {
         let peers: Vec<_> = peers.into_iter().map(|(cluster, (before, mut after, ports_too, all_slices))| {
             if !ports_too {
                 after.ports = before.ports.clone();
-                after.scope = before.scope;
+                after.scope = before.scope.clone();
             }
             if !all_slices {
                 // One slice is another, the others stay.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::name::{ClusterId, ClusterName, ServiceName};
 use mesh_model::snapshot::{Protocol, Service, ServicePort};
 use mesh_model::view::{Excess, Interest, PeerPin, PeerSnapshot, PeerView, Quota};
@@ -33,7 +33,7 @@ fn asked(services: impl IntoIterator<Item = u8>, ports: u16) -> Interest {
         port: number,
     };
     let service = Arc::new(Service {
-        scope: Scope { shared: true, affinity: Affinity::None },
+        scope: Scope::GLOBAL,
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         ports: (1..=ports).map(port).collect(),
         session_affinity_seconds: None,

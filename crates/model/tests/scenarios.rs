@@ -86,7 +86,7 @@ fn ports_and_families() -> Scenario {
     let theirs = [("web", Tcp, 3000), ("name-server", Udp, 53)];
     let dual = |ips: [&str; 2]| ips.iter().map(|text| ip(text)).collect::<Vec<_>>();
     let local = Service {
-        scope: Scope { shared: false, affinity: Affinity::Remote },
+        scope: Scope { shared: false, affinity: Affinity::Remote, ..Scope::GLOBAL },
         cluster_ips: dual(["10.101.0.1", "fd11::1"]),
         ports: vec![port("web", Tcp, 80), port("dns", Udp, 53), port("only-here", Tcp, 9000)],
         session_affinity_seconds: None,

@@ -80,7 +80,7 @@ mod tests {
         let endpoint = Endpoint { node, ..Endpoint::new([10, 1, 0, 1], Condition::READY) };
         let slice = Slice { ports: Vec::new(), endpoints: vec![endpoint] };
         let service = Service {
-            scope: Scope { shared: true, affinity: Affinity::Local },
+            scope: Scope { affinity: Affinity::Local, ..Scope::GLOBAL },
             cluster_ips: vec![[10, 101, 0, 1].into()],
             ports: Vec::new(),
             session_affinity_seconds: Some(3),

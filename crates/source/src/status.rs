@@ -125,6 +125,8 @@ pub enum Reason {
     /// A name or label breaks Kubernetes' rules.
     Name,
     Annotation,
+    /// `export-to` can't be understood.
+    ExportToInvalid,
     /// A Service or its ports break Kubernetes' rules.
     Service,
     NoClusterIp,
@@ -165,6 +167,7 @@ impl Reason {
             Self::Version => "version",
             Self::Name => "name",
             Self::Annotation => "annotation",
+            Self::ExportToInvalid => "export_to_invalid",
             Self::Service => "service",
             Self::NoClusterIp => "no_cluster_ip",
             Self::Headless => "headless",

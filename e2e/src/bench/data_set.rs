@@ -105,7 +105,7 @@ impl DataSet {
         let slices = (0..slices).map(|slice| Ok((slice_name(number, slice)?, self.slice(number, slice, 0)?)));
         let slices: Result<BTreeMap<_, _>> = slices.map(|slice| slice.map(|(k, v)| (k, v.into()))).collect();
         let service = Service {
-            scope: Scope { shared: true, affinity: Default::default() },
+            scope: Scope::GLOBAL,
             cluster_ips: vec![cluster_ip(number)?.into()],
             ports: vec![ServicePort { name: Some(port_name()?), protocol: Protocol::Tcp, port: 80 }],
             session_affinity_seconds: None,

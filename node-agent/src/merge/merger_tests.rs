@@ -38,7 +38,7 @@ pub(super) fn service(cluster: u8, ip: u8, affinity: Affinity, hosts: &[u8]) -> 
         endpoints: endpoints.collect(),
     };
     Arc::new(Service {
-        scope: Scope { shared: true, affinity },
+        scope: Scope { affinity, ..Scope::GLOBAL },
         cluster_ips: vec![Address::from([10, 96, cluster, ip])],
         ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80 }],
         session_affinity_seconds: None,

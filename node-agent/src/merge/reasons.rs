@@ -118,8 +118,8 @@ impl<'a> Evidence<'a> {
                     all.push(Omission::new(Reason::PeerSilent, detail).of(id));
                 }
                 None if known && beyond.is_none() => {
-                    let detail = "create it there, with clustermesh.io/global: \"true\" and without \
-                                  clustermesh.io/shared: \"false\"";
+                    let detail = "create it there, with clustermesh.io/global: \"true\", without clustermesh.io/shared: \
+                                  \"false\", and with this cluster in clustermesh.io/export-to where it has that";
                     all.push(Omission::new(Reason::NotOffered, detail).of(id));
                 }
                 None => {}
@@ -177,6 +177,7 @@ fn beyond_quota(peer: &PeerStatus, name: &ServiceName) -> Option<Omission> {
 fn of_problem(problem: &Problem) -> Option<Omission> {
     let reason = match problem.reason {
         Fault::Headless | Fault::ExternalName => Reason::NotBalanced,
+        Fault::ExportToInvalid => Reason::ExportToInvalid,
         Fault::Unsupported => Reason::Unsupported,
         Fault::AddressTaken => Reason::AddressTaken,
         Fault::OverLimit => Reason::OverLimit,

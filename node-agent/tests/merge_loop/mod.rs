@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::desired::Frontend;
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::{
@@ -42,7 +42,7 @@ pub(crate) fn snapshot(hosts: Range<u8>) -> ClusterSnapshot {
     let ports = vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 8080 }];
     let slice = Slice { ports, endpoints: endpoints.collect() };
     let service = Service {
-        scope: Scope { shared: true, affinity: Affinity::None },
+        scope: Scope::GLOBAL,
         cluster_ips: vec![frontend().address],
         ports: vec![ServicePort { name: None, protocol: Protocol::Tcp, port: 80 }],
         session_affinity_seconds: None,

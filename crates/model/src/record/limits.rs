@@ -5,6 +5,7 @@
 use std::fmt;
 
 pub(crate) use crate::address_policy::MAX_RANGES;
+use crate::audience::MAX_AUDIENCE;
 use crate::snapshot::{Service, ServicePort, SlicePort};
 
 /// Largest value in bytes; a larger one is refused. etcd's own default limit of a whole request is 1.5 MiB.
@@ -48,6 +49,7 @@ pub const DOCUMENTED: &[(&str, usize, &str)] = &[
         MAX_TEXT_BYTES,
         "the writer leaves it out; a reader refuses the endpoint",
     ),
+    ("clusters in `clustermesh.io/export-to`", MAX_AUDIENCE, "the annotation is refused"),
     ("bytes of `created_at`", MAX_CREATED_AT_BYTES, "the writer leaves it out; a reader refuses the record"),
 ];
 

@@ -8,6 +8,7 @@ use super::port::{self, WirePort};
 use super::rejection::Fault;
 use super::{Entry, agree, decode_json, entry};
 use crate::annotation::Affinity;
+use crate::audience::Audience;
 use crate::name::{ClusterName, ServiceName};
 use crate::snapshot::{Service, ServicePort};
 
@@ -19,6 +20,8 @@ pub struct ServiceRecord {
     /// Whether others may use the backends; an exporter removes the record of a Service that is not shared.
     pub shared: bool,
     pub affinity: Affinity,
+    /// Who sees it: for whoever serves it, not for whoever reads it.
+    pub audience: Audience,
     pub session_affinity_seconds: Option<u32>,
     /// RFC 3339, as written by the cluster.
     pub created_at: Option<String>,
@@ -38,6 +41,8 @@ struct Wire {
     shared: bool,
     #[serde(default)]
     affinity: Affinity,
+    #[serde(default, skip_serializing_if = "Audience::is_everybody")]
+    export_to: Audience,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session_affinity_seconds: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +59,7 @@ impl From<&Service> for ServiceRecord {
             ports: service.ports.clone(),
             shared: service.scope.shared,
             affinity: service.scope.affinity,
+            audience: service.scope.audience.clone(),
             session_affinity_seconds: service.session_affinity_seconds,
             created_at: service.created_at.clone(),
             ports_left_out: 0,
@@ -69,6 +75,7 @@ impl ServiceRecord {
             ports: limits::service_ports(&self.ports).iter().map(WirePort::from).collect(),
             shared: self.shared,
             affinity: self.affinity,
+            export_to: self.audience.clone(),
             session_affinity_seconds: self.session_affinity_seconds,
             created_at: self.created_at.clone().filter(|text| text.len() <= MAX_CREATED_AT_BYTES),
         };
@@ -88,6 +95,7 @@ impl ServiceRecord {
             ports_left_out,
             shared: wire.shared,
             affinity: wire.affinity,
+            audience: wire.export_to,
             session_affinity_seconds: wire.session_affinity_seconds,
             created_at: wire.created_at,
         })

@@ -11,6 +11,7 @@ use super::port::{self, WirePort};
 use super::rejection::Fault;
 use super::{Entry, agree, decode_json, entry};
 use crate::address::Address;
+use crate::audience::Audience;
 use crate::endpoint::WireEndpoint;
 use crate::name::{ClusterName, ServiceName, SliceName};
 use crate::snapshot::{Condition, Endpoint, SlicePort};
@@ -18,6 +19,8 @@ use crate::snapshot::{Condition, Endpoint, SlicePort};
 /// A slice as a cluster published it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SliceRecord {
+    /// Who sees it: for whoever serves it, not for whoever reads it.
+    pub audience: Audience,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<Endpoint>,
     /// Microseconds since the Unix epoch when the exporter saw the change, by its clock; never a reason to
@@ -40,6 +43,8 @@ struct Wire<'a> {
     service: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     slice: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Audience::is_everybody")]
+    export_to: Audience,
     #[serde(default)]
     ports: Vec<WirePort>,
     #[serde(default, borrow)]
@@ -50,6 +55,7 @@ struct Wire<'a> {
 
 /// Some endpoints of a slice and what they share.
 pub(crate) struct Chunk<'a> {
+    pub(crate) audience: &'a Audience,
     pub(crate) ports: &'a [SlicePort],
     /// At most [`super::MAX_SLICE_ENDPOINTS`].
     pub(crate) endpoints: &'a [Endpoint],
@@ -62,6 +68,7 @@ impl Chunk<'_> {
             cluster: Some(cluster.as_str().into()),
             service: Some(service.as_str().into()),
             slice: Some(slice.as_str().into()),
+            export_to: self.audience.clone(),
             ports: limits::slice_ports(self.ports).iter().map(WirePort::from).collect(),
             endpoints: self.endpoints.iter().map(WireEndpoint::from).collect(),
             changed_unix_us: self.changed_unix_us,
@@ -89,8 +96,9 @@ pub(crate) fn still_listed(value: &[u8]) -> Option<BTreeMap<Address, Condition>>
 
 impl SliceRecord {
     pub fn entry(&self, cluster: &ClusterName, service: &ServiceName, slice: &SliceName) -> Entry {
-        let Self { ports, endpoints, changed_unix_us, .. } = self;
-        Chunk { ports, endpoints, changed_unix_us: *changed_unix_us }.entry(cluster, service, slice)
+        let Self { audience, ports, endpoints, changed_unix_us, .. } = self;
+        let chunk = Chunk { audience, ports, endpoints, changed_unix_us: *changed_unix_us };
+        chunk.entry(cluster, service, slice)
     }
 
     /// Reads a slice. An endpoint with an address that none may have, or an invalid node name, is left out
@@ -112,6 +120,7 @@ impl SliceRecord {
             port: port.port,
         });
         let mut record = Self {
+            audience: wire.export_to,
             ports: ports.collect(),
             changed_unix_us: wire.changed_unix_us,
             ports_left_out,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mesh_model::address::Address;
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges, Ranges};
-use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::annotation::Scope;
 use mesh_model::export::{Entries, Identity, export};
 use mesh_model::name::{ClusterId, ClusterName, NodeName, PortName, ServiceName, SliceName};
 use mesh_model::record::{ClusterRecord, Incarnation, SyncedKind, SyncedRecord};
@@ -17,7 +17,7 @@ use mesh_model::snapshot::{
 };
 use mesh_model::view::{PeerPin, PeerView};
 
-pub(crate) const SHARED: Scope = Scope { shared: true, affinity: Affinity::None };
+pub(crate) const SHARED: Scope = Scope::GLOBAL;
 
 pub(crate) fn ip(text: &str) -> Address {
     text.parse().unwrap()

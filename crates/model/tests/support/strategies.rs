@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mesh_model::address::Address;
 use mesh_model::annotation::{Affinity, Scope};
+use mesh_model::audience::Audience;
 use mesh_model::name::{NodeName, ServiceName, SliceName};
 use mesh_model::snapshot::{
     ClusterSnapshot, Condition, Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort,
@@ -81,8 +82,18 @@ pub(crate) fn slice_names() -> impl Strategy<Value = SliceName> {
     select(vec!["s", "s.1", "s.2", "t-9"]).prop_map(|name| SliceName::new(name).unwrap())
 }
 
+pub(crate) fn audiences() -> impl Strategy<Value = Audience> {
+    let texts = select(vec!["rebels", "rebels,endor", "endor"]);
+    let some = texts.prop_map(|text| Audience::parse(text).unwrap());
+    prop_oneof![4 => Just(Audience::Everybody), 2 => some, 1 => Just(Audience::nobody())]
+}
+
 pub(crate) fn services() -> impl Strategy<Value = Service> {
-    let scope = (any::<bool>(), affinities()).prop_map(|(shared, affinity)| Scope { shared, affinity });
+    let scope = (any::<bool>(), affinities(), audiences()).prop_map(|(shared, affinity, audience)| Scope {
+        shared,
+        affinity,
+        audience,
+    });
     let ips = select(vec![vec![], vec![ip("10.102.0.1")], vec![ip("10.102.0.1"), ip("fd12::1")]]);
     let slices = btree_map(slice_names(), slices().prop_map(Arc::new), 0..4);
     let created_at = option::of(Just("2026-11-24T18:00:00Z".to_owned()));

@@ -34,7 +34,14 @@ impl Convert for Object {
         let (annotated, problems) = parse_map(&self.metadata.annotations);
         let mut notes: Vec<Note> =
             problems.iter().map(|problem| Note::new(Reason::Annotation, problem.to_string())).collect();
-        let Annotated::Global(scope) = annotated else { return Converted::leave(notes) };
+        let scope = match annotated {
+            Annotated::Global(scope) => scope,
+            Annotated::NotGlobal => return Converted::leave(notes),
+            Annotated::Refused(problem) => {
+                notes.push(Note::new(Reason::ExportToInvalid, problem.to_string()));
+                return Converted::keep(notes);
+            }
+        };
 
         let default = ServiceSpec::default();
         let spec = self.spec.as_ref().unwrap_or(&default);

@@ -255,7 +255,7 @@ impl Cluster {
             [("b".parse().unwrap(), of_slice(true))].into_iter().filter(|(_, b)| !b.endpoints.is_empty()),
         );
         Arc::new(Service {
-            scope: Scope { shared: spec.shared, affinity: spec.affinity },
+            scope: Scope { shared: spec.shared, affinity: spec.affinity, ..Scope::GLOBAL },
             cluster_ips: vec![Address::from([10, 96, self.id, spec.ip])],
             ports,
             session_affinity_seconds: None,
