@@ -19,15 +19,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::rpc::{Rpc, Served};
+use super::seats::Seats;
 use super::tls::Admission;
 use super::view::View;
 
-/// More connections wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4096;
 /// Calls of one connection at a time, streams included.
 const MAX_STREAMS: u32 = 256;
 /// What a client may send of headers.
 const MAX_HEADER_BYTES: u32 = 8 << 10;
+/// What a client may send ahead of whoever reads it: more than a request, and the least that HTTP/2 has for a connection.
+const STREAM_WINDOW_BYTES: u32 = 32 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 65_535;
 /// What waits for a stream's client beside the answer under way.
 const MAX_SEND_BYTES: usize = 128 << 10;
 /// For a handshake, which takes two round trips.
@@ -52,10 +54,10 @@ impl Listener {
     /// Runs until the token of what is served is cancelled.
     pub(crate) async fn run(mut self) {
         let token = self.served.token.clone();
-        let mut connections = JoinSet::new();
+        let (mut connections, seats) = (JoinSet::new(), Seats::default());
         loop {
             let admission = self.admission.borrow_and_update().clone();
-            let is_open = admission.is_some() && connections.len() < MAX_CONNECTIONS;
+            let is_open = admission.is_some();
             tokio::select! {
                 () = token.cancelled() => break,
                 Ok(()) = self.admission.changed() => {}
@@ -63,7 +65,7 @@ impl Listener {
                 accepted = self.listener.accept(), if is_open => match accepted {
                     Ok((stream, address)) => {
                         let Some(admission) = admission else { continue };
-                        drop(connections.spawn(self.connection(stream, address, &admission)));
+                        drop(connections.spawn(self.connection((stream, address), &admission, &seats)));
                     }
                     Err(error) => {
                         tracing::warn!(error = %error, "a connection to the mesh API could not be accepted");
@@ -79,12 +81,13 @@ impl Listener {
 
     fn connection(
         &self,
-        stream: TcpStream,
-        address: SocketAddr,
+        (stream, address): (TcpStream, SocketAddr),
         admission: &Admission,
+        seats: &Seats,
     ) -> impl Future<Output = ()> + Send + use<> {
         let acceptor = TlsAcceptor::from(admission.config.clone());
         let (served, cluster) = (Arc::clone(&self.served), self.cluster.clone());
+        let (seats, stranger) = (seats.clone(), seats.for_stranger());
         // It has seen what the acceptor is made of: a change during the handshake counts, too.
         let mut admission = self.admission.clone();
         async move {
@@ -92,24 +95,36 @@ impl Listener {
             let _ = stream.set_nodelay(true);
             let shaken = tokio::select! {
                 () = served.token.cancelled() => return,
-                shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
+                () = stranger.taken() => Err("too many others came before its handshake ended".to_owned()),
+                shaken = shake_hands(acceptor, stream) => shaken,
             };
+            drop(stranger);
             let refused = match shaken {
-                Ok(Ok(stream)) => match Client::of(&stream, address) {
+                Ok(stream) => match Client::of(&stream, address) {
                     Some(client) => {
+                        let Some(seat) = seats.for_peer(&client.identity.cluster) else {
+                            return client.crowded_out(&served);
+                        };
                         return tokio::select! {
                             () = serve(stream, &client, &cluster, &served) => {}
+                            () = seat.taken() => client.crowded_out(&served),
                             refusal = client.refused(&mut admission) => client.shut_out(&refusal, &served),
                         };
                     }
                     None => "no identity".into(),
                 },
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no handshake within {} s", HANDSHAKE.as_secs()),
+                Err(error) => error,
             };
             served.metrics.handshakes_failed.inc();
             tracing::debug!(address = %address, error = refused, "a connection to the mesh API ended before it began");
         }
+    }
+}
+
+async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(shaken) => shaken.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no handshake within {} s", HANDSHAKE.as_secs())),
     }
 }
 
@@ -164,6 +179,12 @@ impl Client {
         }
     }
 
+    fn crowded_out(&self, served: &Served) {
+        served.metrics.crowded_out.inc();
+        let (client, address) = (&self.identity, self.address);
+        tracing::debug!(%client, %address, "closed a connection: all are taken, and its cluster has most of them");
+    }
+
     fn shut_out(&self, refusal: &Refusal, served: &Served) {
         served.metrics.refused(refusal.reason());
         served.metrics.shut_out.inc();
@@ -185,6 +206,8 @@ async fn serve(
     http.timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(MAX_SEND_BYTES)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_ANSWER);

@@ -50,6 +50,7 @@ pub(crate) struct ServeMetrics {
     refusals: ByLabel<Counter>,
     pub(crate) handshakes_failed: Counter,
     pub(crate) shut_out: Counter,
+    pub(crate) crowded_out: Counter,
     pub(crate) reloads: Counter,
     pub(crate) reload_failing: Gauge,
     pub(crate) connected: Gauge,
@@ -71,6 +72,7 @@ impl ServeMetrics {
             refusals: ByLabel::new("reason", RefusalReason::ALL.map(RefusalReason::as_str)),
             handshakes_failed: Counter::default(),
             shut_out: Counter::default(),
+            crowded_out: Counter::default(),
             reloads: Counter::default(),
             reload_failing: Gauge::default(),
             connected: Gauge::default(),
@@ -103,6 +105,11 @@ impl ServeMetrics {
             "mesh_api_failed_handshakes",
             "Connections that ended before their handshake did, refused certificates included",
             self.handshakes_failed.clone(),
+        );
+        registry.register(
+            "mesh_api_connections_crowded_out",
+            "Connections closed because all were taken and their cluster had most of them",
+            self.crowded_out.clone(),
         );
         self.enter_certificates(registry);
     }

@@ -12,6 +12,7 @@ mod range;
 mod record;
 mod reload;
 mod rpc;
+mod seats;
 mod tls;
 mod view;
 mod watch;
@@ -23,6 +24,8 @@ mod audience_tests;
 mod differential_tests;
 #[cfg(test)]
 mod etcdctl_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

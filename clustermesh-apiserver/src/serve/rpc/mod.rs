@@ -108,9 +108,12 @@ impl Rpc {
         let path = request.uri().path();
         let call = call_of(path);
         self.served.metrics.called(call);
+        let Some(permit) = self.share.call() else {
+            return Status::resource_exhausted(TOO_MANY).into_http();
+        };
         match (call, path) {
             (Call::Range, _) => range::answer(self, request).await,
-            (Call::Watch, _) => stream::answer(self, request).await,
+            (Call::Watch, _) => stream::answer(self, permit, request).await,
             (Call::Status, _) => unary::answer(unary::Health(self), request).await,
             (Call::Greeting, "/etcdserverpb.Maintenance/Alarm") => {
                 unary::answer(unary::Alarms(self), request).await

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -14,33 +13,19 @@ use tonic::server::UnaryService;
 
 use super::super::range::{RangeRefused, range};
 use super::super::wire::{RangeRequest, RangeResponse};
-use super::budget::Room;
+use super::budget::{Room, held};
 use super::codec::grpc;
 use super::{Rpc, TOO_MANY};
 
 pub(super) async fn answer(rpc: Rpc, request: Request<Incoming>) -> Response<Body> {
     let mut response = grpc().unary(Reading(rpc), request).await;
     match response.extensions_mut().remove::<Arc<Room>>() {
-        Some(room) => response.map(|body| held(body, room)),
+        Some(room) => {
+            let hold = move |data| held(data, &room);
+            response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&hold))))
+        }
         None => response,
     }
-}
-
-/// The bytes of an answer, which give its room back when the last of them is sent.
-struct Held {
-    data: Bytes,
-    _room: Arc<Room>,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
-}
-
-fn held(body: Body, room: Arc<Room>) -> Body {
-    let hold = move |data| Bytes::from_owner(Held { data, _room: Arc::clone(&room) });
-    Body::new(body.map_frame(move |frame| frame.map_data(&hold)))
 }
 
 struct Reading(Rpc);

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use futures::future::FutureExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tonic::body::Body;
 use tonic::server::StreamingService;
@@ -20,13 +22,20 @@ use super::super::feed::{Snapshot, Snapshots};
 use super::super::watch::Watches;
 use super::super::wire::{WatchRequest, WatchResponse};
 use super::codec::grpc;
-use super::{NOTHING_YET, RAFT_TERM, Rpc, STOPPED, Served};
+use super::{NOTHING_YET, RAFT_TERM, Rpc, STOPPED, Served, Share, TOO_MANY};
 
-pub(super) async fn answer(rpc: Rpc, request: Request<Incoming>) -> Response<Body> {
-    grpc().streaming(Opening(rpc), request).await
+pub(super) async fn answer(
+    rpc: Rpc,
+    permit: OwnedSemaphorePermit,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let share = rpc.share.clone();
+    let response = grpc().streaming(Opening(rpc, Some(permit)), request).await;
+    let chunk = move |data| share.chunk(data);
+    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&chunk))))
 }
 
-struct Opening(Rpc);
+struct Opening(Rpc, Option<OwnedSemaphorePermit>);
 
 impl StreamingService<WatchRequest> for Opening {
     type Response = WatchResponse;
@@ -34,7 +43,7 @@ impl StreamingService<WatchRequest> for Opening {
     type Future = Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<WatchRequest>>) -> Self::Future {
-        ready(Told::open(&self.0, request.into_inner()).map(|told| {
+        ready(Told::open(&self.0, self.1.take(), request.into_inner()).map(|told| {
             tonic::Response::new(stream::unfold(Some(told), |told| async { told?.step().await }).boxed())
         }))
     }
@@ -50,13 +59,19 @@ struct Told {
     /// None once the client has nothing more to ask.
     requests: Option<Streaming<WatchRequest>>,
     progress_at: Instant,
+    share: Share,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The answer, and what there is to tell behind it.
 type Step = Option<(Result<WatchResponse, Status>, Option<Told>)>;
 
 impl Told {
-    fn open(rpc: &Rpc, requests: Streaming<WatchRequest>) -> Result<Self, Status> {
+    fn open(
+        rpc: &Rpc,
+        permit: Option<OwnedSemaphorePermit>,
+        requests: Streaming<WatchRequest>,
+    ) -> Result<Self, Status> {
         let served = Arc::clone(&rpc.served);
         let history = served.snapshot()?.history;
         served.metrics.watch_streams.inc();
@@ -66,7 +81,9 @@ impl Told {
             watches: Watches::new(rpc.view.clone()),
             requests: Some(requests),
             progress_at: Instant::now() + served.progress_every,
+            share: rpc.share.clone(),
             served,
+            _permit: permit,
         })
     }
 
@@ -85,6 +102,9 @@ impl Told {
             {
                 self.take(request)?;
                 continue;
+            }
+            if !self.share.has_room().await {
+                return Err(Status::resource_exhausted(TOO_MANY));
             }
             let snapshot = self.snapshot()?;
             if let Some(answer) = self.watches.next(&snapshot.cache) {
