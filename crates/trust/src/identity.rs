@@ -7,6 +7,8 @@ use mesh_model::name::{ClusterName, NameError};
 
 /// The scheme of an identity's URI, with what follows it.
 const SCHEME: &str = "clustermesh://";
+/// The scheme alone.
+const CLAIM: &str = "clustermesh:";
 
 /// What a process is within its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +63,7 @@ impl Identity {
 
     /// Whether a URI claims to be an identity, well-formed or not: others may stand beside it in a certificate.
     pub(crate) fn is_claimed_by(uri: &str) -> bool {
-        uri.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
+        uri.get(..CLAIM.len()).is_some_and(|start| start.eq_ignore_ascii_case(CLAIM))
     }
 }
 
@@ -140,6 +142,7 @@ mod tests {
     #[test]
     fn a_claim_in_other_letters_is_still_a_claim() {
         assert!(Identity::is_claimed_by("ClusterMesh://hoth/agent"));
+        assert!(Identity::is_claimed_by("clustermesh:hoth/agent"));
         assert!(!Identity::is_claimed_by("spiffe://hoth/agent"));
         assert!(!Identity::is_claimed_by("cluster\u{df}"));
     }

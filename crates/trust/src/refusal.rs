@@ -20,6 +20,12 @@ pub enum Refusal {
     )]
     NoIdentity,
     #[error(
+        "the certificate claims no identity, and its chain leads to roots of more than one cluster ({}): it needs the URI \
+         clustermesh://<cluster>/<role> as a subject alternative name",
+        listed(clusters)
+    )]
+    Ambiguous { clusters: Vec<ClusterName> },
+    #[error(
         "{claimed} was shown where {expected} was expected: the address leads to another cluster or process"
     )]
     Other { claimed: Identity, expected: Identity },
@@ -42,6 +48,10 @@ pub enum Refusal {
     Unusable { claimed: Identity, why: webpki::Error },
 }
 
+fn listed(clusters: &[ClusterName]) -> String {
+    clusters.iter().map(ClusterName::as_str).collect::<Vec<_>>().join(", ")
+}
+
 fn ago(since: Duration) -> String {
     format!("{} s ago", since.as_secs())
 }
@@ -51,6 +61,7 @@ fn ago(since: Duration) -> String {
 pub enum RefusalReason {
     Unreadable,
     NoIdentity,
+    Ambiguous,
     Other,
     Role,
     UnknownCluster,
@@ -62,9 +73,10 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unreadable,
         Self::NoIdentity,
+        Self::Ambiguous,
         Self::Other,
         Self::Role,
         Self::UnknownCluster,
@@ -79,6 +91,7 @@ impl RefusalReason {
         match self {
             Self::Unreadable => "unreadable",
             Self::NoIdentity => "no_identity",
+            Self::Ambiguous => "ambiguous",
             Self::Other => "other_identity",
             Self::Role => "role",
             Self::UnknownCluster => "unknown_cluster",
@@ -96,6 +109,7 @@ impl Refusal {
         match self {
             Self::Unreadable(_) => RefusalReason::Unreadable,
             Self::NoIdentity => RefusalReason::NoIdentity,
+            Self::Ambiguous { .. } => RefusalReason::Ambiguous,
             Self::Other { .. } => RefusalReason::Other,
             Self::Role { .. } => RefusalReason::Role,
             Self::UnknownCluster { .. } => RefusalReason::UnknownCluster,
@@ -110,7 +124,9 @@ impl Refusal {
     /// Who is refused, as far as the certificate says: nobody has proven it.
     pub fn claimed(&self) -> Option<&Identity> {
         match self {
-            Self::Unreadable(_) | Self::NoIdentity | Self::UnknownCluster { .. } => None,
+            Self::Unreadable(_) | Self::NoIdentity | Self::Ambiguous { .. } | Self::UnknownCluster { .. } => {
+                None
+            }
             Self::Other { claimed, .. }
             | Self::Role { claimed, .. }
             | Self::UnknownIssuer { claimed }
@@ -147,7 +163,7 @@ impl From<Refusal> for rustls::Error {
     fn from(refusal: Refusal) -> Self {
         let error = match refusal {
             Refusal::Unreadable(_) => TlsCertificateError::BadEncoding,
-            Refusal::UnknownIssuer { .. } | Refusal::UnknownCluster { .. } => {
+            Refusal::UnknownIssuer { .. } | Refusal::UnknownCluster { .. } | Refusal::Ambiguous { .. } => {
                 TlsCertificateError::UnknownIssuer
             }
             Refusal::Expired { .. } => TlsCertificateError::Expired,

@@ -31,11 +31,20 @@ pub enum Side {
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
     bundles: BTreeMap<ClusterName, Arc<Bundle>>,
+    /// Whether a client without an identity may be an agent.
+    assumes_agents: bool,
 }
 
 impl Trust {
     pub fn new(bundles: BTreeMap<ClusterName, Arc<Bundle>>) -> Self {
-        Self { bundles }
+        Self { bundles, assumes_agents: false }
+    }
+
+    /// Takes a client whose certificate claims no identity for an agent of the one cluster whose roots its chain leads to:
+    /// peers that were installed before there were identities show such certificates.
+    #[must_use]
+    pub fn assuming_agents(self) -> Self {
+        Self { assumes_agents: true, ..self }
     }
 
     /// The roots of one cluster alone.
@@ -48,7 +57,7 @@ impl Trust {
     }
 
     /// Who shows this chain at `now`, on `side`, if it leads to a root that is trusted for exactly the cluster that its
-    /// leaf names. Host names play no part.
+    /// leaf names. Host names play no part. A leaf that names nobody counts only as [`Self::assuming_agents`] says.
     pub fn admit(
         &self,
         leaf: &CertificateDer<'_>,
@@ -57,7 +66,13 @@ impl Trust {
         now: UnixTime,
     ) -> Result<Identity, Refusal> {
         let read = Certificate::read(leaf).map_err(Refusal::Unreadable)?;
-        let claimed = read.identity.ok_or(Refusal::NoIdentity)?;
+        let claimed = match &read.identity {
+            Some(identity) => identity.clone(),
+            None if side == Side::Client && self.assumes_agents => {
+                self.assumed(&read, leaf, intermediates, now)?
+            }
+            None => return Err(Refusal::NoIdentity),
+        };
         let bundle = self
             .bundles
             .get(&claimed.cluster)
@@ -71,6 +86,32 @@ impl Trust {
             Err(why) => Err(Refusal::of_chain(claimed, read.serial, why)),
         }
     }
+
+    /// An agent of the only cluster whose roots a chain leads to. Whether the certificate counts is judged afterwards, as
+    /// every other's is: one that was revoked by one cluster must not pass as another's.
+    fn assumed(
+        &self,
+        read: &Certificate,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Identity, Refusal> {
+        let alive = now.clamp(read.not_before, read.not_after.max(read.not_before));
+        let leads = |bundle: &Bundle| {
+            let on = |side| verify_chain(bundle, leaf, intermediates, (side, alive), None).is_ok();
+            on(Side::Client) || on(Side::Server)
+        };
+        let clusters = self.bundles.iter().filter(|(_, bundle)| leads(bundle)).map(|(name, _)| name.clone());
+        let mut clusters: Vec<ClusterName> = clusters.collect();
+        match (clusters.pop(), clusters.is_empty()) {
+            (None, _) => Err(Refusal::NoIdentity),
+            (Some(cluster), true) => Ok(Identity::new(cluster, Role::Agent)),
+            (Some(last), false) => {
+                clusters.push(last);
+                Err(Refusal::Ambiguous { clusters })
+            }
+        }
+    }
 }
 
 fn verify(
@@ -81,6 +122,16 @@ fn verify(
     now: UnixTime,
 ) -> Result<(), webpki::Error> {
     let revocations: Vec<&CertRevocationList<'_>> = bundle.revocations.iter().collect();
+    verify_chain(bundle, leaf, intermediates, (side, now), revocation(&revocations))
+}
+
+fn verify_chain(
+    bundle: &Bundle,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    (side, now): (Side, UnixTime),
+    revocation: Option<RevocationOptions<'_>>,
+) -> Result<(), webpki::Error> {
     let usage = match side {
         Side::Client => KeyUsage::client_auth(),
         Side::Server => KeyUsage::server_auth(),
@@ -91,7 +142,7 @@ fn verify(
         intermediates,
         now,
         usage,
-        revocation(&revocations),
+        revocation,
         None,
     )?;
     Ok(())
