@@ -175,8 +175,8 @@ pub struct PeerArgs {
     pub peers_dir: PathBuf,
     /// Folder with tls.crt and tls.key: this cluster's identity towards all peers.
     ///
-    /// Needed where a peer asks for a client certificate. Read anew at every connection, so rotated certificates need
-    /// no restart. Whom to trust stands in each peer's file.
+    /// Needed where a peer asks for a client certificate. A rotated certificate is shown at the next connection, and needs
+    /// no restart; one that breaks counts as it was last read. Whom to trust stands in each peer's file.
     #[arg(long, env = "CLUSTERMESH_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mesh_kv::Credentials;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_peers::folder::Remembered;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
@@ -20,6 +21,7 @@ use crate::merge::names::Names;
 use crate::merge::names_file;
 use crate::merge::task::Inputs;
 use crate::peers::PeerSet;
+use crate::peers::credentials::CredentialsTask;
 use crate::peers::folder::{FolderConfig, PeerFolder};
 
 /// Sources of what is to be balanced; nothing runs yet.
@@ -31,6 +33,8 @@ pub(crate) struct Following {
     memory_failed: [Gauge; 2],
     ranges: RangesTask,
     folder: PeerFolder,
+    /// None where no certificate is shown to peers.
+    credentials: Option<CredentialsTask>,
 }
 
 impl Following {
@@ -47,8 +51,10 @@ impl Following {
         let source = Source::new(&args.source, source_options(args), source);
         let (ranges, known) = RangesTask::new(&args.identity, identity, source.ranges());
         let config = folder_config(args, identity, (known, memory.load_peers()), source.snapshots());
+        let task = |credentials: &Credentials| CredentialsTask::new(credentials.clone(), peers.clone());
+        let credentials = config.identity.as_ref().map(task);
         let (folder, peers) = PeerFolder::new(config, supervisor, events, peers);
-        Self { source, peers, memory, memory_failed, ranges, folder }
+        Self { source, peers, memory, memory_failed, ranges, folder, credentials }
     }
 
     /// Begins with what an earlier agent's source said.
@@ -81,14 +87,28 @@ impl Following {
         let remarks = readiness.clone().remark_on("source", self.source.status(), of_source, token.clone());
         supervisor.spawn("source remarks", remarks);
         let of_peers = |set: &Arc<PeerSet>| set.kept();
-        let remarks = readiness.clone().remark_on("peers", self.peers.clone(), of_peers, token);
+        let remarks = readiness.clone().remark_on("peers", self.peers.clone(), of_peers, token.clone());
         supervisor.spawn("peers remarks", remarks);
+        if let Some(credentials) = &self.credentials {
+            let lines = |failure: &Option<String>| failure.iter().cloned().collect();
+            let remarks = readiness.clone().remark_on("certificate", credentials.failure(), lines, token);
+            supervisor.spawn("certificate remarks", remarks);
+        }
         self.spawn_followers(supervisor);
     }
 
     fn spawn_followers(self, supervisor: &mut Supervisor) {
-        let Self { source, memory, memory_failed: [source_failed, peers_failed], ranges, folder, .. } = self;
+        let Self {
+            source,
+            memory,
+            memory_failed: [source_failed, peers_failed],
+            ranges,
+            folder,
+            credentials,
+            ..
+        } = self;
         let token = supervisor.token();
+        credentials.into_iter().for_each(|task| supervisor.spawn("certificate", task.run(token.clone())));
         supervisor.spawn("memory", memory.source.keep(source.known(), source_failed, token.clone()));
         supervisor.spawn("peers memory", memory.peers.keep(folder.known(), peers_failed, token.clone()));
         supervisor.spawn("source", source.run(token.clone()));
@@ -108,7 +128,7 @@ pub(crate) fn folder_config(
         own_name: identity.name.clone(),
         own_id: identity.id,
         own_ranges,
-        identity: args.peers.tls_dir.clone(),
+        identity: args.peers.tls_dir.as_deref().map(Credentials::in_folder),
         remembered,
         local: Some(local),
         quotas: args.quotas.clone(),

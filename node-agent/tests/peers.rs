@@ -265,6 +265,37 @@ async fn a_peer_over_mutual_tls_works_and_a_wrong_ca_is_named_with_the_remedy() 
 }
 
 #[tokio::test]
+async fn a_change_of_trust_ends_only_the_connection_that_no_longer_counts() {
+    let (ca, other) = (Ca::new("jakku"), Ca::new("other"));
+    let dir = tempfile::tempdir().unwrap();
+    let [server, ours] = ["server", "ours"].map(|name| dir.path().join(name));
+    ca.issue("etcd", &server);
+    ca.issue("hoth", &ours);
+    let mut world = World::with_identity(Some(ours));
+    let etcd = Etcd::start_tls(dir.path(), &server);
+    fill(&etcd, "jakku", 2, &["10.2.0.1"]);
+    let trusting = |pem: &str, id: &str| {
+        let pem: String = pem.lines().map(|line| format!("  {line}\n")).collect();
+        file(2, &etcd.endpoint().to_string(), &agreed(&format!("10.{id}.0.0/16"))) + "trust: |\n" + &pem
+    };
+    world.write("jakku", &trusting(ca.pem(), "2"));
+    world.until_row("jakku", |row| row.state == PeerState::Synced).await;
+    // The ranges say when the file counts.
+    let wider = format!("{}{}", ca.pem(), other.pem());
+    world.write("jakku", &trusting(&wider, "3"));
+    let row = world.until_row("jakku", |row| row.backends == 0).await;
+    assert_eq!(row.state, PeerState::Synced, "{row:?}");
+    assert!(world.registry.encode().contains("clustermesh_peer_disconnects_total{peer=\"jakku\"} 0"));
+    world.write("jakku", &trusting(&ca.revoking(&server), "2"));
+    let row = world.until_row("jakku", |row| row.state == PeerState::Disconnected).await;
+    assert!(row.reason.as_ref().is_some_and(|reason| reason.contains("Revoked")), "{row:?}");
+    assert_eq!(row.backends, 1, "what is known stays");
+    world.write("jakku", &trusting(ca.pem(), "2"));
+    world.until_row("jakku", |row| row.state == PeerState::Synced).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_certificate_that_the_peer_does_not_trust_is_named_with_the_remedy() {
     let (ca, other) = (Ca::new("crait"), Ca::new("other"));
     let dir = tempfile::tempdir().unwrap();

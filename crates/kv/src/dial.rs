@@ -19,8 +19,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use crate::etcd_endpoint::EtcdEndpoint;
-use crate::fault::{DialError, Failure, Reason};
+use crate::fault::{DialError, Failure, Reason, Superseded};
 use crate::race::race;
+use crate::shown::Shown;
 use crate::tls::Tls;
 
 /// For resolving, connecting and the TLS handshake of one endpoint together.
@@ -103,6 +104,20 @@ impl Dialer {
         }
     }
 
+    /// Whether a connection that stands would be made today.
+    pub(crate) fn stands(&self, endpoint: &EtcdEndpoint, shown: Option<&Shown>) -> Result<(), Superseded> {
+        let endpoint = || endpoint.clone();
+        if !self.targets.iter().any(|known| known.endpoint == endpoint()) {
+            return Err(Superseded::Endpoint { endpoint: endpoint() });
+        }
+        match (&self.tls, shown) {
+            (Some(tls), Some(shown)) => {
+                tls.stands(shown).map_err(|why| Superseded::Trust { endpoint: endpoint(), why })
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn dial_target(&self, index: usize) -> Result<(usize, Dialed), Failure> {
         let target = &self.targets[index];
         let attempt = tokio::time::timeout(DIAL_DEADLINE, self.dial_name(target));
@@ -124,21 +139,22 @@ impl Dialer {
         let tcp = TcpStream::connect(address).await.map_err(Reason::of_connect)?;
         // Requests are small and each waits for its answer.
         tcp.set_nodelay(true).map_err(Reason::of_connect)?;
-        let transport = match &self.tls {
+        let (transport, shown) = match &self.tls {
             Some(tls) if endpoint.is_secure() => {
                 let config = tls.client_config().await.map_err(|error| Reason::Config(Arc::new(error)))?;
                 let name = ServerName::try_from(endpoint.host().to_owned())
                     .map_err(|_| Reason::Tls(format!("{} is no valid TLS server name", endpoint.host())))?;
                 let stream = TlsConnector::from(Arc::new(config))
-                    .connect(name, tcp)
+                    .connect(name.clone(), tcp)
                     .await
                     .map_err(|error| Reason::of_handshake(&error))?;
-                Transport::Tls(Box::new(stream))
+                let shown = Shown::of(&stream, name);
+                (Transport::Tls(Box::new(stream)), shown)
             }
-            Some(_) | None => Transport::Plain(tcp),
+            Some(_) | None => (Transport::Plain(tcp), None),
         };
         let stream = Stream { transport, ending: Ending::default() };
-        Ok(Dialed { endpoint: endpoint.clone(), address, stream })
+        Ok(Dialed { endpoint: endpoint.clone(), address, shown, stream })
     }
 }
 
@@ -184,6 +200,8 @@ fn interleaved(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 pub(crate) struct Dialed {
     pub(crate) endpoint: EtcdEndpoint,
     pub(crate) address: SocketAddr,
+    /// None without TLS.
+    pub(crate) shown: Option<Shown>,
     pub(crate) stream: Stream,
 }
 

@@ -9,7 +9,7 @@ use mesh_failure::chain;
 
 use crate::alarm::Alarm;
 use crate::etcd_endpoint::EtcdEndpoint;
-use crate::tls::TlsError;
+use crate::pem::TlsError;
 
 /// None of the endpoints could be connected to.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -251,4 +251,16 @@ pub enum KvError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The connection was good, and does not count any more by what is said of the server now.
+    #[error(transparent)]
+    Superseded(#[from] Superseded),
+}
+
+/// Why a connection that stands no longer counts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Superseded {
+    #[error("{endpoint} is no endpoint any more")]
+    Endpoint { endpoint: EtcdEndpoint },
+    #[error("what is trusted now does not vouch for the server at {endpoint}: {why}")]
+    Trust { endpoint: EtcdEndpoint, why: String },
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use etcd_client::{WatchResponse, WatchStream};
 use mesh_model::name::ClusterName;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +73,10 @@ pub enum RawEvent {
 
 /// Follows a cluster's etcd. What it knows survives its connections.
 pub struct RawWatch {
-    dialer: Arc<Dialer>,
+    /// What dials now.
+    dialers: watch::Receiver<Arc<Dialer>>,
+    /// Where the last connection was.
+    last: Option<EtcdEndpoint>,
     prefix: String,
     /// The revision up to which everything is known; none until a list is complete.
     revision: Option<i64>,
@@ -101,7 +105,23 @@ impl RawWatch {
     /// Follows the keys below `prefix`. The etcd's history is recognised by the records of `cluster`.
     pub fn new(dialer: Arc<Dialer>, cluster: &ClusterName, prefix: &str) -> Self {
         let (prefix, history) = (prefix.to_owned(), History::of(cluster));
-        Self { dialer, prefix, revision: None, history, page_keys: PAGE_KEYS }
+        let dialers = watch::channel(dialer).1;
+        Self { dialers, last: None, prefix, revision: None, history, page_keys: PAGE_KEYS }
+    }
+
+    /// Dials by what is said here. A connection that would not be made any more by that is closed, and another one made.
+    pub(crate) fn with_dialers(self, dialers: watch::Receiver<Arc<Dialer>>) -> Self {
+        Self { dialers, ..self }
+    }
+
+    /// The dialer that is there counts as known.
+    pub(crate) fn take_dialer(&mut self) -> Arc<Dialer> {
+        Arc::clone(&self.dialers.borrow_and_update())
+    }
+
+    /// As they were when the connection was dialled: what changes later is seen as changed.
+    pub(crate) fn dialers(&self) -> watch::Receiver<Arc<Dialer>> {
+        self.dialers.clone()
     }
 
     /// Runs until the token is cancelled. `sink` takes each event in turn and must not block.
@@ -114,9 +134,28 @@ impl RawWatch {
         self.revision
     }
 
-    /// Dials, and asks whose etcd it is.
-    pub(crate) async fn connect(&self) -> Result<Greeting, KvError> {
-        let session = Session::open(&self.dialer).await?;
+    /// Dials, and asks whose etcd it is; anew where what dials changes meanwhile.
+    pub(crate) async fn connect(&mut self) -> Result<Greeting, KvError> {
+        loop {
+            let dialer = self.take_dialer();
+            let mut dialers = self.dialers.clone();
+            // Another place may be another etcd, which had the same past.
+            if self.last.as_ref().is_some_and(|last| !dialer.endpoints().any(|known| known == last)) {
+                self.revision = None;
+            }
+            tokio::select! {
+                greeting = self.greet(&dialer) => {
+                    let greeting = greeting?;
+                    self.last = Some(greeting.session.endpoint().clone());
+                    return Ok(greeting);
+                }
+                Ok(()) = dialers.changed() => {}
+            }
+        }
+    }
+
+    async fn greet(&self, dialer: &Arc<Dialer>) -> Result<Greeting, KvError> {
+        let session = Session::open(dialer).await?;
         let (head, record) = session.read("reading the cluster record", self.history.cluster_key()).await?;
         Ok(Greeting { session, head, incarnation: record.and_then(|entry| incarnation_of(&entry.value)) })
     }

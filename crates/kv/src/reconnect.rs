@@ -25,6 +25,11 @@ pub(crate) trait Follow: Send {
         sink: &mut (impl FnMut(Self::Event) + Send),
     ) -> impl Future<Output = Result<Infallible, KvError>> + Send;
 
+    /// Ends when the next attempt has a better chance than the one before, whatever that came to.
+    fn renewed(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// The connection is lost.
     fn disconnected(reason: KvError) -> Self::Event;
 }
@@ -44,8 +49,10 @@ pub(crate) async fn run<F: Follow>(
         };
         sink(F::disconnected(reason));
         let pause = sleep(attempts.pause(Instant::now()));
-        if token.run_until_cancelled(pause).await.is_none() {
-            return;
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = pause => {}
+            () = follower.renewed() => attempts = Attempts::default(),
         }
     }
 }

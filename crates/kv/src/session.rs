@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, KvClient, ResponseHeader, Txn, WatchOptions, WatchStream};
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 
 use crate::dial::{Dialed, Dialer, Ending, Stream};
 use crate::entry::{Entry, RawEntry};
 use crate::etcd_endpoint::EtcdEndpoint;
-use crate::fault::{CallError, CallReason, DialError};
+use crate::fault::{CallError, CallReason, DialError, Superseded};
+use crate::shown::Shown;
 
 /// For every call but an open watch.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,6 +39,7 @@ pub struct Session {
     dialer: Arc<Dialer>,
     endpoint: EtcdEndpoint,
     address: SocketAddr,
+    shown: Option<Shown>,
     ending: Ending,
     client: Client,
 }
@@ -44,11 +47,28 @@ pub struct Session {
 impl Session {
     /// Dials; nothing is asked of the server yet.
     pub async fn open(dialer: &Arc<Dialer>) -> Result<Self, DialError> {
-        let Dialed { endpoint, address, stream } = dialer.dial().await?;
+        let Dialed { endpoint, address, shown, stream } = dialer.dial().await?;
         let ending = stream.ending();
         let channel = etcd_client::Channel::Tonic(channel(&endpoint, stream));
         let client = Client::from_channel(channel, None).await.expect("without a user nothing is sent");
-        Ok(Self { dialer: Arc::clone(dialer), endpoint, address, ending, client })
+        Ok(Self { dialer: Arc::clone(dialer), endpoint, address, shown, ending, client })
+    }
+
+    /// Ends once the connection would not be made any more by what dials now.
+    pub(crate) fn superseded(
+        &self,
+        mut dialers: watch::Receiver<Arc<Dialer>>,
+    ) -> impl Future<Output = Superseded> + Send + use<> {
+        let (endpoint, shown) = (self.endpoint.clone(), self.shown.clone());
+        async move {
+            loop {
+                let Ok(()) = dialers.changed().await else { return std::future::pending().await };
+                let dialer = Arc::clone(&dialers.borrow_and_update());
+                if let Err(superseded) = dialer.stands(&endpoint, shown.as_ref()) {
+                    return superseded;
+                }
+            }
+        }
     }
 
     pub fn endpoint(&self) -> &EtcdEndpoint {

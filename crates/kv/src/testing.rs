@@ -12,7 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use mesh_trust::Certificate;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 pub use history::Past;
 pub use proxy::Proxy;
@@ -259,5 +265,28 @@ impl Ca {
         std::fs::write(folder.join("ca.crt"), &self.pem).unwrap();
         std::fs::write(folder.join("tls.crt"), certificate.pem()).unwrap();
         std::fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
+    }
+
+    /// The CA's certificate, with a list that revokes the certificate in a folder.
+    pub fn revoking(&self, folder: &Path) -> String {
+        let leaf = CertificateDer::from_pem_file(folder.join("tls.crt")).unwrap();
+        let serial = Certificate::read(&leaf).unwrap().serial.to_string();
+        let serial: Vec<u8> = serial.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        let (from, to) = (date_time_ymd(2020, 1, 1), date_time_ymd(2040, 1, 1));
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&serial),
+            revocation_time: from,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: from,
+            next_update: to,
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.pem.clone() + &list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }

@@ -7,62 +7,75 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_failure::chain;
 use mesh_model::name::ClusterName;
 use mesh_trust::{Bundle, Identity, Role, ServerVerifier, Trust};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio::task::spawn_blocking;
 
+use crate::credentials::{Credentials, certified};
+use crate::pem::{TlsError, certificates, provider};
 use crate::server::PeerServer;
+use crate::shown::Shown;
 
 /// Where the trusted roots and our certificate come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Tls {
     roots: Roots,
-    /// A folder with `tls.crt` and `tls.key`; without one we show no certificate.
-    identity: Option<PathBuf>,
+    /// Without any we show no certificate.
+    identity: Option<Own>,
     /// Whose mesh API it is, where it is one's.
     peer: Option<ClusterName>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
+enum Own {
+    /// A folder with `tls.crt` and `tls.key`, as they are when somebody dials.
+    Folder(PathBuf),
+    Credentials(Credentials),
+}
+
+#[derive(Clone, Debug)]
 enum Roots {
     File(PathBuf),
     Pem(Arc<str>),
 }
 
-/// Why no TLS connection can be made, before anything is sent.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("reading {path}: check that the file exists and may be read by this process")]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{place} holds no certificate: put the CA's or the client's PEM certificate there")]
-    NoCertificate { place: String },
-    #[error("{place} is no valid PEM: write it again from its source")]
-    Pem { place: String, source: pem::Error },
-    #[error("{place} holds a certificate that can't be a trust root: use the CA's own certificate")]
-    Root { place: String, source: rustls::Error },
-    #[error("the certificate and key in {folder} can't be used together: write both again, from one issue")]
-    Identity { folder: PathBuf, source: rustls::Error },
-    #[error("setting TLS up")]
-    Setup(#[source] rustls::Error),
-    #[error("setting TLS up")]
-    Verifier(#[source] VerifierBuilderError),
+impl Own {
+    async fn certified(&self) -> Result<Arc<CertifiedKey>, TlsError> {
+        match self {
+            Self::Folder(folder) => {
+                let pems = [read(&folder.join("tls.crt")).await?, read(&folder.join("tls.key")).await?];
+                certified(folder, &pems).map(Arc::new)
+            }
+            // Small files, off the runtime's threads all the same: their disk may hang.
+            Self::Credentials(own) => {
+                let own = own.clone();
+                spawn_blocking(move || own.current()).await.expect("reading files does not panic")
+            }
+        }
+    }
 }
 
 impl Tls {
     /// Trust in `ca.crt`, identity from `tls.crt` and `tls.key`, all in one folder.
     pub fn from_dir(dir: &Path) -> Self {
-        Self { roots: Roots::File(dir.join("ca.crt")), identity: Some(dir.into()), peer: None }
+        let identity = Some(Own::Folder(dir.into()));
+        Self { roots: Roots::File(dir.join("ca.crt")), identity, peer: None }
     }
 
-    /// Trust in the PEM roots given, which are checked here; identity from `tls.crt` and `tls.key` in a folder.
-    pub fn trusting(roots: &str, identity: Option<&Path>) -> Result<Self, TlsError> {
-        root_store(roots.as_bytes(), "trust")?;
-        Ok(Self { roots: Roots::Pem(roots.into()), identity: identity.map(Into::into), peer: None })
+    /// Trust in the PEM roots given, but for what the lists of revoked certificates beside them name; both are checked here.
+    /// What we show are the credentials.
+    pub fn trusting(roots: &str, identity: Option<&Credentials>) -> Result<Self, TlsError> {
+        by_name(roots.as_bytes(), "trust")?;
+        let identity = identity.cloned().map(Own::Credentials);
+        Ok(Self { roots: Roots::Pem(roots.into()), identity, peer: None })
     }
 
     /// The server is the mesh API of this cluster, whatever leads to it; or an etcd, which has no identity.
@@ -85,11 +98,9 @@ impl Tls {
             .with_custom_certificate_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
-            Some(folder) => {
-                let (chain, key) = identity(folder).await?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|source| TlsError::Identity { folder: folder.clone(), source })?
+            Some(own) => {
+                let shown = SingleCertAndKey::from(own.certified().await?);
+                builder.with_client_cert_resolver(Arc::new(shown))
             }
         };
         config.resumption = Resumption::disabled();
@@ -97,12 +108,18 @@ impl Tls {
         Ok(config)
     }
 
+    /// Whether what a server has shown would be taken today. Trust in a file is asked at dials only.
+    pub(crate) fn stands(&self, shown: &Shown) -> Result<(), String> {
+        let Roots::Pem(text) = &self.roots else { return Ok(()) };
+        let Some((leaf, intermediates)) = shown.chain.split_first() else { return Ok(()) };
+        let verifier = self.verifier(text.as_bytes(), "trust").map_err(|error| chain(&error))?;
+        let verified = verifier.verify_server_cert(leaf, intermediates, &shown.name, &[], shown.at);
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Judges the server by host name, and a peer's by who it is where it says so.
     fn verifier(&self, roots: &[u8], place: &str) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-        let store = Arc::new(root_store(roots, place)?);
-        let by_name = WebPkiServerVerifier::builder_with_provider(store, provider())
-            .build()
-            .map_err(TlsError::Verifier)?;
+        let by_name = by_name(roots, place)?;
         let Some(peer) = &self.peer else { return Ok(by_name) };
         // Roots that vouch for hosts alone, as an etcd's own certificate does, vouch for no identity.
         let bundle = Bundle::from_pem(&String::from_utf8_lossy(roots)).ok();
@@ -114,8 +131,19 @@ impl Tls {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+/// Lists of revoked certificates count as they do for identities: also beyond their date, and whoever is on none counts.
+fn by_name(roots: &[u8], place: &str) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(roots)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { place: place.into(), source })?;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(root_store(roots, place)?), provider())
+        .with_crls(lists)
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(why) => TlsError::Revocations { place: place.into(), why },
+            error => TlsError::Verifier(error),
+        })
 }
 
 /// Whether two bundles of roots, as PEM, have a root in common.
@@ -129,27 +157,12 @@ async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     tokio::fs::read(path).await.map_err(|source| TlsError::Unreadable { path: path.into(), source })
 }
 
-fn certificates(bytes: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|source| TlsError::Pem { place: place.into(), source })?;
-    if found.is_empty() { Err(TlsError::NoCertificate { place: place.into() }) } else { Ok(found) }
-}
-
 fn root_store(bytes: &[u8], place: &str) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(bytes, place)? {
         store.add(certificate).map_err(|source| TlsError::Root { place: place.into(), source })?;
     }
     Ok(store)
-}
-
-async fn identity(folder: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-    let chain = certificates(&read(&certificate).await?, &certificate.display().to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&key).await?)
-        .map_err(|source| TlsError::Pem { place: key.display().to_string(), source })?;
-    Ok((chain, key))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::dial::Dialer;
 use crate::event::{Change, Event};
 use crate::fault::{CallError, KvError};
 use crate::list::{self, Place, Reading};
-use crate::raw::{RawWatch, Revision};
+use crate::raw::{Greeting, RawWatch, Revision};
 use crate::reconnect::{self, Attempts, Follow};
 use crate::session::Session;
 
@@ -60,6 +60,11 @@ impl PeerWatch {
             listed_at: None,
             wanted: watch::channel(Wanted::default()).1,
         }
+    }
+
+    /// Dials by what is said here. What is known stays where another dialer takes a connection's place.
+    pub fn with_dialers(self, dialers: watch::Receiver<Arc<Dialer>>) -> Self {
+        Self { raw: self.raw.with_dialers(dialers), ..self }
     }
 
     /// Reads no more than so many records of a list.
@@ -160,6 +165,37 @@ impl Follow for PeerWatch {
         sink: &mut (impl FnMut(Event) + Send),
     ) -> Result<Infallible, KvError> {
         let greeting = self.raw.connect().await?;
+        let superseded = greeting.session.superseded(self.raw.dialers());
+        tokio::select! {
+            biased;
+            superseded = superseded => {
+                // It is the next attempt that waits a moment, as after every loss: many may have to connect anew at once.
+                self.raw.take_dialer();
+                Err(superseded.into())
+            }
+            ended = self.go_on(greeting, attempts, sink) => ended,
+        }
+    }
+
+    async fn renewed(&mut self) {
+        if self.raw.dialers().changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    fn disconnected(reason: KvError) -> Event {
+        Event::Disconnected { reason }
+    }
+}
+
+impl PeerWatch {
+    /// Lists or resumes, and then delivers what changes.
+    async fn go_on(
+        &mut self,
+        greeting: Greeting,
+        attempts: &mut Attempts,
+        sink: &mut (impl FnMut(Event) + Send),
+    ) -> Result<Infallible, KvError> {
         sink(Event::Connected { endpoint: greeting.session.endpoint().clone() });
         let resumed = self.raw.resume(&greeting).await?;
         let session = greeting.session;
@@ -191,10 +227,6 @@ impl Follow for PeerWatch {
                 () = sleep_until(relist_at) => {}
             }
         }
-    }
-
-    fn disconnected(reason: KvError) -> Event {
-        Event::Disconnected { reason }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, Txn, TxnOp};
 use mesh_kv::testing::{Ca, Etcd};
-use mesh_kv::{Change, Dialer, Event, PeerWatch, Tls, Wanted};
+use mesh_kv::{Change, Credentials, Dialer, Event, PeerWatch, Tls, Wanted};
 use mesh_model::name::ClusterName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -394,7 +394,7 @@ async fn mutual_tls_works_and_follows_rotated_certificates() {
         ("no client certificate", Tls::trusting(ca.pem(), None).unwrap(), "refused our certificate"),
         (
             "a certificate of another CA",
-            Tls::trusting(ca.pem(), Some(&stranger)).unwrap(),
+            Tls::trusting(ca.pem(), Some(&Credentials::in_folder(&stranger))).unwrap(),
             "refused our certificate",
         ),
         ("trust in another CA", Tls::from_dir(&stranger), "trust the CA that signed it"),
@@ -411,11 +411,58 @@ async fn mutual_tls_works_and_follows_rotated_certificates() {
     // The identity is wrong at first, and is put right while the watch runs.
     let rotated = dir.path().join("rotated");
     Ca::new("empire").issue("endor", &rotated);
-    let tls = Tls::trusting(ca.pem(), Some(&rotated)).unwrap();
+    let tls = Tls::trusting(ca.pem(), Some(&Credentials::in_folder(&rotated))).unwrap();
     let mut watching = Watching::start(Dialer::new(vec![etcd.endpoint()], Some(tls)).unwrap());
     watching.until("refused", |seen| !seen.errors.is_empty()).await;
     ca.issue("endor", &rotated);
     watching.until_value("services/hoth/ns/a", "1").await;
+}
+
+/// What dials an etcd over TLS by what is trusted.
+fn trusting(etcd: &Etcd, trust: &str, own: &Credentials) -> Dialer {
+    let tls = Tls::trusting(trust, Some(own)).unwrap();
+    Dialer::new(vec![etcd.endpoint()], Some(tls)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_ends_with_the_trust_in_its_server_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let [server, client] = ["server", "client"].map(|name| dir.path().join(name));
+    let (ca, other) = (Ca::new("hoth"), Ca::new("empire"));
+    ca.issue("etcd", &server);
+    ca.issue("endor", &client);
+    let (etcd, own) = (Etcd::start_tls(dir.path(), &server), Credentials::in_folder(&client));
+    put_incarnation(&etcd, "one");
+    put(&etcd, "services/hoth/ns/a", "1");
+    let dials = watch::Sender::new(Arc::new(trusting(&etcd, ca.pem(), &own)));
+    let dialers = dials.subscribe();
+    let mut watching =
+        Watching::start_with(trusting(&etcd, ca.pem(), &own), |watch| watch.with_dialers(dialers));
+    watching.until_value("services/hoth/ns/a", "1").await;
+
+    // More trust, and a certificate of ours that is another one, are for the next connection.
+    let both = format!("{}{}", other.pem(), ca.pem());
+    dials.send_replace(Arc::new(trusting(&etcd, &both, &own)));
+    ca.issue("endor", &client);
+    put(&etcd, "services/hoth/ns/a", "2");
+    let seen = watching.until_value("services/hoth/ns/a", "2").await;
+    assert_eq!((seen.connects, seen.lists, &seen.errors[..]), (1, 1, &[][..]));
+
+    for (trust, why) in [(ca.revoking(&server), "Revoked"), (other.pem().to_owned(), "UnknownIssuer")] {
+        let before = watching.seen.borrow().errors.len();
+        dials.send_replace(Arc::new(trusting(&etcd, &trust, &own)));
+        let told = |seen: &Seen| seen.errors.len() > before + 1;
+        let seen = watching.until(why, told).await;
+        let (ended, refused) = (&seen.errors[before], &seen.errors[before + 1]);
+        assert!(ended.contains("does not vouch for the server") && ended.contains(why), "{ended}");
+        assert!(refused.contains("TLS handshake failed") && refused.contains(why), "{refused}");
+        // What is right again counts at once, whatever the last attempt has come to, and nothing is listed anew.
+        dials.send_replace(Arc::new(trusting(&etcd, ca.pem(), &own)));
+        put(&etcd, "services/hoth/ns/a", why);
+        watching.until_value("services/hoth/ns/a", why).await;
+    }
+    let seen = watching.seen.borrow().clone();
+    assert_eq!((seen.connects, seen.lists, seen.resumes), (3, 1, 2));
 }
 
 const ALIVE: &str = "alive/hoth";

@@ -2,11 +2,10 @@
 //!
 //! Turns the text of one file into validated values. Never reads files; see [`crate::folder`].
 
-use std::path::Path;
 use std::sync::Arc;
 
 use mesh_kv::DialerError;
-use mesh_kv::{Dialer, EtcdEndpoint, Tls, share_roots};
+use mesh_kv::{Credentials, Dialer, EtcdEndpoint, Tls, share_roots};
 use mesh_model::address_policy::{AddressPolicy, OwnRanges, PeerRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use serde::Serialize;
@@ -28,7 +27,7 @@ pub struct PeerFile {
     /// At least one; all http or all https.
     pub endpoints: Vec<EtcdEndpoint>,
     pub ranges: PeerRanges,
-    /// PEM; there wherever the endpoints are https.
+    /// PEM: the peer's CAs, and lists of certificates that these have revoked; there wherever the endpoints are https.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust: Option<Arc<str>>,
 }
@@ -111,8 +110,8 @@ impl PeerFile {
         Ok(file)
     }
 
-    /// A dialer to this peer, with our identity from `tls.crt` and `tls.key` of a folder.
-    pub fn dialer(&self, identity: Option<&Path>) -> Result<Dialer, Problem> {
+    /// A dialer to this peer, which shows our credentials.
+    pub fn dialer(&self, identity: Option<&Credentials>) -> Result<Dialer, Problem> {
         let tls = match &self.trust {
             None => None,
             Some(pem) => {
@@ -188,6 +187,11 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use mesh_trust::{Authority, Lifetime};
+    use rustls::pki_types::UnixTime;
+
     use super::*;
 
     const GOOD: &str = "id: 2\nendpoints: [\"http://10.2.0.1:2379\"]\nranges: {pods: [10.2.0.0/16]}\n";
@@ -222,6 +226,24 @@ mod tests {
             let file = parse(&text).unwrap();
             assert_eq!(parse(&serde_json::to_string(&file).unwrap()), Ok(file), "{text}");
         }
+    }
+
+    #[test]
+    fn trust_may_hold_lists_of_revoked_certificates_which_must_be_readable() {
+        let (name, now) = (ClusterName::new("hoth").unwrap(), UnixTime::now());
+        let authority = Authority::new(&name, now).unwrap();
+        let list = authority.revoke(&[], 1, Lifetime::starting(now, Duration::from_secs(60))).unwrap();
+        let with = |trust: String| {
+            let trust: String = trust.lines().map(|line| format!("  {line}\n")).collect();
+            parse(&format!("{}trust: |\n{trust}", GOOD.replace("http://", "https://")))
+        };
+        let file = with(format!("{}{list}", authority.certificate_pem())).unwrap();
+        let before = with(authority.certificate_pem().to_owned()).unwrap();
+        assert!(before != file && before.is_same_peer(&file), "a list makes no other peer of it");
+        let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+        let error = with(format!("{}{broken}", authority.certificate_pem())).unwrap_err().to_string();
+        assert!(error.contains("`trust`: trust holds a list of revoked certificates"), "{error}");
+        assert!(with(list).unwrap_err().to_string().contains("no certificate"));
     }
 
     #[test]

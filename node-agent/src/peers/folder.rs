@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_admin::api::{Event, PeerState, unix_us};
+use mesh_kv::Credentials;
 use mesh_model::address_policy::{AddressPolicy, OwnRanges};
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_model::snapshot::ClusterSnapshot;
@@ -35,8 +36,8 @@ pub struct FolderConfig {
     pub own_id: ClusterId,
     /// The own identity, which no peer may claim. No peer is followed before it is known.
     pub own_ranges: Known,
-    /// A folder with `tls.crt` and `tls.key`: our identity towards all peers.
-    pub identity: Option<PathBuf>,
+    /// Our identity towards all peers.
+    pub identity: Option<Credentials>,
     /// The own cluster's snapshot: only services that it names are kept of a peer. Without it everything is.
     pub local: Option<watch::Receiver<Option<Arc<ClusterSnapshot>>>>,
     pub quotas: QuotaArgs,
@@ -219,7 +220,7 @@ impl PeerFolder {
         if self.tasks.get(name).is_some_and(|(followed, _)| Arc::ptr_eq(&followed.borrow().file, &file)) {
             return;
         }
-        let dialer = match file.dialer(self.config.identity.as_deref()) {
+        let dialer = match file.dialer(self.config.identity.as_ref()) {
             Ok(dialer) => Arc::new(dialer),
             Err(error) => {
                 tracing::warn!(peer = %name, error = mesh_failure::chain(&error), "peer file refused");

@@ -64,6 +64,10 @@ pub struct Metrics {
     disconnects: Family<PeerLabel, Counter>,
     folder_failures: Counter,
     file_kept_since_seconds: Family<PeerLabel, Gauge>,
+    certificate_expiry: Gauge,
+    pub(super) certificate_reloads: Counter,
+    /// 1 where the certificate for peers can't be read as it is now.
+    pub(super) certificate_failing: Gauge,
     /// 1 where what peer files say can't be written down for the next start.
     pub memory_failed: Gauge,
 }
@@ -109,9 +113,32 @@ impl Metrics {
             "Unix time since when the last good content stands in for a peer file that is refused, else 0",
             metrics.file_kept_since_seconds.clone(),
         );
+        metrics.enter_certificate(peer);
         let help = "1 where what peer files say can't be written down for the next start";
         peer.register("memory_failed", help, metrics.memory_failed.clone());
         metrics
+    }
+
+    fn enter_certificate(&self, peer: &mut Registry) {
+        peer.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate that is shown to peers expires, in seconds since 1970; 0 where there is none",
+            self.certificate_expiry.clone(),
+        );
+        peer.register(
+            "certificate_reloads",
+            "How often the certificate that is shown to peers was read because it is another one",
+            self.certificate_reloads.clone(),
+        );
+        peer.register(
+            "certificate_reload_failing",
+            "1 while that certificate can't be read, so that what was read before counts",
+            self.certificate_failing.clone(),
+        );
+    }
+
+    pub(super) fn certificate_expires(&self, unix_seconds: u64) {
+        self.certificate_expiry.set(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
     }
 
     pub(super) fn disconnected(&self, peer: &ClusterName) {

@@ -2,6 +2,7 @@
 //!
 //! Publishes one value, [`PeerSet`]; never touches the datapath.
 
+pub(crate) mod credentials;
 pub mod folder;
 pub mod metrics;
 mod peer;

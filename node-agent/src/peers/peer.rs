@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mesh_kv::{Dialer, Event, PeerWatch, Wanted};
+use mesh_kv::{Dialer, Event, KvError, PeerWatch, Superseded, Wanted};
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{Interest, PeerPin, PeerSnapshot, PeerView, Quota};
@@ -103,40 +103,37 @@ impl PeerTask {
             () = token.cancelled() => return,
             () = asked.wait() => {}
         }
+        let dialer = followed.borrow().dialer.clone();
+        let (dials, dialers) = watch::channel(Arc::clone(&dialer));
         let task = Mutex::new(self);
         locked(&task).ask(&mut asked);
-        loop {
-            let dialer = followed.borrow().dialer.clone();
-            let watching = PeerWatch::new(dialer, &name)
-                .with_max_records(asked.max_records)
-                .with_wanted(wanted.clone())
-                .run(token.clone(), |event| locked(&task).take(event));
-            tokio::pin!(watching);
-            let redial = async {
-                loop {
-                    tokio::select! {
-                        Ok(()) = own_ranges.changed() => {
-                            let own = own_ranges.borrow_and_update().clone();
-                            locked(&task).judge_by_own(own.as_deref());
-                        }
-                        Ok(()) = followed.changed() => {
-                            let file = followed.borrow_and_update().file.clone();
-                            if locked(&task).judge_by(file) {
-                                return;
-                            }
-                        }
-                        () = asked.changed() => locked(&task).ask(&mut asked),
-                        else => return token.cancelled().await,
+        let watching = PeerWatch::new(dialer, &name)
+            .with_dialers(dialers)
+            .with_max_records(asked.max_records)
+            .with_wanted(wanted)
+            .run(token.clone(), |event| locked(&task).take(event));
+        let judging = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = own_ranges.changed() => {
+                        let own = own_ranges.borrow_and_update().clone();
+                        locked(&task).judge_by_own(own.as_deref());
                     }
+                    Ok(()) = followed.changed() => {
+                        let Followed { file, dialer } = followed.borrow_and_update().clone();
+                        // The watch judges its connection by the new dialer.
+                        if locked(&task).judge_by(file) {
+                            dials.send_replace(dialer);
+                        }
+                    }
+                    () = asked.changed() => locked(&task).ask(&mut asked),
+                    else => return token.cancelled().await,
                 }
-            };
-            tokio::select! {
-                () = &mut watching => return,
-                () = redial => {}
             }
-            if token.is_cancelled() {
-                return;
-            }
+        };
+        tokio::select! {
+            () = watching => {}
+            () = judging => {}
         }
     }
 
@@ -156,14 +153,11 @@ impl PeerTask {
         }
     }
 
-    /// Says whether the peer has to be dialled anew.
+    /// Says whether the peer is dialled otherwise from now on.
     fn judge_by(&mut self, file: Arc<PeerFile>) -> bool {
         let redial = file.endpoints != self.file.endpoints || file.trust != self.file.trust;
         self.view.set_agreed(&file.ranges);
         self.file = file;
-        if redial {
-            self.link = Link::default();
-        }
         self.publish();
         redial
     }
@@ -185,17 +179,24 @@ impl PeerTask {
                 self.link.stale_since = None;
             }
             Event::Changed { revision, .. } => self.link.revision = Some(revision),
+            Event::Disconnected { reason: KvError::Superseded(reason @ Superseded::Endpoint { .. }) } => {
+                tracing::info!(peer = %self.file.name, %reason, "connecting to the peer anew");
+                self.lose(Phase::Connecting, None);
+            }
             Event::Disconnected { reason } => {
                 let reason = mesh_failure::chain(&reason);
                 tracing::warn!(peer = %self.file.name, reason, "connection to the peer lost; what is known stays");
                 self.board.metrics.disconnected(&self.file.name);
-                let now = (self.link.phase == Phase::Following).then(|| unix_seconds(SystemTime::now()));
-                let stale_since = self.link.stale_since.or(now);
-                let (phase, reason) = (Phase::Lost, Some(reason));
-                self.link = Link { phase, reason, stale_since, endpoint: None, revision: self.link.revision };
+                self.lose(Phase::Lost, Some(reason));
             }
         }
         self.publish();
+    }
+
+    fn lose(&mut self, phase: Phase, reason: Option<String>) {
+        let now = (self.link.phase == Phase::Following).then(|| unix_seconds(SystemTime::now()));
+        let stale_since = self.link.stale_since.or(now);
+        self.link = Link { phase, reason, stale_since, endpoint: None, revision: self.link.revision };
     }
 
     fn publish(&mut self) {

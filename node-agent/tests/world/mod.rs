@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use mesh_admin::api::{Event, Peer};
+use mesh_kv::Credentials;
 use mesh_kv::testing::{Etcd, free_port};
 use mesh_model::address_policy::OwnRanges;
 use mesh_model::name::{ClusterId, ClusterName};
@@ -37,7 +38,7 @@ pub(crate) struct World {
     events: Events,
     supervisor: Supervisor,
     known: watch::Receiver<Option<Remembered>>,
-    identity: Option<PathBuf>,
+    identity: Option<Credentials>,
 }
 
 impl World {
@@ -49,6 +50,7 @@ impl World {
         collect_lines();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("peers")).unwrap();
+        let identity = identity.as_deref().map(Credentials::in_folder);
         Self::start(dir, identity, Remembered::default())
     }
 
@@ -60,7 +62,7 @@ impl World {
         Self::start(self.dir, self.identity, known)
     }
 
-    fn start(dir: tempfile::TempDir, identity: Option<PathBuf>, remembered: Remembered) -> Self {
+    fn start(dir: tempfile::TempDir, identity: Option<Credentials>, remembered: Remembered) -> Self {
         let folder = dir.path().join("peers");
         Self::configured(dir, Self::config(folder, identity, remembered))
     }
@@ -84,7 +86,7 @@ impl World {
         set
     }
 
-    fn config(folder: PathBuf, identity: Option<PathBuf>, remembered: Remembered) -> FolderConfig {
+    fn config(folder: PathBuf, identity: Option<Credentials>, remembered: Remembered) -> FolderConfig {
         FolderConfig {
             folder,
             own_name: ClusterName::new("hoth").unwrap(),
