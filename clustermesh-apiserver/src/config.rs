@@ -24,7 +24,8 @@ use mesh_trust::{Role, Wanted};
 use crate::admin::{AdminSocketArgs, OwnCertificates};
 use crate::certificates::{ETCD_CLIENT, Folder, Placement, SecretStore, Store};
 use crate::exporter::COMPACT;
-use crate::serve::{ServeConfig, TlsFiles};
+use crate::peers::PeersArgs;
+use crate::serve::{OwnFiles, ServeConfig};
 
 const EXAMPLE: &str = "\
 Example, without Kubernetes:
@@ -124,6 +125,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub(crate) mesh: MeshArgs,
     #[command(flatten)]
+    pub(crate) peers: PeersArgs,
+    #[command(flatten)]
     pub(crate) certificates: CertificateArgs,
     #[command(flatten)]
     pub(crate) admin_socket: AdminSocketArgs,
@@ -187,27 +190,29 @@ impl ElectionArgs {
 pub(crate) struct MeshArgs {
     /// Where peers read this cluster's records: the read-only part of etcd's v3 API, from memory. Not served by default.
     ///
-    /// Every replica serves, whoever leads. Clients need certificates (TLS 1.3); any etcd client works.
+    /// Every replica serves, whoever leads. Clients need certificates (TLS 1.3) that a peer file's `trust:` vouches for, or
+    /// this cluster's own authority; any etcd client works.
     #[arg(
         long,
         env = "CLUSTERMESH_MESH_ADDRESS",
         value_name = "ADDRESS:PORT",
-        requires_all = ["mesh_identity", "mesh_trust_dir"]
+        requires_all = ["mesh_identity", "peers_dir"]
     )]
     mesh_address: Option<SocketAddr>,
 
     /// Folder with tls.crt and tls.key: a certificate with the URI clustermesh://NAME/apiserver of this cluster.
     ///
-    /// Without it the one below --certificates-dir. Files that change are read within a second; connections stay.
+    /// A ca.crt beside them vouches for this cluster's own processes, and may hold lists of revoked certificates. Without
+    /// this flag the folder below --certificates-dir. Files that change are read within a second; connections stay.
     #[arg(long, env = "CLUSTERMESH_MESH_TLS_DIR", value_name = "DIR", group = "mesh_identity")]
     mesh_tls_dir: Option<PathBuf>,
 
-    /// Folder with CLUSTER.crt for each cluster whose processes may read: the CA certificates that may vouch for it.
+    /// Refuse clients whose certificates have no clustermesh:// URI.
     ///
-    /// The own cluster's too, where own processes shall read. Lists of revoked certificates may stand in the same files.
-    /// Whose file goes, or whose certificate is revoked, is shut out within a second.
-    #[arg(long, env = "CLUSTERMESH_MESH_TRUST_DIR", value_name = "DIR")]
-    mesh_trust_dir: Option<PathBuf>,
+    /// Without this flag one counts as an agent of the only cluster whose CA vouches for it, as peers show that were
+    /// installed before there were identities. clustermesh_mesh_api_clients_without_identity says whether there are any.
+    #[arg(long, env = "CLUSTERMESH_MESH_REQUIRE_IDENTITY")]
+    mesh_require_identity: bool,
 }
 
 /// Certificates of this cluster's own processes.
@@ -307,9 +312,9 @@ impl MeshArgs {
     /// How the mesh API is served, if it is.
     pub(crate) fn config(&self, cluster: &ClusterName, made: &CertificateArgs) -> Option<ServeConfig> {
         let made = made.certificates_dir.as_ref().map(|dir| dir.join(Role::Apiserver.as_str()));
-        let (address, own, trust) =
-            (self.mesh_address?, self.mesh_tls_dir.clone().or(made)?, self.mesh_trust_dir.clone()?);
-        Some(ServeConfig { address, cluster: cluster.clone(), tls: TlsFiles { own, trust } })
+        let (address, own) = (self.mesh_address?, OwnFiles(self.mesh_tls_dir.clone().or(made)?));
+        let requires_identity = self.mesh_require_identity;
+        Some(ServeConfig { address, cluster: cluster.clone(), own, requires_identity })
     }
 }
 

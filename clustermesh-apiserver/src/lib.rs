@@ -6,6 +6,7 @@ pub mod config;
 pub mod exporter;
 pub mod forget;
 mod invites;
+mod peers;
 mod serve;
 
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use mesh_secrets::{MirrorMetrics, MirrorState};
 use mesh_source::kubernetes::{Events, Options};
 use mesh_source::ranges::RangesTask;
 use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
+use tokio::sync::watch;
 
 use certificates::{CertificateMetrics, Keeper};
 use config::{ConfigError, RunArgs};
 use exporter::{ExportMetrics, Exporter};
 use invites::{JoinError, JoinMetrics};
+use peers::{Known, PeerFiles, PeerMetrics};
 use serve::{MeshApi, ServeError, ServeMetrics};
 
 /// For all tasks to end after a signal.
@@ -63,13 +66,13 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let mirror_metrics = MirrorMetrics::register(registry.root(), ["certificates"]);
     let serve_metrics = ServeMetrics::register(registry.root());
     let join_metrics = JoinMetrics::register(registry.root());
+    let peer_metrics = PeerMetrics::register(registry.root());
+    let peers = follow_peers(args, &mut supervisor, &readiness, peer_metrics);
     let mut listens = None;
     if let Some(config) = args.mesh.config(&identity.name, &args.certificates) {
-        let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
-        let api = MeshApi::bind(config, shown, serve_metrics).await?;
+        let api = MeshApi::bind(config, peers, &readiness, serve_metrics).await?;
         listens = Some(api.address());
-        let condition = readiness.condition("mesh-api", "waiting for etcd's first list");
-        api.spawn(&mut supervisor, Arc::clone(&dialer), condition);
+        api.spawn(&mut supervisor, Arc::clone(&dialer), &readiness);
     }
     let service_ranges = args.identity.service_cidrs.clone();
     let service_cidrs = service_ranges.is_empty();
@@ -121,6 +124,25 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     supervisor.spawn("admin", admin.serve(routes, token));
     supervisor.run(STOP_DEADLINE).await?;
     Ok(())
+}
+
+/// What the peer files say, from now on. Nothing where there is no folder of them.
+fn follow_peers(
+    args: &RunArgs,
+    supervisor: &mut Supervisor,
+    readiness: &Readiness,
+    metrics: PeerMetrics,
+) -> watch::Receiver<Arc<Known>> {
+    let (own_name, own_id) = (&args.identity.cluster_name, args.identity.cluster_id);
+    let Some(config) = args.peers.config(own_name, own_id) else { return watch::channel(Arc::default()).1 };
+    let files = PeerFiles::start(config, metrics);
+    let (known, token) = (files.known(), supervisor.token());
+    let lines = |known: &Arc<Known>| known.remarks();
+    supervisor
+        .spawn("peers remarks", readiness.clone().remark_on("peers", known.clone(), lines, token.clone()));
+    supervisor.spawn("peers memory", files.remember(token.clone()));
+    supervisor.spawn("peers", files.run(token));
+    known
 }
 
 /// Who writes Events: in a pod, the pod's name.

@@ -55,10 +55,6 @@ impl Hoth {
         flags.extend(["--certificates-dir", &certificates, "--certificate-name", "mesh.hoth.example"]);
         flags.extend(["--mesh-endpoint", &endpoints, "--instance", "hoth"]);
         flags.extend(["--join-address", "127.0.0.1:0", "--join-endpoint", "https://mesh.hoth.example:2381"]);
-        let trust = lab.root.join("trust");
-        std::fs::create_dir_all(&trust).unwrap();
-        let trust = trust.display().to_string();
-        flags.extend(["--mesh-trust-dir", &trust]);
         Apiserver::start_with(lab, &flags)
     }
 }

@@ -58,10 +58,10 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
             (&["--log-filter=loud=loud"], &["--log-filter", "loud", "write a level such as `debug`"]),
             (&["--admin-address=9000"], &["--admin-address <ADDRESS:PORT>", "9000"]),
             (&["--mesh-address=2379"], &["--mesh-address <ADDRESS:PORT>", "2379"]),
-            (&["--mesh-address=127.0.0.1:0"], &["--mesh-tls-dir <DIR>", "--mesh-trust-dir <DIR>"]),
+            (&["--mesh-address=127.0.0.1:0"], &["--mesh-tls-dir <DIR>", "--peers-dir <DIR>"]),
             (
                 &["--mesh-address=127.0.0.1:0", "--mesh-tls-dir=/a"],
-                &["required arguments", "--mesh-trust-dir <DIR>"],
+                &["required arguments", "--peers-dir <DIR>"],
             ),
         ],
     );

@@ -37,11 +37,22 @@ fn write(folder: &Path, issued: &Issued) -> PathBuf {
     folder.to_owned()
 }
 
-/// Folders with what hoth shows, whom it trusts, and what yavin shows.
+/// Folders with what hoth shows, its peers' files, and what yavin shows.
 struct Folders {
     own: PathBuf,
-    trust: PathBuf,
+    peers: PathBuf,
     peer: PathBuf,
+    state: PathBuf,
+}
+
+/// The file of a peer of whom only the trust matters.
+fn write_peer(folder: &Path, name: &str, trust: &str) {
+    let ranges = serde_json::json!({"pods": ["10.1.0.0/16"]});
+    let endpoints = ["https://192.0.2.1:2379"];
+    let file = serde_json::json!({"id": 1, "endpoints": endpoints, "ranges": ranges, "trust": trust});
+    let staged = folder.join(".staged");
+    std::fs::write(&staged, file.to_string()).unwrap();
+    std::fs::rename(staged, folder.join(format!("{name}.yaml"))).unwrap();
 }
 
 impl Folders {
@@ -50,17 +61,24 @@ impl Folders {
         let own = write(&root.join("own"), &issue(&hoth, Role::Apiserver));
         let peer = write(&root.join("peer"), &issue(&yavin, Role::Agent));
         std::fs::write(peer.join("ca.crt"), hoth.certificate_pem()).unwrap();
-        let trust = root.join("trust");
-        std::fs::create_dir(&trust).unwrap();
-        std::fs::write(trust.join("yavin.crt"), yavin.certificate_pem()).unwrap();
-        Self { own, trust, peer }
+        let (peers, state) = (root.join("peers"), root.join("state"));
+        std::fs::create_dir(&peers).unwrap();
+        write_peer(&peers, "yavin", yavin.certificate_pem());
+        Self { own, peers, peer, state }
+    }
+
+    fn flags(&self) -> Vec<String> {
+        [("mesh-tls-dir", &self.own), ("peers-dir", &self.peers), ("state-dir", &self.state)]
+            .map(|(flag, folder)| format!("--{flag}={}", folder.display()))
+            .into()
     }
 
     fn start(&self, lab: &Lab, port: u16) -> Apiserver {
         let (etcd, address) = (lab.etcd.endpoint().to_string(), format!("127.0.0.1:{port}"));
-        let (own, trust) = (self.own.display().to_string(), self.trust.display().to_string());
-        let flags = ["--mesh-address", &address, "--mesh-tls-dir", &own, "--mesh-trust-dir", &trust];
-        Apiserver::start_with(lab, &[&["--etcd-endpoint", &etcd], &flags[..]].concat())
+        let flags = self.flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let more = ["--etcd-endpoint", &etcd, "--mesh-address", &address];
+        Apiserver::start_with(lab, &[&more[..], &flags].concat())
     }
 
     /// What yavin reads there.
@@ -168,23 +186,26 @@ async fn idle_streams_cost_little_memory() {
 fn certificates_make_themselves_and_outlive_a_restart() {
     let lab = Lab::new();
     lab.write("base.yaml", &base(&["10.2.0.1"]));
-    let (made, trust, port) = (lab.root.join("certificates"), lab.root.join("trust"), free_port());
-    std::fs::create_dir(&trust).unwrap();
+    let (made, port) = (lab.root.join("certificates"), free_port());
+    let agents = Folders {
+        own: made.join("apiserver"),
+        peers: lab.root.join("peers"),
+        peer: made.join("agent"),
+        state: lab.root.join("state"),
+    };
+    std::fs::create_dir(&agents.peers).unwrap();
     let start = || {
         let (etcd, address) = (lab.etcd.endpoint().to_string(), format!("127.0.0.1:{port}"));
-        let folders = [made.display().to_string(), trust.display().to_string()];
+        let folders =
+            [("certificates-dir", &made), ("peers-dir", &agents.peers), ("state-dir", &agents.state)];
+        let folders = folders.map(|(flag, folder)| format!("--{flag}={}", folder.display()));
         let flags = ["--mesh-address", &address, "--certificate-name", "127.0.0.1", "--etcd-endpoint", &etcd];
-        let folders = ["--certificates-dir", &folders[0], "--mesh-trust-dir", &folders[1]];
+        let folders = folders.each_ref().map(String::as_str);
         Apiserver::start_with(&lab, &[&flags[..], &folders[..]].concat())
     };
     let apiserver = start();
     apiserver.until_ready();
     let authority = std::fs::read_to_string(made.join("ca/tls.crt")).unwrap();
-    // What an administrator would give to a peer; here the own agents read.
-    std::fs::write(trust.join("hoth.crt"), &authority).unwrap();
-    let reloaded = "clustermesh_mesh_api_certificate_reloads_total 1";
-    wait_until(reloaded, DEADLINE, || apiserver.http("/metrics").contains(reloaded));
-    let agents = Folders { own: made.join("apiserver"), trust: trust.clone(), peer: made.join("agent") };
     let slice = "endpoints/hoth/default/rebel-base/rebel-base-x1";
     wait_until(slice, DEADLINE, || agents.read(port, PREFIX).contains(slice));
     assert_eq!(apiserver.stop(), Vec::<String>::new());
@@ -209,8 +230,10 @@ fn another_clusters_certificate_is_not_served_with() {
             "127.0.0.1:0",
             "--mesh-tls-dir",
             &folders.peer.display().to_string(),
-            "--mesh-trust-dir",
-            &folders.trust.display().to_string(),
+            "--peers-dir",
+            &folders.peers.display().to_string(),
+            "--state-dir",
+            &folders.state.display().to_string(),
         ],
     )
     .output()
@@ -219,4 +242,38 @@ fn another_clusters_certificate_is_not_served_with() {
     let said = String::from_utf8(output.stderr).unwrap();
     let wanted = "is the certificate of clustermesh://yavin/agent, not of clustermesh://hoth/apiserver";
     assert!(said.contains(wanted), "{said}");
+}
+
+#[test]
+fn a_restart_while_a_peer_file_is_broken_keeps_its_last_good_trust() {
+    let lab = Lab::new();
+    lab.write("base.yaml", &base(&["10.2.0.1"]));
+    let (folders, port) = (Folders::new(&lab.root), free_port());
+    let slice = "endpoints/hoth/default/rebel-base/rebel-base-x1";
+    let before = folders.start(&lab, port);
+    wait_until(slice, DEADLINE, || folders.read(port, PREFIX).contains(slice));
+    write_peer(&folders.peers, "yavin", "broken");
+    let kept = r#"clustermesh_peer_file_kept_since_seconds{peer="yavin"} 1"#;
+    wait_until(kept, DEADLINE, || before.http("/metrics").contains(kept));
+    assert!(folders.read(port, PREFIX).contains(slice), "whom it trusted is let in again and again");
+    let said = before.stop().concat();
+    assert!(said.contains("peer file refused; what it said before stays"), "{said}");
+    let after = folders.start(&lab, port);
+    wait_until(slice, DEADLINE, || folders.read(port, PREFIX).contains(slice));
+    wait_until("it is told", DEADLINE, || after.http("/readyz").contains("what it said before 20"));
+    // Nobody knows what an unreadable folder holds.
+    let aside = lab.root.join("aside");
+    std::fs::rename(&folders.peers, &aside).unwrap();
+    after.signal("KILL");
+    drop(after);
+    let blind = folders.start(&lab, port);
+    wait_until(slice, DEADLINE, || folders.read(port, PREFIX).contains(slice));
+    // A file that is gone from a folder that can be read shuts its peer out.
+    std::fs::remove_file(aside.join("yavin.yaml")).unwrap();
+    std::fs::rename(&aside, &folders.peers).unwrap();
+    let shut_out = "refused_certificates_total{reason=\"unknown_cluster\"} ";
+    wait_until("yavin is shut out", DEADLINE, || {
+        folders.read(port, PREFIX).is_empty()
+            && blind.http("/metrics").lines().any(|line| line.contains(shut_out) && !line.ends_with(" 0"))
+    });
 }

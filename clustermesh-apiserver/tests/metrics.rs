@@ -28,12 +28,15 @@ fn every_metric_is_documented_with_type_and_labels() {
     std::fs::write(folder.path().join("broken.yaml"), "kind: [").unwrap();
     std::fs::write(folder.path().join("node.yaml"), "apiVersion: v1\nkind: Node\nmetadata: {name: hoth-1}\n")
         .unwrap();
+    let peers = tempfile::tempdir().unwrap();
+    std::fs::write(peers.path().join("yavin.yaml"), "id: 1\n").unwrap();
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_clustermesh-apiserver")]);
     command.args(["--cluster-name", "hoth", "--cluster-id", "2", "--log-format", "json"]);
     command.args(["--etcd-endpoint", "http://127.0.0.1:1"]);
     command.arg("--source").arg(format!("manifests:{}", folder.path().display()));
     command.arg("--run-dir").arg(folder.path().join("run"));
+    command.arg("--peers-dir").arg(peers.path()).arg("--state-dir").arg(peers.path().join("state"));
     let mut running = Running(command.stderr(Stdio::piped()).spawn().unwrap());
     // Kept open: a process that can't log any more is another one.
     let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines().map_while(Result::ok);

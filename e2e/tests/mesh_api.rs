@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_e2e::lab::client::Records;
 use mesh_e2e::lab::component::Stop;
 use mesh_e2e::lab::manifest::ServiceSpec;
@@ -70,14 +70,13 @@ fn an_agent_that_starts_while_the_peers_etcd_is_away_learns_all_of_the_peer() ->
 #[test]
 fn a_cluster_that_is_let_in_no_more_keeps_what_it_knows_until_it_is_again() -> Result<()> {
     with_load(false, &["peer", "mesh API"], |lab, records| {
-        lab.cluster("yavin")?.distrust("hoth")?;
+        let hoths_file = lab.cluster("hoth")?.peer_file()?;
+        lab.cluster("yavin")?.leave("hoth")?;
         until_yavin_is(lab, "disconnected")?;
         let reason = yavin_in_hoth(lab)?["reason"].clone();
         ensure!(reason.as_str().is_some_and(|reason| !reason.is_empty()), "{reason}");
         records.wait_answers(&["hoth", "yavin"])?;
-        let clusters = lab.clusters();
-        let [hoth, yavin] = ["hoth", "yavin"].map(|name| clusters.iter().find(|it| it.name() == name));
-        yavin.context("no yavin")?.trust(hoth.context("no hoth")?)?;
+        lab.cluster("yavin")?.join("hoth", &hoths_file)?;
         until_yavin_is(lab, "synced")?;
         lab.scale(SERVICE, 3)?;
         lab.wait_backends(SERVICE, 3)?;

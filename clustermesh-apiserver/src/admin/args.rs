@@ -9,6 +9,7 @@ use mesh_runtime::args::instance;
 use mesh_secrets::{Access, SecretName, Secrets};
 
 use super::store::{PeerSecret, PeerStore};
+use crate::peers::PeersArgs;
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Joining")]
@@ -22,10 +23,6 @@ pub(crate) struct AdminSocketArgs {
     /// Only its owner can use it. Where it can't be made everything else works all the same, and that is said.
     #[arg(long, env = "CLUSTERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/clustermesh")]
     run_dir: PathBuf,
-
-    /// Folder of peer files, one `<peer's cluster name>.yaml` each: the same as node-agent --peers-dir.
-    #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", group = "peers")]
-    peers_dir: Option<PathBuf>,
 
     /// Secret of the own namespace whose keys are the peer files, in place of --peers-dir; needs --source kubernetes.
     #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME", group = "peers")]
@@ -72,12 +69,12 @@ impl AdminSocketArgs {
     }
 
     /// Where peer files are written.
-    pub(crate) fn store(&self, access: Access) -> Option<PeerStore> {
+    pub(crate) fn store(&self, peers: &PeersArgs, access: Access) -> Option<PeerStore> {
         let secret = self.peers_secret.clone().map(|name| {
             let secrets = Secrets::new(access);
             PeerStore::Secret(PeerSecret { secrets, name })
         });
-        secret.or_else(|| self.peers_dir.clone().map(PeerStore::Folder))
+        secret.or_else(|| peers.peers_dir.clone().map(PeerStore::Folder))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_model::name::ClusterName;
-use mesh_trust::{Certificate, Identity, Refusal, Side};
+use mesh_trust::{Certificate, Identity, Refusal, Side, Trust};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
@@ -85,7 +85,7 @@ impl Listener {
         admission: &Admission,
         seats: &Seats,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let acceptor = TlsAcceptor::from(admission.config.clone());
+        let (acceptor, trust) = (TlsAcceptor::from(admission.config.clone()), Arc::clone(&admission.trust));
         let (served, cluster) = (Arc::clone(&self.served), self.cluster.clone());
         let (seats, stranger) = (seats.clone(), seats.for_stranger());
         // It has seen what the acceptor is made of: a change during the handshake counts, too.
@@ -100,7 +100,7 @@ impl Listener {
             };
             drop(stranger);
             let refused = match shaken {
-                Ok(stream) => match Client::of(&stream, address) {
+                Ok(stream) => match Client::of(&stream, address, &trust) {
                     Some(client) => {
                         let Some(seat) = seats.for_peer(&client.identity.cluster) else {
                             return client.crowded_out(&served);
@@ -154,15 +154,21 @@ fn said(ended: Result<(), tokio::task::JoinError>) {
 struct Client {
     chain: Vec<CertificateDer<'static>>,
     identity: Identity,
+    /// Whether the certificate claims no identity, and its chain tells whose it is.
+    is_assumed: bool,
     address: SocketAddr,
 }
 
 impl Client {
-    fn of(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<Self> {
+    fn of(stream: &TlsStream<TcpStream>, address: SocketAddr, trust: &Trust) -> Option<Self> {
         let chain: Vec<_> =
             stream.get_ref().1.peer_certificates()?.iter().map(|one| one.clone().into_owned()).collect();
-        let identity = Certificate::read(chain.first()?).ok()?.identity?;
-        Some(Self { chain, identity, address })
+        let [leaf, intermediates @ ..] = &chain[..] else { return None };
+        let claimed = Certificate::read(leaf).ok()?.identity;
+        let is_assumed = claimed.is_none();
+        let assumed = || trust.admit(leaf, intermediates, Side::Client, UnixTime::now()).ok();
+        let identity = claimed.or_else(assumed)?;
+        Some(Self { chain, identity, is_assumed, address })
     }
 
     /// Returns once the client is let in no more: its cluster is no peer any longer, or its certificate was revoked. One that
@@ -173,8 +179,13 @@ impl Client {
             let Ok(()) = admission.changed().await else { return std::future::pending().await };
             let Some(now) = admission.borrow_and_update().clone() else { continue };
             let [leaf, intermediates @ ..] = &self.chain[..] else { continue };
-            if let Err(refusal) = now.trust.admit(leaf, intermediates, Side::Client, connected) {
-                return refusal;
+            match now.trust.admit(leaf, intermediates, Side::Client, connected) {
+                Err(refusal) => return refusal,
+                // Whose it was does not vouch for it any more, and another cluster does.
+                Ok(other) if other != self.identity => {
+                    return Refusal::UnknownIssuer { claimed: self.identity.clone() };
+                }
+                Ok(_) => {}
             }
         }
     }
@@ -195,7 +206,7 @@ impl Client {
 
 async fn serve(
     stream: TlsStream<TcpStream>,
-    Client { identity, address, .. }: &Client,
+    Client { identity, address, is_assumed, .. }: &Client,
     cluster: &ClusterName,
     served: &Arc<Served>,
 ) {
@@ -212,6 +223,11 @@ async fn serve(
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_ANSWER);
     let _counted = Counted::new(&served.metrics.connections);
+    let _assumed = is_assumed.then(|| {
+        served.metrics.assumed.inc();
+        tracing::info!(%address, client = %identity, "a client's certificate claims no identity; its CA tells whose it is");
+        Counted::new(&served.metrics.assumed_now)
+    });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), rpc));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

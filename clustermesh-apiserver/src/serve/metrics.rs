@@ -51,6 +51,9 @@ pub(crate) struct ServeMetrics {
     pub(crate) handshakes_failed: Counter,
     pub(crate) shut_out: Counter,
     pub(crate) crowded_out: Counter,
+    /// Clients whose certificates claim no identity: since the start, and connected now.
+    pub(crate) assumed: Counter,
+    pub(crate) assumed_now: Gauge,
     pub(crate) reloads: Counter,
     pub(crate) reload_failing: Gauge,
     pub(crate) connected: Gauge,
@@ -73,6 +76,8 @@ impl ServeMetrics {
             handshakes_failed: Counter::default(),
             shut_out: Counter::default(),
             crowded_out: Counter::default(),
+            assumed: Counter::default(),
+            assumed_now: Gauge::default(),
             reloads: Counter::default(),
             reload_failing: Gauge::default(),
             connected: Gauge::default(),
@@ -119,6 +124,16 @@ impl ServeMetrics {
             "mesh_api_connections_shut_out",
             "Connections closed because their client is no peer any more or its certificate was revoked",
             self.shut_out.clone(),
+        );
+        registry.register(
+            "mesh_api_connections_without_identity",
+            "Connections let in although the certificate claims no identity",
+            self.assumed.clone(),
+        );
+        registry.register(
+            "mesh_api_clients_without_identity",
+            "Clients that are connected with a certificate that claims no identity",
+            self.assumed_now.clone(),
         );
         registry.register(
             "mesh_api_certificate_reloads",

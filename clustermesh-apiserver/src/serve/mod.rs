@@ -41,20 +41,23 @@ use std::time::Duration;
 
 use mesh_kv::{Dialer, RawWatch};
 use mesh_model::name::ClusterName;
-use mesh_runtime::{Condition, Supervisor};
+use mesh_runtime::{Readiness, Supervisor};
 use mesh_trust::Refusal;
 use tokio::net::TcpListener;
+use tokio::sync::watch::Receiver;
 
 use cache::Window;
 use feed::{FOLLOWED, Feed};
 use listener::Listener;
 use reload::Reload;
 use rpc::{Budget, Served};
-use tls::TlsError;
+use tls::{Admission, Judgement, TlsError};
 use view::Scope;
 
+use crate::peers::Known;
+
 pub(crate) use metrics::ServeMetrics;
-pub(crate) use tls::TlsFiles;
+pub(crate) use tls::OwnFiles;
 
 /// How often idle watches that want it are told of progress: etcd's default.
 const PROGRESS: Duration = Duration::from_secs(600);
@@ -77,7 +80,10 @@ pub enum ServeError {
 pub(crate) struct ServeConfig {
     pub(crate) address: SocketAddr,
     pub(crate) cluster: ClusterName,
-    pub(crate) tls: TlsFiles,
+    /// Holds what is shown to clients.
+    pub(crate) own: OwnFiles,
+    /// Whether clients without an identity are refused.
+    pub(crate) requires_identity: bool,
 }
 
 /// A server that listens, and is not run yet.
@@ -90,10 +96,10 @@ pub(crate) struct MeshApi {
 
 impl MeshApi {
     /// Listens, and reads the certificates.
-    /// `shown` holds once there are certificates.
     pub(crate) async fn bind(
         config: ServeConfig,
-        shown: Condition,
+        peers: Receiver<Arc<Known>>,
+        readiness: &Readiness,
         metrics: ServeMetrics,
     ) -> Result<Self, ServeError> {
         let counted = metrics.clone();
@@ -101,8 +107,10 @@ impl MeshApi {
             counted.refused(refusal.reason());
             tracing::warn!(error = mesh_failure::chain(refusal), "refused a client of the mesh API");
         });
-        let files = (config.tls.clone(), config.cluster.clone());
-        let reload = Reload::start(files, refused, shown, metrics.clone())?;
+        let (cluster, requires_identity) = (config.cluster.clone(), config.requires_identity);
+        let judgement = Judgement { cluster, requires_identity, refused };
+        let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
+        let reload = Reload::start((config.own.clone(), peers), judgement, shown, metrics.clone())?;
         let address = config.address;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -116,11 +124,12 @@ impl MeshApi {
         self.config.address
     }
 
-    /// Serves what the etcd that is dialled holds. `condition` holds once there is something to serve.
-    pub(crate) fn spawn(self, supervisor: &mut Supervisor, dialer: Arc<Dialer>, condition: Condition) {
+    /// Serves what the etcd that is dialled holds.
+    pub(crate) fn spawn(self, supervisor: &mut Supervisor, dialer: Arc<Dialer>, readiness: &Readiness) {
         let Self { config: ServeConfig { cluster, .. }, listener, reload, metrics } = self;
         let token = supervisor.token();
         let scope = Scope::of_cluster(&cluster);
+        let condition = readiness.condition("mesh-api", "waiting for etcd's first list");
         let mut feed = Feed::new(&cluster, scope, Window::default(), condition, metrics.clone());
         let served = Served {
             snapshots: feed.snapshots(),
@@ -135,6 +144,11 @@ impl MeshApi {
         supervisor.spawn("mesh-api-cache", raw.run(token, move |event| feed.take(event)));
         let listener =
             Listener { listener, cluster, admission: reload.admission(), served: Arc::new(served) };
+        let left_out =
+            |now: &Option<Arc<Admission>>| now.as_ref().map_or_else(Vec::new, |now| now.left_out.clone());
+        let remarks =
+            readiness.clone().remark_on("mesh-api", reload.admission(), left_out, supervisor.token());
+        supervisor.spawn("mesh-api-remarks", remarks);
         supervisor.spawn("mesh-api-certificates", reload.run(supervisor.token()));
         supervisor.spawn("mesh-api", listener.run());
     }

@@ -1,12 +1,12 @@
-//! Keeps what the mesh API shows and whom it lets in as its files say, without a restart. What can't be read changes nothing.
+//! Keeps what the mesh API shows and whom it lets in as its own files and those of the peers say, without a restart. What
+//! can't be read changes nothing.
 //!
-//! Looks at the files instead of waiting for the kernel to tell of them: a mounted Secret is a link to a link, on whatever
-//! file system.
+//! Looks at the own files instead of waiting for the kernel to tell of them: a mounted Secret is a link to a link, on whatever
+//! file system. The peers' files are followed by [`crate::peers`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_model::name::ClusterName;
 use mesh_runtime::Condition;
 use mesh_trust::Refusal;
 use tokio::sync::watch;
@@ -14,9 +14,10 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::ServeMetrics;
-use super::tls::{Admission, Content, TlsError, TlsFiles};
+use super::tls::{Admission, Content, Judgement, Own, OwnFiles, TlsError};
+use crate::peers::{Known, Trusted};
 
-/// How often the files are looked at.
+/// How often the own files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Told of every certificate that does not count.
@@ -24,10 +25,12 @@ pub(crate) type Refused = Arc<dyn Fn(&Refusal) + Send + Sync>;
 
 /// Follows the files.
 pub(crate) struct Reload {
-    files: TlsFiles,
-    cluster: ClusterName,
-    refused: Refused,
-    seen: Option<Content>,
+    files: OwnFiles,
+    judgement: Judgement,
+    peers: watch::Receiver<Arc<Known>>,
+    /// The own files as they could be used last.
+    own: Option<(Content, Own)>,
+    trusted: Trusted,
     admission: watch::Sender<Option<Arc<Admission>>>,
     condition: Condition,
     metrics: ServeMetrics,
@@ -41,14 +44,15 @@ impl Reload {
     /// # Errors
     /// Where what is there can't be used: somebody has to see that at the start.
     pub(crate) fn start(
-        (files, cluster): (TlsFiles, ClusterName),
-        refused: Refused,
+        (files, mut peers): (OwnFiles, watch::Receiver<Arc<Known>>),
+        judgement: Judgement,
         condition: Condition,
         metrics: ServeMetrics,
     ) -> Result<Self, TlsError> {
-        let admission = watch::Sender::default();
+        let trusted = peers.borrow_and_update().trusted();
+        let (own, admission, reported) = (None, watch::Sender::default(), None);
         let mut reload =
-            Self { files, cluster, refused, seen: None, admission, condition, metrics, reported: None };
+            Self { files, judgement, peers, own, trusted, admission, condition, metrics, reported };
         let content = reload.files.content();
         match reload.take(content) {
             Err(error) if !error.is_missing() => return Err(error),
@@ -63,28 +67,62 @@ impl Reload {
 
     /// Follows them until the token is cancelled.
     pub(crate) async fn run(mut self, token: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
+                Ok(()) = self.peers.changed() => self.take_peers(),
+                _ = looks.tick() => {
+                    let files = self.files.clone();
+                    let Ok(content) = spawn_blocking(move || files.content()).await else { continue };
+                    let taken = self.take(content);
+                    self.report(taken);
+                }
             }
-            let files = self.files.clone();
-            let Ok(content) = spawn_blocking(move || files.content()).await else { continue };
-            let taken = self.take(content);
-            self.report(taken);
         }
     }
 
-    /// Takes what was read where it is something else than before.
+    /// Takes the own files as they were read, where they are others than before.
     fn take(&mut self, content: Result<Content, TlsError>) -> Result<(), TlsError> {
-        let content = content?;
-        if self.seen.as_ref() == Some(&content) {
-            return Ok(());
+        let mut content = content?;
+        if let Some((before, _)) = &self.own {
+            content.keep_authority(before);
+            if *before == content {
+                return Ok(());
+            }
         }
-        let admission = self.files.admission(&content, &self.cluster, self.refused.clone())?;
-        if self.seen.replace(content).is_some() {
+        let own = self.files.own(&content, &self.judgement.cluster)?;
+        self.own = Some((content, own));
+        self.admit()
+    }
+
+    /// Nothing of the own files keeps what the peers say now from counting.
+    fn take_peers(&mut self) {
+        let trusted = self.peers.borrow_and_update().trusted();
+        if trusted == self.trusted {
+            return;
+        }
+        self.trusted = trusted;
+        if let Err(error) = self.admit() {
+            tracing::error!(
+                error = mesh_failure::chain(&error),
+                "what the peer files say now does not count"
+            );
+        }
+    }
+
+    /// Has what is known now count.
+    fn admit(&mut self) -> Result<(), TlsError> {
+        let Some((_, own)) = &self.own else { return Ok(()) };
+        let admission = self.judgement.admission(own, &self.trusted)?;
+        let before = self.admission.borrow().clone();
+        if before.is_some() {
             self.metrics.reloads.inc();
             tracing::info!("certificates and trust of the mesh API were read anew");
+        }
+        let known = before.map(|before| before.left_out.clone()).unwrap_or_default();
+        for reason in admission.left_out.iter().filter(|reason| !known.contains(reason)) {
+            tracing::warn!(reason, "a peer file lets nobody in to the mesh API");
         }
         self.admission.send_replace(Some(Arc::new(admission)));
         Ok(())
@@ -101,13 +139,13 @@ impl Reload {
         let reason = mesh_failure::chain(&error);
         self.metrics.reload_failing.set(1);
         // Who has certificates that count goes on being served.
-        if self.seen.is_none() {
+        if self.own.is_none() {
             self.condition.not_ready(reason.clone());
         }
         if self.reported.as_ref() == Some(&reason) {
             return;
         }
-        if self.seen.is_none() && error.is_missing() {
+        if self.own.is_none() && error.is_missing() {
             tracing::info!(reason, "nobody is let in to the mesh API before it has certificates");
         } else {
             tracing::warn!(

@@ -10,10 +10,10 @@ use std::time::Duration;
 use etcd_client::Client;
 use futures::future::FutureExt;
 use hyper_util::rt::TokioIo;
-use mesh_kv::testing::Etcd;
+use mesh_kv::testing::{Ca, Etcd};
 use mesh_kv::{Dialer, EtcdEndpoint, RawWatch, Tls};
 use mesh_model::name::ClusterName;
-use mesh_runtime::{Readiness, Registry};
+use mesh_runtime::{Readiness, Registry, StateFile};
 use mesh_trust::{Authority, Certificate, Issued, Lifetime, Role};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -28,8 +28,9 @@ use super::listener::Listener;
 use super::metrics::ServeMetrics;
 use super::reload::Reload;
 use super::rpc::{Budget, Served};
-use super::tls::TlsFiles;
+use super::tls::{Judgement, OwnFiles};
 use super::view::Scope;
+use crate::peers::{PeerFiles, PeerMetrics, PeersConfig};
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -50,8 +51,7 @@ impl Certificates {
         let [hoth, yavin, endor] =
             ["hoth", "yavin", "endor"].map(|name| Authority::new(&cluster(name), UnixTime::now()).unwrap());
         let certificates = Self { dir, hoth, yavin };
-        std::fs::create_dir(certificates.trust()).unwrap();
-        certificates.trust_in("hoth", certificates.hoth.certificate_pem());
+        std::fs::create_dir(certificates.peers()).unwrap();
         certificates.trust_in("yavin", certificates.yavin.certificate_pem());
         certificates.trust_in("endor", endor.certificate_pem());
         certificates.renew();
@@ -72,14 +72,43 @@ impl Certificates {
         self.write("hoth", &self.hoth.issue(Role::Apiserver, names, lifetime()).unwrap());
     }
 
-    /// Says whose roots count for a cluster.
+    /// Says in its peer file whose roots count for a cluster.
     pub(super) fn trust_in(&self, cluster: &str, bundle: &str) {
-        std::fs::write(self.trust().join(format!("{cluster}.crt")), bundle).unwrap();
+        let id = 10 + u64::from(cluster.as_bytes()[0]);
+        let file = serde_json::json!({"id": id, "endpoints": ["https://192.0.2.1:2379"], "ranges": "declared", "trust": bundle});
+        self.write_peer(cluster, &file.to_string());
+    }
+
+    /// The text of a peer's file.
+    pub(super) fn write_peer(&self, cluster: &str, text: &str) {
+        let staged = self.dir.path().join("staged");
+        std::fs::write(&staged, text).unwrap();
+        std::fs::rename(staged, self.peers().join(format!("{cluster}.yaml"))).unwrap();
     }
 
     /// The cluster is no peer any more.
     pub(super) fn forget(&self, cluster: &str) {
-        std::fs::remove_file(self.trust().join(format!("{cluster}.crt"))).unwrap();
+        std::fs::remove_file(self.peers().join(format!("{cluster}.yaml"))).unwrap();
+    }
+
+    /// Another cluster takes a peer's place, with the same id and trust.
+    pub(super) fn rename(&self, from: &str, to: &str) {
+        let path = |name: &str| self.peers().join(format!("{name}.yaml"));
+        std::fs::rename(path(from), path(to)).unwrap();
+    }
+
+    /// A peer that was installed before there were identities: it has an authority, and a certificate that names nobody.
+    pub(super) fn nameless(&self, cluster: &str) {
+        let (authority, folder) = (Ca::new(cluster), self.folder(cluster));
+        authority.issue("agent", &folder);
+        std::fs::write(folder.join("authority.crt"), authority.pem()).unwrap();
+        std::fs::write(folder.join("ca.crt"), self.hoth.certificate_pem()).unwrap();
+        self.trust_in(cluster, authority.pem());
+    }
+
+    /// What hoth's server shows can't be read any more.
+    pub(super) fn break_own(&self) {
+        std::fs::write(self.folder("hoth").join("tls.crt"), "broken").unwrap();
     }
 
     /// Yavin takes its agent's certificate back.
@@ -107,12 +136,15 @@ impl Certificates {
         self.dir.path().join(name)
     }
 
-    pub(super) fn trust(&self) -> PathBuf {
-        self.dir.path().join("trust")
+    fn peers(&self) -> PathBuf {
+        self.dir.path().join("peers")
     }
 
-    pub(super) fn files(&self) -> TlsFiles {
-        TlsFiles { own: self.folder("hoth"), trust: self.trust() }
+    fn peer_files(&self, metrics: PeerMetrics) -> PeerFiles {
+        let memory = StateFile::new(self.dir.path().join("state"), 1, "hoth");
+        let own_id = "2".parse().unwrap();
+        let config = PeersConfig { folder: self.peers(), own_name: cluster("hoth"), own_id, memory };
+        PeerFiles::start(config, metrics)
     }
 }
 
@@ -145,8 +177,11 @@ impl Replica {
         let counted = metrics.clone();
         let refused = Arc::new(move |refusal: &mesh_trust::Refusal| counted.refused(refusal.reason()));
         let shown = Readiness::default().condition("certificates", "");
-        let files = (certificates.files(), hoth.clone());
-        let reload = Reload::start(files, refused, shown, metrics.clone()).unwrap();
+        let peers = certificates.peer_files(PeerMetrics::register(registry.root()));
+        let files = (OwnFiles(certificates.folder("hoth")), peers.known());
+        let judgement = Judgement { cluster: hoth.clone(), requires_identity: false, refused };
+        let reload = Reload::start(files, judgement, shown, metrics.clone()).unwrap();
+        tokio::spawn(peers.run(token.clone()));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = Served {

@@ -1,23 +1,24 @@
-//! What the mesh API shows its clients and whom it lets in, read from files.
+//! What the mesh API shows its clients, read from files, and whom it lets in, which follows from the peer files.
 //!
 //! One value per reading: what changes counts for the next connection, and for those that are there.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_model::name::{ClusterName, NameError};
+use mesh_model::name::ClusterName;
 use mesh_trust::{
-    Bundle, BundleError, Certificate, CertificateError, ClientVerifier, Identity, Refusal, Role,
-    TLS_1_3_ONLY, Trust,
+    Bundle, BundleError, Certificate, CertificateError, ClientVerifier, Identity, Role, TLS_1_3_ONLY, Trust,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
-/// What a bundle's file is called behind its cluster's name.
-const BUNDLE: &str = "crt";
+use super::reload::Refused;
+use crate::peers::Trusted;
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,6 @@ pub enum TlsError {
     Identity { path: PathBuf, found: Option<Identity>, wanted: Identity },
     #[error("the certificate and key in {folder} can't be used together: write both again, from one issue")]
     Pair { folder: PathBuf, source: rustls::Error },
-    #[error("{path}: what stands before .{BUNDLE} must be a cluster's name")]
-    Name { path: PathBuf, source: NameError },
     #[error("{path}")]
     Bundle { path: PathBuf, source: BundleError },
     #[error("setting TLS up")]
@@ -47,113 +46,142 @@ fn shown(identity: Option<&Identity>) -> String {
 impl TlsError {
     /// Whether a file is not there, as before whoever makes it has done so.
     pub(crate) fn is_missing(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == ErrorKind::NotFound)
     }
 }
 
-/// What a reading makes of the files.
+/// For connections, at one moment.
 pub(crate) struct Admission {
     /// For new connections.
     pub(crate) config: Arc<ServerConfig>,
     /// For those that are there.
     pub(crate) trust: Arc<Trust>,
+    /// Peers whose files let none of their processes in, and why; one line each.
+    pub(crate) left_out: Vec<String>,
 }
 
-/// All that the files hold, by path: as long as it is the same, so is what is made of it.
-pub(crate) type Content = BTreeMap<PathBuf, Vec<u8>>;
-
-/// Where the files are.
+/// A folder with `tls.crt`, `tls.key`, and `ca.crt`: the authority that vouches for this cluster's own processes.
 #[derive(Clone, Debug)]
-pub(crate) struct TlsFiles {
-    /// A folder with `tls.crt` and `tls.key`.
-    pub(crate) own: PathBuf,
-    /// A folder with `<cluster>.crt` for each cluster whose processes may connect.
-    pub(crate) trust: PathBuf,
+pub(crate) struct OwnFiles(pub(crate) PathBuf);
+
+/// All that the files hold: as long as it is the same, so is what is made of it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    /// Somebody else's certificates may come without.
+    authority: Option<Vec<u8>>,
 }
 
-impl TlsFiles {
+/// Who this process is, and by whom its own cluster's processes are known.
+pub(crate) struct Own {
+    shown: Arc<SingleCertAndKey>,
+    authority: Option<Arc<Bundle>>,
+}
+
+impl Content {
+    /// An authority that has vanished counts on: somebody may be writing the files one by one.
+    pub(crate) fn keep_authority(&mut self, before: &Self) {
+        if self.authority.is_none() {
+            self.authority.clone_from(&before.authority);
+        }
+    }
+}
+
+impl OwnFiles {
     /// Reads the files as they are now.
     pub(crate) fn content(&self) -> Result<Content, TlsError> {
-        let mut content = Content::new();
-        for path in [self.own.join("tls.crt"), self.own.join("tls.key")] {
-            content.insert(path.clone(), read(&path)?);
-        }
-        let unreadable = |source| TlsError::Unreadable { path: self.trust.clone(), source };
-        for entry in std::fs::read_dir(&self.trust).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if stem(&path).is_some() {
-                content.insert(path.clone(), read(&path)?);
-            }
-        }
-        Ok(content)
+        let authority = match read(&self.0.join("ca.crt")) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Content {
+            certificate: read(&self.0.join("tls.crt"))?,
+            key: read(&self.0.join("tls.key"))?,
+            authority,
+        })
     }
 
-    /// What they mean. `refused` is told of every certificate that does not count.
-    pub(crate) fn admission(
-        &self,
-        content: &Content,
-        cluster: &ClusterName,
-        refused: Arc<dyn Fn(&Refusal) + Send + Sync>,
-    ) -> Result<Admission, TlsError> {
-        let (chain, key) = self.own(content, cluster)?;
-        let trust = Arc::new(Trust::new(self.bundles(content)?));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(TLS_1_3_ONLY)
-            .map_err(TlsError::Setup)?
-            .with_client_cert_verifier(Arc::new(ClientVerifier::new(trust.clone(), refused)))
-            .with_single_cert(chain, key)
-            .map_err(|source| TlsError::Pair { folder: self.own.clone(), source })?;
+    /// What they mean.
+    pub(crate) fn own(&self, content: &Content, cluster: &ClusterName) -> Result<Own, TlsError> {
+        let (path, key_path) = (self.0.join("tls.crt"), self.0.join("tls.key"));
+        let chain = chain(&path, &content.certificate, cluster)?;
+        let key = PrivateKeyDer::from_pem_slice(&content.key)
+            .map_err(|source| TlsError::Pem { path: key_path, source })?;
+        let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+            .map_err(|source| TlsError::Pair { folder: self.0.clone(), source })?;
+        let bundle = |text: &Vec<u8>| {
+            Bundle::from_pem(&String::from_utf8_lossy(text))
+                .map_err(|source| TlsError::Bundle { path: self.0.join("ca.crt"), source })
+        };
+        let authority = content.authority.as_ref().map(bundle).transpose()?.map(Arc::new);
+        Ok(Own { shown: Arc::new(certified.into()), authority })
+    }
+}
+
+/// The chain of this cluster's apiserver.
+fn chain(path: &Path, pem: &[u8], cluster: &ClusterName) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bad_pem = |source| TlsError::Pem { path: path.into(), source };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(bad_pem)?;
+    let leaf = chain.first().ok_or_else(|| bad_pem(pem::Error::NoItemsFound))?;
+    let found = Certificate::read(leaf)
+        .map_err(|source| TlsError::Certificate { path: path.into(), source })?
+        .identity;
+    let wanted = Identity::new(cluster.clone(), Role::Apiserver);
+    if found.as_ref() != Some(&wanted) {
+        return Err(TlsError::Identity { path: path.into(), found, wanted });
+    }
+    Ok(chain)
+}
+
+/// Whom connections are judged by.
+#[derive(Clone)]
+pub(crate) struct Judgement {
+    pub(crate) cluster: ClusterName,
+    /// Whether clients without an identity are refused, whatever their chain leads to.
+    pub(crate) requires_identity: bool,
+    /// Told of every certificate that does not count.
+    pub(crate) refused: Refused,
+}
+
+impl Judgement {
+    /// What counts for connections, by the own files and those of the peers.
+    pub(crate) fn admission(&self, own: &Own, trusted: &Trusted) -> Result<Admission, TlsError> {
+        let (mut bundles, left_out) = bundles(trusted);
+        if let Some(authority) = &own.authority {
+            bundles.insert(self.cluster.clone(), Arc::clone(authority));
+        }
+        let trust = Trust::new(bundles);
+        let trust = Arc::new(if self.requires_identity { trust } else { trust.assuming_agents() });
+        let verifier = ClientVerifier::new(Arc::clone(&trust), Arc::clone(&self.refused));
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(TLS_1_3_ONLY)
+                .map_err(TlsError::Setup)?
+                .with_client_cert_verifier(Arc::new(verifier))
+                .with_cert_resolver(own.shown.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session repeats no check of the certificate, and keeps an identity that is not shown any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Admission { config: Arc::new(config), trust })
-    }
-
-    fn own(
-        &self,
-        content: &Content,
-        cluster: &ClusterName,
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let (path, key_path) = (self.own.join("tls.crt"), self.own.join("tls.key"));
-        let pem = |path: &PathBuf| content.get(path).map_or(&[][..], Vec::as_slice);
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(pem(&path))
-            .collect::<Result<_, _>>()
-            .map_err(|source| TlsError::Pem { path: path.clone(), source })?;
-        let leaf = chain
-            .first()
-            .ok_or_else(|| TlsError::Pem { path: path.clone(), source: pem::Error::NoItemsFound })?;
-        let found = Certificate::read(leaf)
-            .map_err(|source| TlsError::Certificate { path: path.clone(), source })?
-            .identity;
-        let wanted = Identity::new(cluster.clone(), Role::Apiserver);
-        if found.as_ref() != Some(&wanted) {
-            return Err(TlsError::Identity { path, found, wanted });
-        }
-        let key = PrivateKeyDer::from_pem_slice(pem(&key_path))
-            .map_err(|source| TlsError::Pem { path: key_path, source })?;
-        Ok((chain, key))
-    }
-
-    fn bundles(&self, content: &Content) -> Result<BTreeMap<ClusterName, Arc<Bundle>>, TlsError> {
-        let mut bundles = BTreeMap::new();
-        for (path, text) in content.iter().filter(|(path, _)| path.parent() == Some(&self.trust)) {
-            let Some(name) = stem(path) else { continue };
-            let name =
-                ClusterName::new(name).map_err(|source| TlsError::Name { path: path.clone(), source })?;
-            let bundle = Bundle::from_pem(&String::from_utf8_lossy(text))
-                .map_err(|source| TlsError::Bundle { path: path.clone(), source })?;
-            bundles.insert(name, Arc::new(bundle));
-        }
-        Ok(bundles)
+        Ok(Admission { config: Arc::new(config), trust, left_out })
     }
 }
 
-/// The name of the cluster whose bundle a file is. Others may lie beside them: what a mounted Secret is made of begins with
-/// a dot.
-fn stem(path: &Path) -> Option<&str> {
-    path.file_name()?.to_str()?.strip_suffix(BUNDLE)?.strip_suffix('.')
+/// Whom each peer's processes are known by, and why some are known by nobody.
+fn bundles(trusted: &Trusted) -> (BTreeMap<ClusterName, Arc<Bundle>>, Vec<String>) {
+    let (mut bundles, mut left_out) = (BTreeMap::new(), Vec::new());
+    for (name, pem) in trusted {
+        match Bundle::from_pem(pem) {
+            Ok(bundle) => drop(bundles.insert(name.clone(), Arc::new(bundle))),
+            Err(error) => {
+                let why = mesh_failure::chain(&error);
+                left_out.push(format!("`trust` of peer {name} lets none of its processes in: {why}"));
+            }
+        }
+    }
+    (bundles, left_out)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

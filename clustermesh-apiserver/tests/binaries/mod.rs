@@ -134,6 +134,9 @@ impl Apiserver {
             command.arg("--source").arg(format!("manifests:{}", lab.manifests.display()));
         }
         command.args(["--run-dir", &lab.root.join("run").display().to_string()]);
+        if !more.iter().any(|flag| flag.starts_with("--state-dir")) {
+            command.args(["--state-dir", &lab.root.join("state").display().to_string()]);
+        }
         if !more.contains(&"--instance") {
             // Several on one host need names of their own.
             command.args(["--instance", &INSTANCES.fetch_add(1, Ordering::Relaxed).to_string()]);

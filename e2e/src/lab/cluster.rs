@@ -18,7 +18,7 @@ use super::lab_dir::LabDir;
 use super::link::{self, Way};
 use super::manifest;
 use super::netns::Netns;
-use super::node::{Identity, MeshApi, Node};
+use super::node::{Identity, Node};
 use super::process::{Launch, Program};
 use super::workload::Workloads;
 use crate::wait;
@@ -127,7 +127,7 @@ impl Cluster {
         &self.identity.manifests
     }
 
-    /// The folder of peer files that the cluster's agents share.
+    /// The folder of peer files that the cluster's agents and apiservers share.
     pub fn peers_folder(&self) -> &Path {
         &self.identity.peers
     }
@@ -180,7 +180,7 @@ impl Cluster {
         let plan = self.identity.plan;
         let at = |port| SocketAddr::new(plan.control()[0], port);
         let mut file = json!({"id": plan.index(), "ranges": {"pods": plan.pods(), "nodes": plan.nodes()}});
-        if self.identity.mesh_api.is_some() {
+        if self.identity.certificates.is_some() {
             let ports = MESH_PORTS.iter().take(self.apiservers.len());
             file["endpoints"] = ports.map(|port| format!("https://{}", at(*port))).collect();
             file["trust"] = self.authority()?.into();
@@ -190,7 +190,14 @@ impl Cluster {
         Ok(file)
     }
 
-    /// Writes the peer file of `peer` for this cluster's agents.
+    /// The certificate of the cluster's authority.
+    fn authority(&self) -> Result<String> {
+        let certificates = self.identity.certificates.as_ref().context("the lab reads etcds")?;
+        let path = certificates.join("ca/tls.crt");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// Writes the peer file of `peer` for this cluster's agents and apiservers.
     pub fn join(&self, peer: &str, file: &serde_json::Value) -> Result<()> {
         manifest::write(self.peers_folder(), &format!("{peer}.yaml"), std::slice::from_ref(file)).map(drop)
     }
@@ -246,6 +253,11 @@ impl Cluster {
     /// The metrics of one of the apiservers.
     pub(crate) fn apiserver_metrics(&self, index: usize) -> Result<String> {
         in_control(&self.control, ADMIN_PORTS[index], "/metrics")
+    }
+
+    /// A series of one of the apiservers.
+    pub fn apiserver_metric(&self, index: usize, series: &str) -> Result<f64> {
+        http::series(&self.apiserver_metrics(index)?, series)
     }
 
     /// Runs `etcdctl` against the cluster's etcd, and gives what it printed.
@@ -314,15 +326,10 @@ fn identity(lab_dir: &LabDir, (name, plan): (&str, Plan), spec: &LabSpec) -> Res
         lab_dir.make_folder(&path)?;
         Ok(path)
     };
-    let mesh_api = || -> Result<MeshApi> {
-        // The apiserver makes its own.
-        let certificates = lab_dir.path().join(name).join("certificates");
-        Ok(MeshApi { certificates, trust: folder("trust")? })
-    };
-    let mesh_api = spec.mesh_api.then(mesh_api).transpose()?;
+    let certificates = spec.mesh_api.then(|| lab_dir.path().join(name).join("certificates"));
     let (manifests, peers) = (folder("manifests")?, folder("peers")?);
     let run_dir = lab_dir.run_dir();
-    Ok(Identity { cluster: name.into(), plan, manifests, peers, mesh_api, run_dir })
+    Ok(Identity { cluster: name.into(), plan, manifests, peers, certificates, run_dir })
 }
 
 fn etcd_data(identity: &Identity) -> PathBuf {
@@ -362,11 +369,13 @@ fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) 
     args.push(format!("--admin-address=127.0.0.1:{}", ADMIN_PORTS[index]));
     args.push(format!("--run-dir={}", identity.run_dir.display()));
     args.push(format!("--instance={}-{role}", identity.cluster));
-    if let Some(MeshApi { certificates, trust }) = &identity.mesh_api {
+    if let Some(certificates) = &identity.certificates {
         let address = SocketAddr::new(identity.plan.control()[0], MESH_PORTS[index]);
         args.push(format!("--mesh-address={address}"));
         args.push(format!("--certificates-dir={}", certificates.display()));
-        args.push(format!("--mesh-trust-dir={}", trust.display()));
+        args.push(format!("--peers-dir={}", identity.peers.display()));
+        let state = identity.manifests.with_file_name(format!("{role}-state"));
+        args.push(format!("--state-dir={}", state.display()));
     }
     Launch {
         name: format!("{}.{role}", identity.cluster),

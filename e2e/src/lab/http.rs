@@ -38,6 +38,13 @@ pub fn fetch(door: &Door, path: &str) -> Result<String> {
     })
 }
 
+/// The value of a series among metrics in their text format.
+pub(crate) fn series(metrics: &str, series: &str) -> Result<f64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("there is no series {series}"))?;
+    value.parse().with_context(|| format!("{series} is {value}"))
+}
+
 /// Hands every line of an endless answer to `take`, until the server ends it or `take` says `false`.
 pub(crate) fn follow(door: &Door, path: &str, mut take: impl FnMut(&str) -> bool) -> Result<()> {
     runtime()?.block_on(async {

@@ -23,7 +23,6 @@ pub mod netns;
 pub(crate) mod node;
 pub mod pod;
 pub mod process;
-mod trust;
 pub(crate) mod workload;
 
 use std::sync::Arc;
@@ -121,7 +120,7 @@ impl Lab {
             lab.clusters.iter_mut().try_for_each(Cluster::start_etcd)?;
             lab.clusters.iter_mut().try_for_each(Cluster::start_apiservers)?;
             if spec.mesh_api {
-                lab.exchange_trust().inspect_err(|_| lab.say_tails())?;
+                lab.wait_certificates().inspect_err(|_| lab.say_tails())?;
             }
             lab.join_all()?;
             lab.clusters.iter_mut().try_for_each(Cluster::start_agents)?;
@@ -158,14 +157,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until every cluster has certificates, and has each let the others in.
-    fn exchange_trust(&mut self) -> Result<()> {
-        self.clusters.iter_mut().try_for_each(|cluster| cluster.wait_apiservers(START_PATIENCE))?;
-        for cluster in &self.clusters {
-            let peers = self.clusters.iter().filter(|peer| peer.name() != cluster.name());
-            peers.into_iter().try_for_each(|peer| cluster.trust(peer))?;
-        }
-        self.clusters.iter().try_for_each(|cluster| cluster.wait_trusting(START_PATIENCE))
+    /// Waits until every cluster has certificates, of which the peer files say whom to trust.
+    fn wait_certificates(&mut self) -> Result<()> {
+        self.clusters.iter_mut().try_for_each(|cluster| cluster.wait_apiservers(START_PATIENCE))
     }
 
     pub fn wait_ready(&mut self) -> Result<()> {

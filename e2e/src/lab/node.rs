@@ -30,19 +30,10 @@ pub(crate) struct Identity {
     pub(crate) plan: Plan,
     pub(crate) manifests: PathBuf,
     pub(crate) peers: PathBuf,
-    /// Where certificates are and whom the cluster lets in, where peers read its mesh API.
-    pub(crate) mesh_api: Option<MeshApi>,
+    /// Where certificates are, as the apiserver makes them, where peers read the mesh API.
+    pub(crate) certificates: Option<PathBuf>,
     /// Where the processes of the lab have their sockets.
     pub(crate) run_dir: PathBuf,
-}
-
-/// The folders of a cluster whose peers read its mesh API.
-#[derive(Clone, Debug)]
-pub(crate) struct MeshApi {
-    /// As the apiserver makes them.
-    pub(crate) certificates: PathBuf,
-    /// The authority of each peer.
-    pub(crate) trust: PathBuf,
 }
 
 impl Identity {
@@ -179,6 +170,11 @@ impl Node {
         in_node(&self.netns, path)
     }
 
+    /// A series of the agent.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        http::series(&self.admin_port("/metrics")?, series)
+    }
+
     pub(super) fn claim_slot(&mut self) -> Result<u8> {
         ensure!(self.next_slot < 250, "node {} has no pod address left", self.name);
         self.next_slot += 1;
@@ -221,8 +217,8 @@ fn agent(lab_dir: &Arc<LabDir>, identity: &Identity, node: &str, netns: &Netns, 
     folder("bpffs", &lab_dir.bpffs());
     folder("run-dir", &lab_dir.run_dir());
     folder("state-dir", &lab_dir.state_dir());
-    if let Some(mesh_api) = &identity.mesh_api {
-        folder("tls-dir", &mesh_api.certificates.join("agent"));
+    if let Some(certificates) = &identity.certificates {
+        folder("tls-dir", &certificates.join("agent"));
     }
     args.extend(identity.flags());
     Launch {
