@@ -42,8 +42,8 @@ fn run(cli: &Cli) -> Result<bool> {
         lab_dir::clean_and_say()?;
         return Ok(true);
     }
-    prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver"])?;
-    let spec = LabSpec { keep: cli.keep, ..LabSpec::new(&["hoth", "yavin"]) };
+    prerequisite::check(&["lab", "node-agent", "clustermesh-apiserver", "clustermesh"])?;
+    let spec = LabSpec { keep: cli.keep, mesh_api: true, joined: false, ..LabSpec::new(&["hoth", "yavin"]) };
     let board = Board::new(spec.clusters.clone(), plot::STEPS);
     let (lab, steps) = show::live(&board, || perform(&spec, &board))?;
     let outcomes = show::judge(&board, &steps, table::MANIFESTS, cli.json.as_deref())?;

@@ -70,7 +70,8 @@ impl Cluster {
         lab_dir.make_cgroup(&control_cgroup)?;
         let etcd = Component::new(etcd(&identity, &control, &control_cgroup), lab_dir);
         let count = if spec.standby { 2 } else { 1 };
-        let apiservers = (0..count).map(|index| apiserver(&identity, &control, &control_cgroup, index));
+        let apiservers =
+            (0..count).map(|index| apiserver(&identity, &control, &control_cgroup, (index, count)));
         let apiservers = apiservers.map(|launch| Component::new(launch, lab_dir)).collect();
         let nodes = numbers.map(|number| Node::create(lab_dir, &router, &identity, number, &others));
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
@@ -362,7 +363,12 @@ fn etcd(identity: &Identity, netns: &Netns, cgroup: &Cgroup) -> Launch {
     }
 }
 
-fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) -> Launch {
+fn apiserver(
+    identity: &Identity,
+    netns: &Netns,
+    cgroup: &Cgroup,
+    (index, replicas): (usize, usize),
+) -> Launch {
     let role = ["apiserver", "standby"][index];
     let mut args = identity.flags();
     args.push(format!("--etcd-endpoint=http://127.0.0.1:{ETCD_PORT}"));
@@ -372,6 +378,9 @@ fn apiserver(identity: &Identity, netns: &Netns, cgroup: &Cgroup, index: usize) 
     if let Some(certificates) = &identity.certificates {
         let address = SocketAddr::new(identity.plan.control()[0], MESH_PORTS[index]);
         args.push(format!("--mesh-address={address}"));
+        let endpoints = MESH_PORTS.iter().take(replicas);
+        let endpoints = endpoints.map(|port| SocketAddr::new(identity.plan.control()[0], *port));
+        args.extend(endpoints.map(|endpoint| format!("--mesh-endpoint=https://{endpoint}")));
         args.push(format!("--certificates-dir={}", certificates.display()));
         args.push(format!("--peers-dir={}", identity.peers.display()));
         let state = identity.manifests.with_file_name(format!("{role}-state"));

@@ -51,6 +51,25 @@ impl Lab {
         Ok(())
     }
 
+    /// Waits until every node has this many active backends of its own cluster.
+    pub fn wait_own_backends(&self, service: &str, count: usize) -> Result<()> {
+        let own = |cluster: &super::cluster::Cluster| {
+            self.wait_backends_of(cluster.name(), service, &[(cluster.name(), count)])
+        };
+        self.clusters().iter().try_for_each(own)
+    }
+
+    /// Waits until every node of a cluster has so many active backends of each of these.
+    pub fn wait_backends_of(&self, cluster: &str, service: &str, wanted: &[(&str, usize)]) -> Result<()> {
+        let cluster = self.clusters().iter().find(|it| it.name() == cluster);
+        for node in cluster.into_iter().flat_map(|cluster| cluster.nodes()) {
+            wait::until(&format!("{} to know {wanted:?} of {service}", node.describe()), PATIENCE, || {
+                node.api().ensure_active(&format!("{NAMESPACE}/{service}"), wanted)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Ends the agents of all nodes.
     pub fn stop_agents(&mut self, stop: Stop) -> Result<()> {
         let mut agents = self.clusters_mut().iter_mut().flat_map(|cluster| cluster.agents());

@@ -14,6 +14,7 @@ pub(crate) mod events;
 pub mod http;
 pub(crate) mod inspect;
 mod interrupt;
+mod joining;
 pub mod lab_dir;
 pub(crate) mod link;
 pub(crate) mod logs;
@@ -53,6 +54,8 @@ pub struct LabSpec {
     pub standby: bool,
     /// Whether peers read the served mesh API over mutual TLS, and not etcd.
     pub mesh_api: bool,
+    /// Whether clusters have each other's peer files from the beginning; else somebody has to join them.
+    pub joined: bool,
     /// Whether every component has a small disk of its own, for tests that fill or wipe it.
     pub disks: bool,
     /// Whether the lab may be left to itself at the end.
@@ -69,6 +72,7 @@ impl LabSpec {
             mesh: true,
             standby: false,
             mesh_api: false,
+            joined: true,
             disks: false,
             keep: false,
         }
@@ -122,7 +126,9 @@ impl Lab {
             if spec.mesh_api {
                 lab.wait_certificates().inspect_err(|_| lab.say_tails())?;
             }
-            lab.join_all()?;
+            if spec.joined {
+                lab.join_all()?;
+            }
             lab.clusters.iter_mut().try_for_each(Cluster::start_agents)?;
             lab.wait_ready().inspect_err(|_| lab.say_tails())?;
         }

@@ -21,14 +21,19 @@ const REPLICAS: usize = 2;
 pub const STEPS: usize = 6;
 /// How long killed pods stay in the objects: what a kubelet and the controllers would take, or less.
 const UNNOTICED: Duration = Duration::from_millis(1500);
+/// How long the audience sees two clusters that don't know each other.
+const STRANGERS: Duration = Duration::from_secs(2);
 /// How long the mesh may take to follow a change.
 const FOLLOWED: Duration = Duration::from_secs(10);
 /// How long connections may go on being refused when the manifest has followed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Deploys the service everywhere and starts an x-wing on every node.
+/// Deploys the service everywhere and starts an x-wing on every node. The clusters don't know each other yet.
 pub fn set_up(lab: &mut Lab, board: &Board) -> Result<()> {
-    lab.apply(&ServiceSpec::global(SERVICE, REPLICAS))?;
+    for cluster in lab.clusters_mut() {
+        cluster.apply(&ServiceSpec::global(SERVICE, REPLICAS))?;
+    }
+    lab.wait_own_backends(SERVICE, REPLICAS)?;
     for cluster in &board.clusters {
         for node in 0..lab.cluster(cluster)?.nodes().len() {
             let records = lab.dial(cluster, node, &format!("x-wing-{}", node + 1), SERVICE)?;
@@ -45,7 +50,7 @@ pub fn tell(lab: &mut Lab, board: &Board) -> Result<Vec<Step>> {
     };
     let mut teller = Teller { lab, board, one: one.clone(), other: other.clone() };
     let steps = [
-        teller.everybody_answers(),
+        teller.clusters_join(),
         teller.pods_are_deleted(),
         teller.deleted_pods_come_back(),
         teller.pods_are_killed(),
@@ -79,9 +84,15 @@ impl Teller<'_> {
         Move { change, control, direction }
     }
 
-    fn everybody_answers(&mut self) -> Result<Step> {
+    /// Until then every x-wing is answered by its own cluster.
+    fn clusters_join(&mut self) -> Result<Step> {
+        let command = self.lab.join_command().join(" ");
         let step =
-            self.begin("both clusters answer".into(), "Every x-wing dials the ClusterIP of its own cluster.");
+            self.begin(format!("{} and {} join", self.one, self.other), "One command makes them one mesh.");
+        thread::sleep(STRANGERS);
+        self.board.command(command);
+        self.lab.join()?;
+        self.lab.wait_backends(SERVICE, REPLICAS)?;
         Ok(step.hold(None, vec![Expectation::NoErrors, self.both()]))
     }
 
