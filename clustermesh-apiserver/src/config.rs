@@ -460,6 +460,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_chart_says_is_accepted() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/golden");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let (_, container) = text.split_once("      - name: apiserver\n").unwrap();
+            let (container, _) = container.split_once("        livenessProbe:").unwrap();
+            let flags = container.lines().filter_map(|line| line.trim().strip_prefix("- "));
+            let flags = flags.map(|flag| flag.trim_matches('"')).filter(|flag| flag.starts_with("--"));
+            let all = ["clustermesh-apiserver"].into_iter().chain(flags);
+            let parsed = Invocation::parse_from(all).map_err(|error| error.to_string());
+            assert!(matches!(parsed, Ok(Invocation::Run(_))), "{}: {parsed:?}", path.display());
+        }
+    }
+
+    #[test]
     fn a_subcommand_needs_no_flags() {
         let parsed = Invocation::parse_from(["clustermesh-apiserver", "completion", "bash"]).unwrap();
         assert!(matches!(parsed, Invocation::Command(Command::Completion { shell: Shell::Bash })));

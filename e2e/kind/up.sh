@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two kind clusters that can reach each other's pods, with the chart installed and meshed. Needs docker with buildx, kubectl
-# and openssl; kind and helm are built by Go where they are missing. What is there already is used.
+# Two kind clusters that can reach each other's pods, with the chart installed and meshed. Needs docker with buildx and
+# kubectl; kind and helm are built by Go where they are missing. What is there already is used.
 #
 #   e2e/kind/up.sh         the last line on standard output is the kubeconfig's path
 set -euo pipefail
@@ -14,11 +14,9 @@ export KUBECONFIG=$PWD/$STATE/kubeconfig NAMESPACE REGISTRY=lab.local TAG=dev
 say() { echo "kind: $*" >&2; }
 
 need() {
-    local tool missing=()
+    local missing=()
     docker info >/dev/null 2>&1 || missing+=("a docker daemon that answers (docker info)")
-    for tool in kubectl openssl; do
-        command -v "$tool" >/dev/null || missing+=("$tool")
-    done
+    command -v kubectl >/dev/null || missing+=(kubectl)
     [ ${#missing[@]} -eq 0 ] || {
         say "this machine lacks:"
         printf '  - %s\n' "${missing[@]}" >&2
@@ -26,7 +24,7 @@ need() {
     }
 }
 
-# The control planes' addresses are what peers dial: a node port of every node leads to etcd.
+# The control planes' addresses are what peers dial: a node port of every node leads to the mesh API.
 control_address() {
     kubectl --context "kind-$1" get node "$1-control-plane" \
         --output 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}' | cut -d' ' -f1
@@ -47,8 +45,15 @@ load() {
     done
 }
 
+# The certificate of the authority that the cluster has made itself.
+authority() {
+    kubectl --context "kind-$1" --namespace "$NAMESPACE" get secret clustermesh-ca \
+        --output 'go-template={{index .data "tls.crt" | base64decode}}'
+}
+
+# values CLUSTER [PEER]
 values() {
-    local cluster=$1 peer=$2
+    local cluster=$1 peer=${2:-}
     cat <<E2
 cluster: {name: $cluster, id: ${IDS[$cluster]}, podCidrs: [10.${IDS[$cluster]}.0.0/16]}
 images: {registry: $REGISTRY, tag: $TAG}
@@ -59,28 +64,28 @@ agent: {cgroupRoot: /sys/fs/cgroup}
 etcd:
   nodeSelector: {node-role.kubernetes.io/control-plane: ""}
   tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}]
-tls:
-  clientTrust: |
-$(cat "$STATE"/{hoth,yavin}/ca.crt | sed 's/^/    /')
+E2
+    [ -n "$peer" ] || return 0
+    cat <<E2
 peers:
   $peer:
     id: ${IDS[$peer]}
     endpoints: ["https://$(control_address "$peer"):$NODE_PORT"]
     ranges: {pods: [10.${IDS[$peer]}.0.0/16]}
     trust: |
-$(sed 's/^/      /' "$STATE/$peer/ca.crt")
+$(authority "$peer" | sed 's/^/      /')
 E2
 }
 
+# install CLUSTER [PEER]
 install() {
-    local cluster=$1 peer=$2
+    local cluster=$1
     local kubectl=(kubectl --context "kind-$cluster")
     "${kubectl[@]}" create namespace "$NAMESPACE" --dry-run=client --output yaml | "${kubectl[@]}" apply -f - >&2
     "${kubectl[@]}" label --overwrite namespace "$NAMESPACE" pod-security.kubernetes.io/enforce=privileged >&2
-    "${kubectl[@]}" apply -f "$STATE/$cluster/secrets.yaml" >&2
-    values "$cluster" "$peer" >"$STATE/$cluster/values.yaml"
+    values "$@" >"$STATE/$cluster-values.yaml"
     "$helm" upgrade --install clustermesh deploy/chart/clustermesh --kube-context "kind-$cluster" \
-        --namespace "$NAMESPACE" --values "$STATE/$cluster/values.yaml" --wait --timeout 5m >&2
+        --namespace "$NAMESPACE" --values "$STATE/$cluster-values.yaml" --wait --timeout 5m >&2
 }
 
 need
@@ -99,10 +104,11 @@ for cluster in "${CLUSTERS[@]}"; do
     load "$cluster"
 done
 e2e/kind/nodes.sh "${CLUSTERS[@]}" >&2
-for cluster in "${CLUSTERS[@]}"; do
-    deploy/certificates.sh "$cluster" "$STATE/$cluster" "$(control_address "$cluster")" >&2
-done
 say "installing the chart"
+# Each by itself where it has never been, so that its authority makes itself; then with its peer.
+for cluster in "${CLUSTERS[@]}"; do
+    authority "$cluster" >/dev/null 2>&1 || install "$cluster"
+done
 install hoth yavin
 install yavin hoth
 echo "$KUBECONFIG"

@@ -1,4 +1,5 @@
-//! The mesh on the lab's clusters, installed by the chart as docs/install.md tells it: certificates, values, helm.
+//! The mesh on the lab's clusters, installed by the chart as docs/install.md tells it: each cluster by its name and id, then the
+//! peers, whose authorities have made themselves by then.
 
 use std::fs;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use super::{KubeLab, node_cgroup};
 /// Where the chart is installed.
 pub const NAMESPACE: &str = "clustermesh";
 const RELEASE: &str = "clustermesh";
-/// Under which every node of a cluster leads peers to its etcd.
+/// Under which every node of a cluster leads peers to its mesh API.
 const NODE_PORT: u16 = 32379;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -42,29 +43,21 @@ struct Site {
 }
 
 impl Chart {
-    /// For all clusters of a lab. Builds helm where it is missing, and makes certificates.
+    /// For all clusters of a lab. Builds helm where it is missing.
     pub fn of_lab(lab: &KubeLab) -> Result<Self> {
         let found = output(Command::new(format!("{ROOT}/setup/tool.sh")).arg("helm"))?;
         let folder = lab.lab_dir().path().join("chart");
-        let sites = lab.clusters().iter().map(Site::of).collect();
+        let sites: Vec<Site> = lab.clusters().iter().map(Site::of).collect();
         let chart = Self { helm: found.trim().into(), folder, sites };
-        chart.sites.iter().try_for_each(|site| chart.certify(site))?;
+        for site in &chart.sites {
+            let folder = chart.folder_of(site);
+            fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        }
         Ok(chart)
-    }
-
-    fn certify(&self, site: &Site) -> Result<()> {
-        let mut command = Command::new(format!("{ROOT}/deploy/certificates.sh"));
-        command.env("NAMESPACE", NAMESPACE).arg(site.name()).arg(self.folder_of(site));
-        output(command.args(site.addresses.iter().map(ToString::to_string))).map(drop)
     }
 
     fn folder_of(&self, site: &Site) -> PathBuf {
         self.folder.join(site.name())
-    }
-
-    fn authority(&self, site: &Site) -> Result<String> {
-        let path = self.folder_of(site).join("ca.crt");
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
     fn site(&self, cluster: &str) -> Result<&Site> {
@@ -72,40 +65,56 @@ impl Chart {
         found.with_context(|| format!("the lab has no cluster {cluster}"))
     }
 
-    /// Installs it in every cluster, and waits until everything is ready.
+    /// Installs it in every cluster, and waits until everything is ready: alone where it has never been, so that its
+    /// authority makes itself, then with its peers.
     pub fn install(&self) -> Result<()> {
+        self.everywhere(|site| self.install_alone(site))?;
+        self.everywhere(|site| self.upgrade(site.name(), &[]))
+    }
+
+    fn everywhere(&self, work: impl Fn(&Site) -> Result<()> + Sync) -> Result<()> {
         thread::scope(|scope| {
-            let threads: Vec<_> =
-                self.sites.iter().map(|site| scope.spawn(|| self.install_at(site))).collect();
+            let threads: Vec<_> = self.sites.iter().map(|site| scope.spawn(|| work(site))).collect();
             let ended =
                 threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
             ended.collect::<Result<()>>()
         })
     }
 
-    fn install_at(&self, site: &Site) -> Result<()> {
+    fn install_alone(&self, site: &Site) -> Result<()> {
+        if site.authority()?.is_some() {
+            return Ok(());
+        }
         let namespace = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
         });
         site.context.apply(&namespace.to_string())?;
-        let path = self.folder_of(site).join("secrets.yaml");
-        site.context
-            .apply(&fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?)?;
-        self.upgrade(site.name(), &[])
+        self.release(site, &self.values_alone(site)?, &[])
     }
 
     /// Upgrades a cluster's release to the chart as it is, and waits until everything is ready; `changes` are like
     /// `agent.yieldAfter=1m`.
     pub fn upgrade(&self, cluster: &str, changes: &[&str]) -> Result<()> {
         let site = self.site(cluster)?;
-        let values = self.folder_of(site).join("values.json");
-        fs::write(&values, self.values(site)?.to_string()).context("writing the values")?;
+        let mut peers = serde_json::Map::new();
+        for peer in self.sites.iter().filter(|peer| peer.name() != site.name()) {
+            let trust = peer.authority()?.with_context(|| format!("{} has no authority yet", peer.name()))?;
+            peers.insert(peer.name().into(), peer.as_peer(trust));
+        }
+        let mut values = self.values_alone(site)?;
+        values["peers"] = peers.into();
+        self.release(site, &values, changes)
+    }
+
+    fn release(&self, site: &Site, values: &Value, changes: &[&str]) -> Result<()> {
+        let path = self.folder_of(site).join("values.json");
+        fs::write(&path, values.to_string()).context("writing the values")?;
         let mut args =
             vec!["upgrade", "--install", RELEASE, "deploy/chart/clustermesh", "--wait", "--timeout=3m"];
         args.extend(changes.iter().flat_map(|change| ["--set", change]));
-        self.helm(site, args.iter().map(Path::new).chain([Path::new("--values"), &values]))
+        self.helm(site, args.iter().map(Path::new).chain([Path::new("--values"), &path]))
     }
 
     /// Removes a cluster's release, if there is one; returns when no node has anything of it.
@@ -124,12 +133,8 @@ impl Chart {
         output(&mut command).map(drop)
     }
 
-    fn values(&self, site: &Site) -> Result<Value> {
-        let authorities: Result<Vec<_>> = self.sites.iter().map(|site| self.authority(site)).collect();
-        let mut peers = serde_json::Map::new();
-        for peer in self.sites.iter().filter(|peer| peer.name() != site.name()) {
-            peers.insert(peer.name().into(), peer.as_peer(self.authority(peer)?));
-        }
+    /// Without peers.
+    fn values_alone(&self, site: &Site) -> Result<Value> {
         Ok(json!({
             "cluster": {"name": site.name(), "id": site.id},
             "images": {
@@ -140,8 +145,6 @@ impl Chart {
                 "kubectl": image::KUBECTL,
             },
             "exposure": {"type": "NodePort", "nodePort": NODE_PORT},
-            "tls": {"clientTrust": authorities?.concat()},
-            "peers": peers,
             // Beside CoreDNS: stories cut the other nodes.
             "etcd": {"nodeSelector": {"kubernetes.io/hostname": site.first_node}},
             // Nodes see their own cgroup as the root.
@@ -168,6 +171,14 @@ impl Site {
 
     fn name(&self) -> &str {
         &self.context.name
+    }
+
+    /// The certificate of its authority, as PEM; none where nobody has made one yet.
+    fn authority(&self) -> Result<Option<String>> {
+        let secret = ["-n", NAMESPACE, "get", "secret", "clustermesh-ca", "--ignore-not-found"];
+        let template = [r#"-o=go-template={{index .data "tls.crt" | base64decode}}"#];
+        let said = self.context.kubectl(&[&secret[..], &template].concat())?;
+        Ok(said.contains("BEGIN CERTIFICATE").then_some(said))
     }
 
     fn as_peer(&self, trust: String) -> Value {

@@ -85,6 +85,14 @@ seccompProfile: {type: RuntimeDefault}
 clustermesh-etcd-{{ .member }}.clustermesh-etcd.{{ .root.Release.Namespace }}.svc
 {{- end }}
 
+{{/* The certificates that clustermesh-apiserver keeps, and where. */}}
+{{- define "clustermesh.certificates" -}}
+{{- with .Values.tls -}}
+ca={{ .caSecret }},apiserver={{ .apiserverSecret }},agent={{ .agentSecret }}
+{{- if not $.Values.etcd.external }},etcd={{ .etcdSecret }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "clustermesh.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
