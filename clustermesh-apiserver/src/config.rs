@@ -21,9 +21,10 @@ use mesh_source::kubernetes::QUIET;
 use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 use mesh_trust::{Role, Wanted};
 
-use crate::admin::{AdminSocketArgs, OwnCertificates};
+use crate::admin::AdminSocketArgs;
 use crate::certificates::{ETCD_CLIENT, Folder, Placement, SecretStore, Store};
 use crate::exporter::COMPACT;
+use crate::membership::OwnCertificates;
 use crate::peers::PeersArgs;
 use crate::serve::{OwnFiles, ServeConfig};
 

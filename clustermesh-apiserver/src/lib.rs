@@ -6,6 +6,7 @@ pub mod config;
 pub mod exporter;
 pub mod forget;
 mod invites;
+mod membership;
 mod peers;
 mod serve;
 
@@ -112,7 +113,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
         supervisor.spawn("certificate-remarks", remarks);
         supervisor.spawn("certificate-mirror", mirror.run(token.clone()));
     }
-    let described = admin::Described::new(args, own_ranges, exporter.leading(), listens);
+    let described = membership::Described::new(args, own_ranges, exporter.leading(), listens);
     admin::spawn(described, (invites_dialer, join_metrics), &mut supervisor, args).await?;
     let mut ages = ProblemAges::default();
     let lines =

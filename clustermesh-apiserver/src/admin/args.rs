@@ -8,7 +8,7 @@ use mesh_kv::EtcdEndpoint;
 use mesh_runtime::args::instance;
 use mesh_secrets::{Access, SecretName, Secrets};
 
-use super::store::{PeerSecret, PeerStore};
+use crate::membership::{PeerSecret, PeerStore};
 use crate::peers::PeersArgs;
 
 #[derive(Args, Clone, Debug)]

@@ -17,10 +17,10 @@ use mesh_model::address_policy::PeerRanges;
 use mesh_runtime::clock::unix_seconds;
 use mesh_trust::Bundle;
 
-use super::answer::{Body, Refusal};
-use super::peering::parse_document;
-use super::{Api, certificates};
+use super::Api;
+use super::answer::Body;
 use crate::invites::{self, refusal};
+use crate::membership::{Refusal, missing_certificates, parse_document};
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
@@ -82,7 +82,7 @@ fn inviting(api: &Api) -> Result<Digest, Refusal> {
     api.described.document()?;
     let trust = api.described.certificates.trust();
     let parsed = trust.and_then(|trust| trust.fingerprint.parse().ok());
-    parsed.ok_or_else(certificates::missing)
+    parsed.ok_or_else(missing_certificates)
 }
 
 fn check(request: &InviteRequest) -> Result<(), Refusal> {

@@ -5,36 +5,24 @@
 
 mod answer;
 mod args;
-mod certificates;
 mod cluster;
-mod dial;
 mod invites;
-mod peering;
 mod peers;
 mod probe;
-mod store;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 
-pub(crate) use answer::Refusal;
 pub(crate) use args::AdminSocketArgs;
-pub(crate) use certificates::OwnCertificates;
-pub(crate) use cluster::Described;
-pub(crate) use dial::{DialError, Told, dial};
-#[cfg(test)]
-pub(crate) use peering::parse;
-pub(crate) use peering::{Peering, parse_document};
-#[cfg(test)]
-pub(crate) use store::PeerStore;
 
 use mesh_kv::Dialer;
 use mesh_runtime::{AdminServer, Listen, Supervisor};
 
 use crate::config::RunArgs;
 use crate::invites::{Door, Invites, JoinError, JoinMetrics, JoinPort};
+use crate::membership::{Described, Peering};
 
 /// A peer file has at most as many bytes: Kubernetes allows no bigger Secret.
 const MAX_BODY_BYTES: usize = 1 << 20;

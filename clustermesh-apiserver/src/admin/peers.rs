@@ -11,9 +11,9 @@ use mesh_admin::cluster::{Changed, PeerEntry};
 use mesh_model::name::ClusterName;
 
 use super::Api;
-use super::answer::{Refusal, Text};
-use super::peering;
+use super::answer::Text;
 use crate::invites::refusal;
+use crate::membership::{Refusal, parse};
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new().route("/v1/peers", get(list)).route("/v1/peers/{name}", put(change).delete(remove))
@@ -28,7 +28,7 @@ async fn change(
     Path(name): Path<String>,
     Text(text): Text,
 ) -> Result<Json<Changed>, Refusal> {
-    let file = peering::parse(&cluster_name(&name)?, &text)?;
+    let file = parse(&cluster_name(&name)?, &text)?;
     Ok(Json(Changed { changed: api.peering.put(file).await? }))
 }
 

@@ -13,8 +13,8 @@ use mesh_trust::{Bundle, Identity, Role, ServerVerifier, Trust};
 use tokio::time::Instant;
 
 use super::Api;
-use super::answer::{Body, Refusal};
-use super::dial::{Told, dial};
+use super::answer::Body;
+use crate::membership::{Refusal, Told, dial};
 
 const MAX_ENDPOINTS: usize = 32;
 

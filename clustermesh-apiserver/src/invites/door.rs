@@ -13,7 +13,7 @@ use mesh_trust::Bundle;
 
 use super::metrics::{JoinMetrics, Outcome};
 use super::register::{Claimed, InviteError, Invites};
-use crate::admin::{Described, Peering, Refusal, parse_document};
+use crate::membership::{Described, Peering, Refusal, parse_document};
 
 /// As many as a cluster record may have.
 const MAX_RANGES: usize = 1024;

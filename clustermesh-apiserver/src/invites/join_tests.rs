@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::pinned::PinnedVerifier;
 use super::take::TakeError;
 use super::*;
-use crate::admin::{Described, OwnCertificates, PeerStore, Peering, Told, dial, parse};
+use crate::membership::{Described, OwnCertificates, PeerStore, Peering, Told, dial, parse};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::door::Door;
-use crate::admin::Refusal;
+use crate::membership::Refusal;
 
 /// More connections wait in the kernel's queue; more of one address are closed at once.
 const MAX_CONNECTIONS: usize = 64;

@@ -10,7 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-use crate::admin::Told;
+use crate::membership::Told;
 
 /// Takes the server that an invite is of, and nobody else.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use mesh_membership::invite::{self, Claim, ClaimError, InviteId, InviteRecord, R
 use mesh_model::name::ClusterName;
 use mesh_runtime::clock::unix_seconds;
 
-use crate::admin::{Peering, Refusal};
+use crate::membership::{Peering, Refusal};
 
 /// Records stay so long after an invite has expired, so that somebody can read what became of it.
 const KEPT: Duration = Duration::from_secs(24 * 3600);

@@ -13,7 +13,7 @@ use mesh_membership::invite::Token;
 use tokio::time::timeout;
 
 use super::pinned::PinnedVerifier;
-use crate::admin::{DialError, Told, dial};
+use crate::membership::{DialError, Told, dial};
 
 /// From the request to the end of its answer.
 const ANSWER: Duration = Duration::from_secs(20);

@@ -8,7 +8,7 @@ use mesh_trust::{Bundle, Certificate, Role};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::answer::Refusal;
+use super::refusal::Refusal;
 
 /// Where certificates are.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +76,7 @@ fn read(folder: &Path, holder: &str, is_renewed: bool) -> Option<Shown> {
 }
 
 /// What is said where nobody could know this cluster again.
-pub(super) fn missing() -> Refusal {
+pub(crate) fn missing() -> Refusal {
     Refusal::unavailable(
         "this cluster has no certificate authority that others could trust, or not yet",
         "start clustermesh-apiserver with --certificates-dir, and wait until the certificates are made; a folder of --mesh-tls-dir \

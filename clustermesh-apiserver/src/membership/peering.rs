@@ -8,7 +8,7 @@ use mesh_peers::PeerFile;
 use mesh_source::ranges::Known;
 use tokio::sync::Mutex;
 
-use super::answer::Refusal;
+use super::refusal::Refusal;
 use super::store::{PeerStore, StoreError, Stored};
 
 /// The peers of this cluster.
