@@ -180,14 +180,16 @@ fn leftovers(cluster: &KubeCluster) -> Result<Vec<String>> {
         "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets";
     let inside = context.kubectl(&["-n", NAMESPACE, "get", kinds, "-o", "name"])?;
     let outside = context.kubectl(&["get", "clusterroles,clusterrolebindings", "-o", "name"])?;
-    let supplied = [
+    // Kubernetes' own, and the certificates: a new installation is the same cluster for its peers.
+    let stays = [
         "configmap/kube-root-ca.crt",
         "serviceaccount/default",
+        "secret/clustermesh-ca",
         "secret/clustermesh-etcd-tls",
         "secret/clustermesh-apiserver-tls",
         "secret/clustermesh-agent-tls",
     ];
-    let inside = inside.lines().filter(|name| !supplied.contains(name));
+    let inside = inside.lines().filter(|name| !stays.contains(name));
     let outside = outside.lines().filter(|name| name.contains("/clustermesh"));
     Ok(inside.chain(outside).map(str::to_owned).collect())
 }

@@ -17,21 +17,20 @@ const LIMITS: &[(&str, usize)] = &[
     ("crates/admin", 78),
     ("crates/failure", 100),
     ("crates/files", 54),
-    ("crates/kube", 80),
+    ("crates/kube", 56),
     ("crates/kv", 37),
-    ("crates/membership", 60),
+    ("crates/membership", 48),
     ("crates/model", 45),
     ("crates/peers", 48),
     ("crates/runtime", 61),
-    ("crates/secrets", 60),
+    ("crates/secrets", 52),
     ("crates/source", 22),
     ("crates/trust", 56),
     ("ebpf/abi", 58),
     ("node-agent", 24),
 ];
-/// Of all crates together. Two more than the goal, since reaching Kubernetes, Secrets and whole files are crates that several
-/// processes share.
-const ALL: usize = 30;
+/// Of all crates together: the goal.
+const ALL: usize = 28;
 
 const ITEMS: [&str; 10] =
     ["fn ", "async fn ", "const ", "unsafe fn ", "struct ", "enum ", "trait ", "type ", "mod ", "use "];
