@@ -37,6 +37,13 @@ fn write(folder: &Path, issued: &Issued) -> PathBuf {
     folder.to_owned()
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in ["tls.crt", "tls.key"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
 /// Folders with what hoth shows, its peers' files, and what yavin shows.
 struct Folders {
     own: PathBuf,
@@ -218,30 +225,24 @@ fn certificates_make_themselves_and_outlive_a_restart() {
 }
 
 #[test]
-fn another_clusters_certificate_is_not_served_with() {
+fn another_clusters_certificate_is_not_served_with_and_can_be_put_right_meanwhile() {
     let lab = Lab::new();
-    let folders = Folders::new(&lab.root);
-    let output = Apiserver::command(
-        &lab,
-        &[
-            "--etcd-endpoint",
-            &lab.etcd.endpoint().to_string(),
-            "--mesh-address",
-            "127.0.0.1:0",
-            "--mesh-tls-dir",
-            &folders.peer.display().to_string(),
-            "--peers-dir",
-            &folders.peers.display().to_string(),
-            "--state-dir",
-            &folders.state.display().to_string(),
-        ],
-    )
-    .output()
-    .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    lab.write("base.yaml", &base(&["10.2.0.1"]));
+    let mut folders = Folders::new(&lab.root);
+    let (right, port) = (folders.own.clone(), free_port());
+    folders.own = lab.root.join("shown");
+    copy(&folders.peer, &folders.own);
+    let apiserver = folders.start(&lab, port);
     let wanted = "is the certificate of clustermesh://yavin/agent, not of clustermesh://hoth/apiserver";
-    assert!(said.contains(wanted), "{said}");
+    wait_until(wanted, DEADLINE, || apiserver.http("/readyz").contains(wanted));
+    let slice = "endpoints/hoth/default/rebel-base/rebel-base-x1";
+    // It exports all the same.
+    lab.until_has(slice);
+    assert_eq!(folders.read(port, PREFIX), "", "nobody is let in");
+    copy(&right, &folders.own);
+    wait_until(slice, DEADLINE, || folders.read(port, PREFIX).contains(slice));
+    let said = apiserver.stop().concat();
+    assert!(said.contains("before its certificate can be used"), "{said}");
 }
 
 #[test]

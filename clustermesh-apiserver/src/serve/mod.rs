@@ -51,7 +51,7 @@ use feed::{FOLLOWED, Feed};
 use listener::Listener;
 use reload::Reload;
 use rpc::{Budget, Served};
-use tls::{Admission, Judgement, TlsError};
+use tls::{Admission, Judgement};
 use view::Scope;
 
 use crate::peers::Known;
@@ -71,8 +71,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub enum ServeError {
     #[error("listening for the mesh API on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
-    #[error(transparent)]
-    Tls(#[from] TlsError),
 }
 
 /// Where and as whom the mesh API is served.
@@ -110,7 +108,7 @@ impl MeshApi {
         let (cluster, requires_identity) = (config.cluster.clone(), config.requires_identity);
         let judgement = Judgement { cluster, requires_identity, refused };
         let shown = readiness.condition("mesh-api-certificates", "waiting for certificates");
-        let reload = Reload::start((config.own.clone(), peers), judgement, shown, metrics.clone())?;
+        let reload = Reload::start((config.own.clone(), peers), judgement, shown, metrics.clone());
         let address = config.address;
         let listen = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;

@@ -39,26 +39,22 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    /// Reads the files for the first time. Where they are not there yet, nobody is let in until they are.
-    ///
-    /// # Errors
-    /// Where what is there can't be used: somebody has to see that at the start.
+    /// Reads the files for the first time. Where they are not there yet, or can't be used, nobody is let in until they can:
+    /// the process is not ready, exports all the same, and a Secret that is mirrored into the folder can still be mended.
     pub(crate) fn start(
         (files, mut peers): (OwnFiles, watch::Receiver<Arc<Known>>),
         judgement: Judgement,
         condition: Condition,
         metrics: ServeMetrics,
-    ) -> Result<Self, TlsError> {
+    ) -> Self {
         let trusted = peers.borrow_and_update().trusted();
         let (own, admission, reported) = (None, watch::Sender::default(), None);
         let mut reload =
             Self { files, judgement, peers, own, trusted, admission, condition, metrics, reported };
         let content = reload.files.content();
-        match reload.take(content) {
-            Err(error) if !error.is_missing() => return Err(error),
-            taken => reload.report(taken),
-        }
-        Ok(reload)
+        let taken = reload.take(content);
+        reload.report(taken);
+        reload
     }
 
     pub(crate) fn admission(&self) -> watch::Receiver<Option<Arc<Admission>>> {
@@ -145,12 +141,17 @@ impl Reload {
         if self.reported.as_ref() == Some(&reason) {
             return;
         }
-        if self.own.is_none() && error.is_missing() {
-            tracing::info!(reason, "nobody is let in to the mesh API before it has certificates");
-        } else {
+        if self.own.is_some() {
             tracing::warn!(
                 error = reason,
                 "certificates or trust of the mesh API can't be read; what was read before stays"
+            );
+        } else if error.is_missing() {
+            tracing::info!(reason, "nobody is let in to the mesh API before it has certificates");
+        } else {
+            tracing::error!(
+                error = reason,
+                "nobody is let in to the mesh API before its certificate can be used"
             );
         }
         self.reported = Some(reason);

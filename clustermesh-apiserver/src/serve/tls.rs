@@ -22,7 +22,7 @@ use crate::peers::Trusted;
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error("reading {path}: check that it exists and may be read by this process")]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{path} is no valid PEM: write it again from its source")]
