@@ -24,8 +24,10 @@ pub(crate) struct AdminSocketArgs {
     #[arg(long, env = "CLUSTERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/clustermesh")]
     run_dir: PathBuf,
 
-    /// Secret of the own namespace whose keys are the peer files, in place of --peers-dir; needs --source kubernetes.
-    #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME", group = "peers")]
+    /// Secret of the own namespace that --peers-dir is a mount of: clusters that join are written there.
+    ///
+    /// A key for each, `<name>.yaml`, by server-side apply. Without this flag they are written to --peers-dir itself.
+    #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME")]
     peers_secret: Option<SecretName>,
 
     /// Where peers reach this cluster's mesh API: https://HOST:PORT, e.g. of a load balancer. Repeatable.

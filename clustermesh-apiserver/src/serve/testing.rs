@@ -180,7 +180,7 @@ impl Replica {
         let peers = certificates.peer_files(PeerMetrics::register(registry.root()));
         let files = (OwnFiles(certificates.folder("hoth")), peers.known());
         let judgement = Judgement { cluster: hoth.clone(), requires_identity: false, refused };
-        let reload = Reload::start(files, judgement, shown, metrics.clone()).unwrap();
+        let reload = Reload::start(files, judgement, shown, metrics.clone());
         tokio::spawn(peers.run(token.clone()));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -68,8 +68,13 @@ impl Chart {
     /// Installs it in every cluster, and waits until everything is ready: alone where it has never been, so that its
     /// authority makes itself, then with its peers.
     pub fn install(&self) -> Result<()> {
-        self.everywhere(|site| self.install_alone(site))?;
+        self.install_without_peers()?;
         self.everywhere(|site| self.upgrade(site.name(), &[]))
+    }
+
+    /// Installs it in every cluster where it has never been, as a user does who joins them afterwards.
+    pub fn install_without_peers(&self) -> Result<()> {
+        self.everywhere(|site| self.install_alone(site))
     }
 
     fn everywhere(&self, work: impl Fn(&Site) -> Result<()> + Sync) -> Result<()> {
