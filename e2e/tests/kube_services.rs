@@ -326,12 +326,13 @@ fn wait_read(scene: &Scene<'_>, slices: usize) -> Result<()> {
 /// The revision at which so many slices of the Service are in a cluster's etcd.
 fn published(cluster: &KubeCluster, slices: usize) -> Result<u64> {
     let prefix = format!("clustermesh/v1/endpoints/{}/{}/", cluster.name(), Scene::full_name(MOVED));
-    let etcdctl = ["-n", NAMESPACE, "exec", "clustermesh-etcd-0", "--", "/etcdctl"];
+    // As the only client that etcd admits.
+    let etcdctl = ["-n", NAMESPACE, "exec", "deployment/clustermesh-apiserver", "--", "/etcdctl"];
     let access = [
-        "--endpoints=https://127.0.0.1:2379",
-        "--cacert=/etc/etcd/tls/ca.crt",
-        "--cert=/etc/etcd/tls/tls.crt",
-        "--key=/etc/etcd/tls/tls.key",
+        "--endpoints=https://clustermesh-etcd-0.clustermesh-etcd.clustermesh.svc:2379",
+        "--cacert=/var/lib/clustermesh/certificates/apiserver/ca.crt",
+        "--cert=/var/lib/clustermesh/certificates/apiserver/tls.crt",
+        "--key=/var/lib/clustermesh/certificates/apiserver/tls.key",
     ];
     let get = ["get", "--prefix", "--keys-only", "-w", "json", &prefix];
     let said = cluster.context().kubectl(&[&etcdctl[..], &access, &get].concat())?;

@@ -43,7 +43,12 @@ pub(super) fn write_all(folder: &Path, assets: &Assets) -> Result<()> {
         image(PAUSE, vec![program("lab")?], &["pause"]),
         image(LAB, vec![program("lab")?], &[]),
         image(AGENT, vec![program("node-agent")?, program("clustermesh")?], &[]),
-        image(APISERVER, vec![program("clustermesh-apiserver")?, program("clustermesh")?], &[]),
+        // With etcdctl, for tests: etcd admits nobody but this pod.
+        image(
+            APISERVER,
+            vec![program("clustermesh-apiserver")?, program("clustermesh")?, assets.etcd.join("etcdctl")],
+            &[],
+        ),
         image(KUBECTL, vec![installed("kubectl")?], &[]),
         image(COREDNS, vec![assets.coredns.join("coredns")], &[]),
         image(ETCD, vec![assets.etcd.join("etcd"), assets.etcd.join("etcdctl")], &[]),
