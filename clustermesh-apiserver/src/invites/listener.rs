@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh_trust::TLS_1_3_ONLY;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -214,9 +213,5 @@ fn config(own: &std::path::Path) -> Result<ServerConfig, JoinError> {
     }
     let key = PrivateKeyDer::from_pem_slice(&read("tls.key")?)
         .map_err(|source| JoinError::Pem { path: own.join("tls.key"), source })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(TLS_1_3_ONLY)
-        .map_err(JoinError::Tls)?;
-    builder.with_no_client_auth().with_single_cert(chain, key).map_err(JoinError::Tls)
+    mesh_trust::server_config().with_no_client_auth().with_single_cert(chain, key).map_err(JoinError::Tls)
 }

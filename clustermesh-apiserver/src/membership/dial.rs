@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_kv::EtcdEndpoint;
-use mesh_trust::{Refusal, TLS_1_3_ONLY};
+use mesh_trust::Refusal;
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
@@ -32,8 +32,6 @@ pub(crate) enum DialError {
         "the TLS handshake with {endpoint} failed; check that a mesh API or join port of TLS 1.3 listens there"
     )]
     Handshake { endpoint: EtcdEndpoint, source: std::io::Error },
-    #[error("TLS can't be set up")]
-    Setup(#[source] rustls::Error),
 }
 
 /// Remembers why a server was refused: TLS passes on only what fits into an alert.
@@ -70,7 +68,7 @@ pub(crate) async fn dial(
         endpoint: endpoint.clone(),
         source: std::io::Error::other(source),
     })?;
-    let shaking = TlsConnector::from(Arc::new(config(verifier)?)).connect(name, stream);
+    let shaking = TlsConnector::from(Arc::new(config(verifier))).connect(name, stream);
     let shaken = timeout(HANDSHAKE, shaking).await.map_err(|_| slow(HANDSHAKE))?;
     shaken.map_err(|source| match told.take() {
         Some(why) => DialError::Refused { endpoint: endpoint.clone(), why },
@@ -78,10 +76,7 @@ pub(crate) async fn dial(
     })
 }
 
-fn config(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, DialError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(TLS_1_3_ONLY)
-        .map_err(DialError::Setup)?;
-    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+fn config(verifier: Arc<dyn ServerCertVerifier>) -> ClientConfig {
+    let builder = mesh_trust::client_config().dangerous();
+    builder.with_custom_certificate_verifier(verifier).with_no_client_auth()
 }

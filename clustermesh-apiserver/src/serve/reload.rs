@@ -89,28 +89,23 @@ impl Reload {
         }
         let own = self.files.own(&content, &self.judgement.cluster)?;
         self.own = Some((content, own));
-        self.admit()
+        self.admit();
+        Ok(())
     }
 
     /// Nothing of the own files keeps what the peers say now from counting.
     fn take_peers(&mut self) {
         let trusted = self.peers.borrow_and_update().trusted();
-        if trusted == self.trusted {
-            return;
-        }
-        self.trusted = trusted;
-        if let Err(error) = self.admit() {
-            tracing::error!(
-                error = mesh_failure::chain(&error),
-                "what the peer files say now does not count"
-            );
+        if trusted != self.trusted {
+            self.trusted = trusted;
+            self.admit();
         }
     }
 
     /// Has what is known now count.
-    fn admit(&mut self) -> Result<(), TlsError> {
-        let Some((_, own)) = &self.own else { return Ok(()) };
-        let admission = self.judgement.admission(own, &self.trusted)?;
+    fn admit(&mut self) {
+        let Some((_, own)) = &self.own else { return };
+        let admission = self.judgement.admission(own, &self.trusted);
         let before = self.admission.borrow().clone();
         if before.is_some() {
             self.metrics.reloads.inc();
@@ -121,7 +116,6 @@ impl Reload {
             tracing::warn!(reason, "a peer file lets nobody in to the mesh API");
         }
         self.admission.send_replace(Some(Arc::new(admission)));
-        Ok(())
     }
 
     /// Tells of a failure once, also by readiness and metrics, until a reading succeeds.

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesh_model::name::ClusterName;
-use mesh_trust::{
-    Bundle, BundleError, Certificate, CertificateError, ClientVerifier, Identity, Role, TLS_1_3_ONLY, Trust,
-};
+use mesh_trust::{Bundle, BundleError, Certificate, CertificateError, ClientVerifier, Identity, Role, Trust};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,8 +33,6 @@ pub(crate) enum TlsError {
     Pair { folder: PathBuf, source: rustls::Error },
     #[error("{path}")]
     Bundle { path: PathBuf, source: BundleError },
-    #[error("setting TLS up")]
-    Setup(#[source] rustls::Error),
 }
 
 fn shown(identity: Option<&Identity>) -> String {
@@ -109,7 +105,7 @@ impl OwnFiles {
         let chain = chain(&path, &content.certificate, cluster)?;
         let key = PrivateKeyDer::from_pem_slice(&content.key)
             .map_err(|source| TlsError::Pem { path: key_path, source })?;
-        let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+        let certified = CertifiedKey::from_der(chain, key, &mesh_trust::provider())
             .map_err(|source| TlsError::Pair { folder: self.0.clone(), source })?;
         let bundle = |text: &Vec<u8>| {
             Bundle::from_pem(&String::from_utf8_lossy(text))
@@ -147,7 +143,7 @@ pub(crate) struct Judgement {
 
 impl Judgement {
     /// What counts for connections, by the own files and those of the peers.
-    pub(crate) fn admission(&self, own: &Own, trusted: &Trusted) -> Result<Admission, TlsError> {
+    pub(crate) fn admission(&self, own: &Own, trusted: &Trusted) -> Admission {
         let (mut bundles, left_out) = bundles(trusted);
         if let Some(authority) = &own.authority {
             bundles.insert(self.cluster.clone(), Arc::clone(authority));
@@ -155,17 +151,14 @@ impl Judgement {
         let trust = Trust::new(bundles);
         let trust = Arc::new(if self.requires_identity { trust } else { trust.assuming_agents() });
         let verifier = ClientVerifier::new(Arc::clone(&trust), Arc::clone(&self.refused));
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(TLS_1_3_ONLY)
-                .map_err(TlsError::Setup)?
-                .with_client_cert_verifier(Arc::new(verifier))
-                .with_cert_resolver(own.shown.clone());
+        let mut config = mesh_trust::server_config()
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(own.shown.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session repeats no check of the certificate, and keeps an identity that is not shown any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Admission { config: Arc::new(config), trust, left_out })
+        Admission { config: Arc::new(config), trust, left_out }
     }
 }
 

@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_trust::Certificate;
+use mesh_trust::{Certificate, provider};
 use rustls::pki_types::UnixTime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::pem::{TlsError, certificates, provider};
+use crate::pem::{TlsError, certificates};
 
 /// `tls.crt` and `tls.key` of a folder. What can't be used leaves what could be before. Clones share what is held.
 #[derive(Clone, Debug)]

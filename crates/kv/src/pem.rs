@@ -1,7 +1,6 @@
 //! Certificates as text, and what is wrong with them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustls::CertRevocationListError;
 use rustls::client::VerifierBuilderError;
@@ -36,10 +35,6 @@ impl TlsError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
-}
-
-pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 pub(crate) fn certificates(bytes: &[u8], place: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

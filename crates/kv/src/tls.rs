@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mesh_failure::chain;
 use mesh_model::name::ClusterName;
-use mesh_trust::{Bundle, Identity, Role, ServerVerifier, Trust};
+use mesh_trust::{Bundle, Identity, Role, ServerVerifier, Trust, provider};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::client::danger::ServerCertVerifier;
@@ -20,7 +20,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::task::spawn_blocking;
 
 use crate::credentials::{Credentials, certified};
-use crate::pem::{TlsError, certificates, provider};
+use crate::pem::{TlsError, certificates};
 use crate::server::PeerServer;
 use crate::shown::Shown;
 

@@ -18,6 +18,6 @@ pub use bundle::{Bundle, BundleError};
 pub use certificate::{Certificate, CertificateError, Fingerprint, Serial};
 pub use identity::{Identity, IdentityError, Role};
 pub use refusal::{Refusal, RefusalReason};
-pub use tls::{ClientVerifier, ServerVerifier, TLS_1_3_ONLY};
+pub use tls::{ClientVerifier, ServerVerifier, client_config, provider, server_config};
 pub use trust::{Side, Trust};
 pub use upkeep::{Cause, Upkeep, Wanted};

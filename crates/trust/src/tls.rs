@@ -1,15 +1,15 @@
 //! The judgement of [`Trust`] where rustls asks for it, on either side of a connection.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::verify_tls13_signature;
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
-    SupportedProtocolVersion,
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion, WantsVerifier,
 };
 
 use crate::identity::Identity;
@@ -17,7 +17,27 @@ use crate::refusal::Refusal;
 use crate::trust::{ALGORITHMS, Side, Trust};
 
 /// The versions of TLS that the mesh speaks.
-pub const TLS_1_3_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const TLS_1_3_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// Made once: rustls makes every part of it anew.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+
+/// The cryptography that all connections use.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// What a server of the mesh begins with: TLS 1.3 alone.
+pub fn server_config() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    let builder = ServerConfig::builder_with_provider(provider());
+    builder.with_protocol_versions(TLS_1_3_ONLY).expect("ring has what TLS 1.3 needs")
+}
+
+/// The same for a client of the mesh.
+pub fn client_config() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    let builder = ClientConfig::builder_with_provider(provider());
+    builder.with_protocol_versions(TLS_1_3_ONLY).expect("ring has what TLS 1.3 needs")
+}
 
 /// Is told of every refusal: rustls passes on only what fits into an alert.
 type Refused = Arc<dyn Fn(&Refusal) + Send + Sync>;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use mesh_model::name::ClusterName;
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
@@ -15,10 +15,11 @@ use crate::bundle::Bundle;
 use crate::certificate::Certificate;
 use crate::identity::{Identity, Role};
 use crate::refusal::Refusal;
+use crate::tls::provider;
 
-/// The signatures that count, of chains and of handshakes. Made once: rustls makes a whole provider to tell them.
+/// The signatures that count, of chains and of handshakes.
 pub(crate) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
-    LazyLock::new(|| ring::default_provider().signature_verification_algorithms);
+    LazyLock::new(|| provider().signature_verification_algorithms);
 
 /// Which end of a connection shows a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

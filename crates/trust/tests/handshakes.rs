@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use mesh_model::name::ClusterName;
 use mesh_trust::{
-    Authority, Bundle, ClientVerifier, Identity, Issued, Lifetime, Role, ServerVerifier, TLS_1_3_ONLY, Trust,
+    Authority, Bundle, ClientVerifier, Identity, Issued, Lifetime, Role, ServerVerifier, Trust,
+    client_config, server_config,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConnection, ServerConnection};
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
@@ -56,10 +57,7 @@ impl Told {
 
 fn server(shows: &Issued, trusts: Arc<Trust>, told: &Told) -> ServerConnection {
     let (chain, key) = pair(shows);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(TLS_1_3_ONLY)
-        .unwrap()
+    let config = server_config()
         .with_client_cert_verifier(Arc::new(ClientVerifier::new(trusts, told.listener())))
         .with_single_cert(chain, key)
         .unwrap();
@@ -69,10 +67,7 @@ fn server(shows: &Issued, trusts: Arc<Trust>, told: &Told) -> ServerConnection {
 fn client(shows: &Issued, trusts: Arc<Trust>, expects: &str, told: &Told) -> ClientConnection {
     let (chain, key) = pair(shows);
     let expected = Identity::new(cluster(expects), Role::Apiserver);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(TLS_1_3_ONLY)
-        .unwrap()
+    let config = client_config()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(trusts, expected, told.listener())))
         .with_client_auth_cert(chain, key)
@@ -162,12 +157,9 @@ fn a_client_without_a_certificate_is_refused() {
     let (hoth, yavin) = (authority("hoth"), authority("yavin"));
     let told = Told::default();
     let mut server = server(&issue(&hoth, Role::Apiserver), trust_in("yavin", &yavin), &told);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let expected = Identity::new(cluster("hoth"), Role::Apiserver);
     let verifier = ServerVerifier::new(trust_in("hoth", &hoth), expected, told.listener());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(TLS_1_3_ONLY)
-        .unwrap()
+    let config = client_config()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
