@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_admin::api::{Event, PeerState};
@@ -238,27 +239,35 @@ async fn a_file_that_breaks_keeps_its_last_good_content() {
     world.stop().await;
 }
 
+/// An agent whose certificate `ours` made, and an etcd whose certificate `ca` made and which trusts nobody else; and the
+/// folder of that one.
+fn mutual_tls(dir: &Path, ca: &Ca, ours: &Ca) -> (World, Etcd, PathBuf) {
+    let [server, client] = ["server", "ours"].map(|name| dir.join(name));
+    ca.issue("etcd", &server);
+    ours.issue("hoth", &client);
+    let world = World::with_identity(Some(client));
+    (world, Etcd::start_tls(dir, &server), server)
+}
+
+/// The file of a peer whose certificates these roots vouch for.
+fn trusting(etcd: &Etcd, pods: &str, roots: &str) -> String {
+    let roots: String = roots.lines().map(|line| format!("  {line}\n")).collect();
+    file(2, &etcd.endpoint().to_string(), &agreed(pods)) + "trust: |\n" + &roots
+}
+
 #[tokio::test]
 async fn a_peer_over_mutual_tls_works_and_a_wrong_ca_is_named_with_the_remedy() {
     let (ca, other) = (Ca::new("tatooine"), Ca::new("other"));
     let dir = tempfile::tempdir().unwrap();
-    let [server, ours] = ["server", "ours"].map(|name| dir.path().join(name));
-    ca.issue("etcd", &server);
-    ca.issue("hoth", &ours);
-    let mut world = World::with_identity(Some(ours));
-    let etcd = Etcd::start_tls(dir.path(), &server);
+    let (mut world, etcd, _) = mutual_tls(dir.path(), &ca, &ca);
     fill(&etcd, "tatooine", 2, &["10.2.0.1"]);
-    let trusting = |ca: &Ca| {
-        let pem: String = ca.pem().lines().map(|line| format!("  {line}\n")).collect();
-        file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")) + "trust: |\n" + &pem
-    };
-    world.write("tatooine", &trusting(&other));
+    world.write("tatooine", &trusting(&etcd, "10.2.0.0/16", other.pem()));
     let row = world.until_row("tatooine", |row| row.state == PeerState::Disconnected).await;
     let reason = row.reason.unwrap();
     assert!(reason.contains(&etcd.endpoint().to_string()), "{reason}");
     assert!(reason.contains("trust the CA that signed it"), "{reason}");
 
-    world.write("tatooine", &trusting(&ca));
+    world.write("tatooine", &trusting(&etcd, "10.2.0.0/16", ca.pem()));
     let row = world.until_row("tatooine", |row| row.state == PeerState::Synced).await;
     assert_eq!(row.backends, 1);
     world.stop().await;
@@ -268,16 +277,9 @@ async fn a_peer_over_mutual_tls_works_and_a_wrong_ca_is_named_with_the_remedy() 
 async fn a_change_of_trust_ends_only_the_connection_that_no_longer_counts() {
     let (ca, other) = (Ca::new("jakku"), Ca::new("other"));
     let dir = tempfile::tempdir().unwrap();
-    let [server, ours] = ["server", "ours"].map(|name| dir.path().join(name));
-    ca.issue("etcd", &server);
-    ca.issue("hoth", &ours);
-    let mut world = World::with_identity(Some(ours));
-    let etcd = Etcd::start_tls(dir.path(), &server);
+    let (mut world, etcd, server) = mutual_tls(dir.path(), &ca, &ca);
     fill(&etcd, "jakku", 2, &["10.2.0.1"]);
-    let trusting = |pem: &str, id: &str| {
-        let pem: String = pem.lines().map(|line| format!("  {line}\n")).collect();
-        file(2, &etcd.endpoint().to_string(), &agreed(&format!("10.{id}.0.0/16"))) + "trust: |\n" + &pem
-    };
+    let trusting = |roots: &str, id: &str| trusting(&etcd, &format!("10.{id}.0.0/16"), roots);
     world.write("jakku", &trusting(ca.pem(), "2"));
     world.until_row("jakku", |row| row.state == PeerState::Synced).await;
     // The ranges say when the file counts.
@@ -299,14 +301,8 @@ async fn a_change_of_trust_ends_only_the_connection_that_no_longer_counts() {
 async fn a_client_certificate_that_the_peer_does_not_trust_is_named_with_the_remedy() {
     let (ca, other) = (Ca::new("crait"), Ca::new("other"));
     let dir = tempfile::tempdir().unwrap();
-    let [server, ours] = ["server", "ours"].map(|name| dir.path().join(name));
-    ca.issue("etcd", &server);
-    other.issue("hoth", &ours);
-    let mut world = World::with_identity(Some(ours));
-    let etcd = Etcd::start_tls(dir.path(), &server);
-    let pem: String = ca.pem().lines().map(|line| format!("  {line}\n")).collect();
-    let text = file(2, &etcd.endpoint().to_string(), &agreed("10.2.0.0/16")) + "trust: |\n" + &pem;
-    world.write("crait", &text);
+    let (mut world, etcd, _) = mutual_tls(dir.path(), &ca, &other);
+    world.write("crait", &trusting(&etcd, "10.2.0.0/16", ca.pem()));
     let row = world.until_row("crait", |row| row.state == PeerState::Disconnected).await;
     let reason = row.reason.unwrap();
     assert!(reason.contains("tls.crt is signed by a CA that it trusts"), "{reason}");
