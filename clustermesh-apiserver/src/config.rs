@@ -22,7 +22,7 @@ use mesh_source::{IdentityArgs, IdentityError, SourceArgs};
 use mesh_trust::{Role, Wanted};
 
 use crate::admin::AdminSocketArgs;
-use crate::certificates::{ETCD_CLIENT, Folder, Placement, SecretStore, Store};
+use crate::certificates::{ETCD_CLIENT, Folder, OwnEtcd, Placement, SecretStore, Store};
 use crate::exporter::COMPACT;
 use crate::membership::OwnCertificates;
 use crate::peers::PeersArgs;
@@ -379,6 +379,13 @@ impl RunArgs {
             server: self.mesh.mesh_tls_dir.clone(),
             made: self.certificates.certificates_dir.clone(),
         }
+    }
+
+    /// The own etcd, where what is made here is what it is shown.
+    pub(crate) fn own_etcd(&self) -> OwnEtcd {
+        let made = self.certificates.certificates_dir.as_ref().map(|dir| dir.join(Role::Apiserver.as_str()));
+        let is_shown = made.is_some() && made == self.etcd.server.tls_dir;
+        OwnEtcd { endpoints: if is_shown { self.etcd.server.endpoints.clone() } else { Vec::new() } }
     }
 
     /// Who this cluster is.

@@ -61,9 +61,9 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let ranges = process.follow_ranges(&source)?;
     let leading = process.export(identity, (&dialer, &source, &ranges), metrics.export);
     process.write_events(&source, leading.clone(), metrics.source);
-    process.keep_certificates(leading.clone(), metrics.certificates, &metrics.mirrors);
+    let orders = process.keep_certificates(leading.clone(), metrics.certificates, &metrics.mirrors);
     let described = Described::new(args, ranges, leading, listens);
-    admin::spawn(described, (dialer, metrics.join), &mut process.supervisor, args).await?;
+    admin::spawn(described, (dialer, metrics.join), orders, &mut process.supervisor, args).await?;
     process.follow_source(source);
     process.serve_health(health, registry);
     process.supervisor.run(STOP_DEADLINE).await?;

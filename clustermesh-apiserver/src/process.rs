@@ -17,7 +17,7 @@ use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
 use prometheus_client::registry::Registry as Root;
 use tokio::sync::watch;
 
-use crate::certificates::{CertificateMetrics, Keeper};
+use crate::certificates::{CertificateMetrics, Keeper, Look, Orders};
 use crate::config::RunArgs;
 use crate::exporter::{self, ExportMetrics, Exporter};
 use crate::invites::JoinMetrics;
@@ -144,28 +144,30 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Makes the cluster's certificates, and follows those that this process shows, where they are its business.
+    /// Makes the cluster's certificates, and follows those that this process shows, where they are its business; says what
+    /// carries out what an operator asks for.
     pub(crate) fn keep_certificates(
         &mut self,
         leading: watch::Receiver<bool>,
         metrics: CertificateMetrics,
         mirrors: &MirrorMetrics,
-    ) {
+    ) -> Option<Orders> {
         let (args, token) = (&self.args.certificates, self.supervisor.token());
-        if let Some(store) = args.store(self.args.source.access()) {
-            let condition = self.readiness.condition("certificates", "they have not been looked at");
-            let wanted = args.wanted(&self.args.etcd.server.endpoints);
-            let cluster = self.args.identity.cluster_name.clone();
-            let keeper = Keeper::new((cluster, store), wanted, (condition, leading), metrics);
-            self.supervisor.spawn("certificates", keeper.run(token.clone()));
-        }
         if let Some(mirror) = args.mirror(self.args.source.access(), mirrors) {
             let said = |state: &MirrorState| state.problems.clone();
             let remarks =
                 self.readiness.clone().remark_on("certificates", mirror.state(), said, token.clone());
             self.supervisor.spawn("certificate-remarks", remarks);
-            self.supervisor.spawn("certificate-mirror", mirror.run(token));
+            self.supervisor.spawn("certificate-mirror", mirror.run(token.clone()));
         }
+        let store = args.store(self.args.source.access())?;
+        let cluster = self.args.identity.cluster_name.clone();
+        let wanted = args.wanted(&self.args.etcd.server.endpoints);
+        let look = Arc::new(Look::new((cluster, store), wanted, metrics));
+        let condition = self.readiness.condition("certificates", "they have not been looked at");
+        let keeper = Keeper::new(Arc::clone(&look), condition, leading.clone());
+        self.supervisor.spawn("certificates", keeper.run(token));
+        Some(Orders::new(look, leading, self.args.own_etcd()))
     }
 
     /// Follows the source, which everybody has heard of by now.

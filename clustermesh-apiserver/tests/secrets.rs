@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod binaries;
+mod secured;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use binaries::{Apiserver, DEADLINE, Lab, base};
 use mesh_kv::testing::{free_port, wait_until};
 use mesh_secrets::testing::FakeSecrets;
+use secured::Etcd;
 use serde_json::json;
 
 const HOLDERS: [&str; 4] = ["ca", "apiserver", "agent", "etcd"];
@@ -23,35 +25,6 @@ fn mount(fake: &FakeSecrets, holder: &str, below: &Path) -> PathBuf {
         fs::write(folder.join(key), fake.value(&format!("mesh-{holder}"), key).unwrap()).unwrap();
     }
     folder
-}
-
-/// As the chart starts it; killed with the test.
-struct Etcd(Child);
-
-impl Etcd {
-    fn start(tls: &Path, data: &Path, port: u16) -> Self {
-        let (client, peer) =
-            (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()));
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "etcd", "--name", "test", "--log-level", "error"]);
-        command.arg("--data-dir").arg(data);
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("test={peer}"), "--unsafe-no-fsync"]);
-        command.arg("--cert-file").arg(tls.join("tls.crt")).arg("--key-file").arg(tls.join("tls.key"));
-        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(tls.join("ca.crt"));
-        command.args(["--client-cert-allowed-hostname", "apiserver.clustermesh.internal"]);
-        command.arg("--enable-grpc-gateway=false");
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// What `etcdctl` reads with the certificate in a folder; none where it is not let in.

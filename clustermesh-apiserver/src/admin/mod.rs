@@ -5,6 +5,7 @@
 
 mod answer;
 mod args;
+mod certificates;
 mod cluster;
 mod invites;
 mod peers;
@@ -20,6 +21,7 @@ pub(crate) use args::AdminSocketArgs;
 use mesh_kv::Dialer;
 use mesh_runtime::{AdminServer, Listen, Supervisor};
 
+use crate::certificates::Orders;
 use crate::config::RunArgs;
 use crate::invites::{Door, Invites, JoinError, JoinMetrics, JoinPort};
 use crate::membership::{Described, Peering};
@@ -32,6 +34,8 @@ struct Api {
     described: Arc<Described>,
     peering: Arc<Peering>,
     invites: Invites,
+    /// None where this process makes no certificates.
+    orders: Option<Orders>,
 }
 
 /// Serves it, and the join port where there is one.
@@ -41,6 +45,7 @@ struct Api {
 pub(crate) async fn spawn(
     described: Described,
     (dialer, metrics): (Arc<Dialer>, JoinMetrics),
+    orders: Option<Orders>,
     supervisor: &mut Supervisor,
     args: &RunArgs,
 ) -> Result<(), JoinError> {
@@ -54,7 +59,7 @@ pub(crate) async fn spawn(
         let port = JoinPort::bind(address, folder, door).await?;
         supervisor.spawn("join", port.run(supervisor.token()));
     }
-    let api = Api { described, peering, invites };
+    let api = Api { described, peering, invites, orders };
     match AdminServer::bind(Listen::Unix(args.admin_socket.socket())).await {
         Ok(server) => supervisor.spawn("admin-socket", server.serve(routes(api), supervisor.token())),
         Err(error) => {
@@ -72,6 +77,7 @@ pub(crate) async fn spawn(
 fn routes(api: Api) -> Router {
     let api = Arc::new(api);
     Router::new()
+        .merge(certificates::routes())
         .merge(cluster::routes())
         .merge(peers::routes())
         .merge(probe::routes())

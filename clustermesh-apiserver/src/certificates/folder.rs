@@ -8,10 +8,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use mesh_files::{Group, Replaced};
-use mesh_trust::Issued;
 
 use super::Holder;
-use super::store::{Held, Written};
+use super::store::{Entry, Held, Written};
 
 /// Why a certificate can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -39,27 +38,21 @@ impl Folder {
 
     /// A certificate with its key; none where neither is there.
     pub(super) fn read(&self, holder: Holder) -> Result<Option<Held>, FolderError> {
-        let folder = self.path.join(holder.as_str());
-        let certificate = read(&folder.join("tls.crt"))?;
-        let key = read(&folder.join("tls.key"))?;
-        if certificate.is_none() && key.is_none() {
-            return Ok(None);
-        }
-        // Half of a pair is no certificate, and its holder learns why.
-        let pair =
-            Issued { certificate_pem: certificate.unwrap_or_default(), key_pem: key.unwrap_or_default() };
-        let trust = read(&folder.join("ca.crt"))?.unwrap_or_default();
-        Ok(Some(Held { pair, trust, is_own: self.group(holder).is_own(), secret: None }))
+        let link = self.path.join(holder.as_str());
+        // What the link leads to now: all files of one writing.
+        let folder = fs::canonicalize(&link).unwrap_or(link);
+        let entry = Entry::read(|name| read(&folder.join(name)))?;
+        Ok(entry.map(|entry| Held { entry, is_own: self.group(holder).is_own(), secret: None }))
     }
 
-    /// Puts a pair where there is nothing yet; false where there is something. Of two that try at once one succeeds.
-    pub(super) fn create(&self, holder: Holder, pair: &Issued, trust: &str) -> Result<bool, FolderError> {
-        self.write(|| self.group(holder).create(files(pair, trust)), holder)
+    /// Puts an entry where there is nothing yet; false where there is something. Of two that try at once one succeeds.
+    pub(super) fn create(&self, holder: Holder, entry: &Entry) -> Result<bool, FolderError> {
+        self.write(|| self.group(holder).create(entry.files()), holder)
     }
 
-    /// Puts a pair in the place of the one that was written last.
-    pub(super) fn replace(&self, holder: Holder, pair: &Issued, trust: &str) -> Result<Written, FolderError> {
-        let replaced = self.write(|| self.group(holder).replace(files(pair, trust)), holder)?;
+    /// Puts an entry in the place of the one that was written last.
+    pub(super) fn replace(&self, holder: Holder, entry: &Entry) -> Result<Written, FolderError> {
+        let replaced = self.write(|| self.group(holder).replace(entry.files()), holder)?;
         Ok(if replaced == Replaced::Yes { Written::Yes } else { Written::Foreign })
     }
 
@@ -71,14 +64,6 @@ impl Folder {
     fn group(&self, holder: Holder) -> Group {
         Group::new(self.path.join(holder.as_str()))
     }
-}
-
-fn files<'a>(pair: &'a Issued, trust: &'a str) -> [(&'static str, &'a [u8]); 3] {
-    [
-        ("ca.crt", trust.as_bytes()),
-        ("tls.crt", pair.certificate_pem.as_bytes()),
-        ("tls.key", pair.key_pem.as_bytes()),
-    ]
 }
 
 fn read(path: &Path) -> Result<Option<String>, FolderError> {
@@ -95,14 +80,15 @@ fn read(path: &Path) -> Result<Option<String>, FolderError> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use mesh_trust::Role;
+    use mesh_trust::{Issued, Role};
 
     use super::*;
 
     const AGENT: Holder = Holder::Process(Role::Agent);
 
-    fn pair(text: &str) -> Issued {
-        Issued { certificate_pem: format!("certificate {text}"), key_pem: format!("key {text}") }
+    fn pair(text: &str) -> Entry {
+        let pair = Issued { certificate_pem: format!("certificate {text}"), key_pem: format!("key {text}") };
+        Entry::new(pair, "the authority")
     }
 
     fn scratch() -> (tempfile::TempDir, Folder) {
@@ -116,8 +102,8 @@ mod tests {
         let (_scratch, folder) = scratch();
         assert!(folder.read(AGENT).unwrap().is_none());
         for text in ["one", "two"] {
-            assert_eq!(folder.replace(AGENT, &pair(text), "the authority").unwrap(), Written::Yes);
-            assert_eq!(folder.read(AGENT).unwrap().unwrap().pair.key_pem, format!("key {text}"));
+            assert_eq!(folder.replace(AGENT, &pair(text)).unwrap(), Written::Yes);
+            assert_eq!(folder.read(AGENT).unwrap().unwrap().entry.pair.key_pem, format!("key {text}"));
             assert!(folder.read(AGENT).unwrap().unwrap().is_own);
         }
         let inside = folder.path.join("agent");
@@ -130,9 +116,9 @@ mod tests {
     #[test]
     fn of_two_that_create_one_succeeds() {
         let (_scratch, folder) = scratch();
-        assert!(folder.create(Holder::Authority, &pair("one"), "").unwrap());
-        assert!(!folder.create(Holder::Authority, &pair("two"), "").unwrap());
-        assert_eq!(folder.read(Holder::Authority).unwrap().unwrap().pair.key_pem, "key one");
+        assert!(folder.create(Holder::Authority, &pair("one")).unwrap());
+        assert!(!folder.create(Holder::Authority, &pair("two")).unwrap());
+        assert_eq!(folder.read(Holder::Authority).unwrap().unwrap().entry.pair.key_pem, "key one");
         assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 2);
     }
 
@@ -142,16 +128,16 @@ mod tests {
         let theirs = folder.path.join("agent");
         fs::create_dir_all(&theirs).unwrap();
         fs::write(theirs.join("tls.crt"), "theirs").unwrap();
-        assert_eq!(folder.replace(AGENT, &pair("ours"), "").unwrap(), Written::Foreign);
-        assert!(!folder.create(AGENT, &pair("ours"), "").unwrap());
+        assert_eq!(folder.replace(AGENT, &pair("ours")).unwrap(), Written::Foreign);
+        assert!(!folder.create(AGENT, &pair("ours")).unwrap());
         let held = folder.read(AGENT).unwrap().unwrap();
         assert!(!held.is_own);
-        let held = held.pair;
+        let held = held.entry.pair;
         assert_eq!((held.certificate_pem.as_str(), held.key_pem.as_str()), ("theirs", ""));
         // As a mounted Secret is: a link of somebody else's.
         fs::remove_dir_all(&theirs).unwrap();
         symlink(scratch.path(), &theirs).unwrap();
-        assert_eq!(folder.replace(AGENT, &pair("ours"), "").unwrap(), Written::Foreign);
+        assert_eq!(folder.replace(AGENT, &pair("ours")).unwrap(), Written::Foreign);
         assert!(!folder.group(AGENT).is_own());
     }
 
@@ -160,7 +146,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("file");
         fs::write(&file, "").unwrap();
-        let said = Folder::new(file).replace(AGENT, &pair("x"), "").unwrap_err().to_string();
+        let said = Folder::new(file).replace(AGENT, &pair("x")).unwrap_err().to_string();
         assert!(said.contains("/file/"), "{said}");
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct CertificateMetrics {
     expiry: ByLabel<Gauge<f64, AtomicU64>>,
     issued: ByLabel<Counter>,
     failures: Counter,
+    authorities: Gauge,
+    revoked: Gauge,
 }
 
 impl CertificateMetrics {
@@ -24,6 +26,8 @@ impl CertificateMetrics {
             expiry: ByLabel::new("holder", holders),
             issued: ByLabel::new("holder", holders),
             failures: Counter::default(),
+            authorities: Gauge::default(),
+            revoked: Gauge::default(),
         };
         metrics.expiry.register(
             registry,
@@ -36,6 +40,16 @@ impl CertificateMetrics {
             "Looks at the certificates that ended with an error",
             metrics.failures.clone(),
         );
+        registry.register(
+            "certificate_authorities",
+            "The cluster's authorities: 2 while one takes the other's place; 0 where they are not known",
+            metrics.authorities.clone(),
+        );
+        registry.register(
+            "certificates_revoked",
+            "Certificates of the cluster that are on its lists of revoked ones",
+            metrics.revoked.clone(),
+        );
         metrics
     }
 
@@ -46,6 +60,11 @@ impl CertificateMetrics {
 
     pub(super) fn issued(&self, holder: Holder) {
         self.issued.of(holder.as_str()).inc();
+    }
+
+    pub(super) fn authorities(&self, authorities: usize, revoked: usize) {
+        self.authorities.set(i64::try_from(authorities).unwrap_or(i64::MAX));
+        self.revoked.set(i64::try_from(revoked).unwrap_or(i64::MAX));
     }
 
     pub(super) fn failed(&self) {

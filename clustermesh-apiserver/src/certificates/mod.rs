@@ -1,20 +1,29 @@
 //! The certificates of the cluster's own processes: made where there are none, and renewed long before they expire.
 //!
-//! Owns which certificates there are, where they are and when they are looked at; what is wrong with one, `mesh-trust` says.
+//! Owns which certificates there are, where they are and when they are looked at, and how one authority takes another's place;
+//! what is wrong with a certificate, `mesh-trust` says.
 //! What somebody else has put there stays as it is.
 
+mod authorities;
 mod folder;
 mod keeper;
+mod look;
 mod metrics;
+mod orders;
+mod rotation;
 mod secrets;
 mod store;
 mod trust;
+mod trustees;
 
 pub(crate) use folder::Folder;
 pub(crate) use keeper::Keeper;
+pub(crate) use look::Look;
 pub(crate) use metrics::CertificateMetrics;
+pub(crate) use orders::{OrderError, Orders, Peers, shown};
 pub(crate) use secrets::{Placement, SecretStore};
 pub(crate) use store::Store;
+pub(crate) use trustees::OwnEtcd;
 
 use mesh_trust::Role;
 

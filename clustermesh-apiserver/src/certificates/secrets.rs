@@ -2,13 +2,14 @@
 //! carries an annotation that says so; anything else is somebody else's.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::str::FromStr;
 
 use mesh_secrets::{Content, NameError, Secret, SecretName, Secrets, SecretsError};
 use mesh_trust::{Issued, Role};
 
 use super::Holder;
-use super::store::Held;
+use super::store::{Entry, Held};
 
 /// Says that an apiserver of the mesh made it, and may make it anew.
 pub(super) const MADE_BY: (&str, &str) = ("clustermesh.io/made-by", "clustermesh-apiserver");
@@ -87,42 +88,37 @@ impl SecretStore {
     pub(super) async fn read(&self, holder: Holder) -> Result<Option<Held>, SecretsError> {
         let Some(name) = self.name(holder) else { return Ok(None) };
         let Some(secret) = self.secrets.read(name).await? else { return Ok(None) };
-        let text = |key| String::from_utf8_lossy(secret.value(key).unwrap_or_default()).into_owned();
-        let pair = Issued { certificate_pem: text("tls.crt"), key_pem: text("tls.key") };
+        let text = |key| secret.value(key).map(|value| String::from_utf8_lossy(value).into_owned());
+        let Ok(entry) = Entry::read(|key| Ok::<_, Infallible>(text(key)));
+        // An empty Secret is there, and holds no certificate.
+        let nothing = || Issued { certificate_pem: String::new(), key_pem: String::new() };
+        let entry = entry.unwrap_or_else(|| Entry::new(nothing(), text("ca.crt").unwrap_or_default()));
         let is_own = secret.annotation(MADE_BY.0) == Some(MADE_BY.1);
-        let trust = text("ca.crt");
-        Ok(Some(Held { pair, trust, is_own, secret: Some(Box::new(secret)) }))
+        Ok(Some(Held { entry, is_own, secret: Some(Box::new(secret)) }))
     }
 
-    pub(super) async fn create(
-        &self,
-        holder: Holder,
-        pair: &Issued,
-        trust: &str,
-    ) -> Result<bool, SecretsError> {
+    pub(super) async fn create(&self, holder: Holder, entry: &Entry) -> Result<bool, SecretsError> {
         let Some(name) = self.name(holder) else { return Ok(false) };
-        self.secrets.create(name, &content(pair, trust)).await
+        self.secrets.create(name, &content(entry)).await
     }
 
     /// False where it has changed since it was read.
     pub(super) async fn replace(
         &self,
         (holder, before): (Holder, &Secret),
-        pair: &Issued,
-        trust: &str,
+        entry: &Entry,
     ) -> Result<bool, SecretsError> {
         let Some(name) = self.name(holder) else { return Ok(false) };
-        self.secrets.replace(name, before, &content(pair, trust)).await
+        self.secrets.replace(name, before, &content(entry)).await
     }
 }
 
-fn content(pair: &Issued, trust: &str) -> Content {
-    let data = [("ca.crt", trust), ("tls.crt", &pair.certificate_pem), ("tls.key", &pair.key_pem)];
+fn content(entry: &Entry) -> Content {
     Content {
         kind: TLS,
         labels: BTreeMap::from([("app.kubernetes.io/name".into(), "clustermesh".into())]),
         annotations: BTreeMap::from([(MADE_BY.0.into(), MADE_BY.1.into())]),
-        data: data.into_iter().map(|(key, text)| (key.into(), text.as_bytes().to_vec())).collect(),
+        data: entry.files().into_iter().map(|(key, text)| (key.into(), text.to_vec())).collect(),
     }
 }
 

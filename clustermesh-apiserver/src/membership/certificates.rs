@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mesh_admin::cluster::Certificate as Shown;
-use mesh_trust::{Bundle, Certificate, Role};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use mesh_trust::{Bundle, Role};
 
 use super::refusal::Refusal;
+use crate::certificates::shown;
 
 /// Where certificates are.
 #[derive(Clone, Debug, Default)]
@@ -62,17 +61,7 @@ impl OwnCertificates {
 }
 
 fn read(folder: &Path, holder: &str, is_renewed: bool) -> Option<Shown> {
-    let pem = fs::read(folder.join("tls.crt")).ok()?;
-    let certificate = Certificate::read(&CertificateDer::from_pem_slice(&pem).ok()?).ok()?;
-    Some(Shown {
-        holder: holder.into(),
-        identity: certificate.identity.as_ref().map(ToString::to_string),
-        serial: certificate.serial.to_string(),
-        fingerprint: certificate.fingerprint.to_string(),
-        names: certificate.names.iter().cloned().collect(),
-        not_after_unix_s: certificate.not_after.as_secs(),
-        renewal_unix_s: is_renewed.then(|| certificate.renewal().as_secs()),
-    })
+    shown(holder, &fs::read_to_string(folder.join("tls.crt")).ok()?, is_renewed)
 }
 
 /// What is said where nobody could know this cluster again.

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::refusal::Refusal;
 use super::store::{PeerStore, StoreError, Stored};
+use crate::certificates::Peers;
 
 /// The peers of this cluster.
 pub(crate) struct Peering {
@@ -28,6 +29,11 @@ impl Peering {
 
     pub(crate) async fn entries(&self) -> Result<Vec<PeerEntry>, Refusal> {
         Ok(self.read().await?.entries())
+    }
+
+    /// All peers by their files, those included whose files are refused.
+    pub(crate) async fn known(&self) -> Result<Peers, Refusal> {
+        Ok(self.read().await?.peers())
     }
 
     /// Refuses a candidate that may not become a peer, with everything that stands against it.

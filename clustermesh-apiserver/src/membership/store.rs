@@ -14,6 +14,8 @@ use tokio::task::spawn_blocking;
 
 pub(crate) use secret::PeerSecret;
 
+use crate::certificates::Peers;
+
 /// Why peer files can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -69,6 +71,12 @@ impl Stored {
         let mut entries: Vec<PeerEntry> = files.chain(refused).collect();
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         entries
+    }
+
+    pub(crate) fn peers(self) -> Peers {
+        let named = |entry: PeerEntry| Some((ClusterName::new(&entry.name).ok()?, entry.reason?));
+        let refused = self.entries().into_iter().filter_map(named).collect();
+        Peers { files: self.files, refused }
     }
 }
 

@@ -63,6 +63,104 @@ pub struct Certificate {
     pub renewal_unix_s: Option<u64>,
 }
 
+/// `GET /v1/certificates`: the cluster's own certificates as they are kept, with its authorities. Without any key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificates {
+    pub cluster: ClusterName,
+    /// Holders beside those of [`Cluster::certificates`]: `ca-next`, an authority that does not issue yet, and `ca-previous`,
+    /// one that does not any more.
+    pub certificates: Vec<Certificate>,
+    pub phase: RotationPhase,
+    /// Why the authority can't be rotated here, and certificates not revoked: whose it is, and what to do. None where they can.
+    pub foreign: Option<String>,
+    /// By serial number.
+    pub revoked: Vec<RevokedCertificate>,
+    /// What peers need to know the cluster by, as [`Cluster::trust`] has it a moment later.
+    pub trust: Option<String>,
+}
+
+/// How far the rotation of a cluster's authority is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotationPhase {
+    /// There is one authority.
+    #[default]
+    Settled,
+    /// There is a new one beside it, which has issued nothing.
+    Announced,
+    /// The new one issues; the old one still counts.
+    Switched,
+}
+
+impl std::fmt::Display for RotationPhase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Settled => "settled",
+            Self::Announced => "announced",
+            Self::Switched => "switched",
+        })
+    }
+}
+
+/// A certificate that counts no more, before it has expired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedCertificate {
+    /// Upper case hex with colons.
+    pub serial: String,
+    /// Seconds since the epoch.
+    pub since_unix_s: u64,
+}
+
+/// `GET /v1/certificates/ca/rotate`: what stands against the next phase. Peers and the own etcd are dialled for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityRotation {
+    pub phase: RotationPhase,
+    /// Empty where the next phase may begin.
+    pub obstacles: Vec<Obstacle>,
+    /// PEM: what peers shall trust for the cluster in this phase.
+    pub trust: String,
+    /// SHA-256 of its roots, the issuing one first: upper case hex with colons.
+    pub fingerprints: Vec<String>,
+}
+
+/// Something that stands against the next phase of a rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// The peer that it is about.
+    pub peer: Option<ClusterName>,
+    /// `nobody`: it passes by itself.
+    #[serde(flatten)]
+    pub problem: Problem,
+}
+
+/// `POST /v1/certificates/ca/rotate`: go on to the next phase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvanceRequest {
+    /// The phase that shall begin. One that has begun is begun once.
+    pub to: RotationPhase,
+    /// Peers that need not be ready for it.
+    #[serde(default)]
+    pub without: Vec<ClusterName>,
+}
+
+/// `POST /v1/certificates/revoke`: certificates of this cluster that shall count no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeRequest {
+    /// Serial numbers, or SHA-256 fingerprints of certificates that are in use; hex with or without colons.
+    pub certificates: Vec<String>,
+}
+
+/// The answer: what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Those that were not revoked before.
+    pub revoked: Vec<RevokedCertificate>,
+    /// Holders that have another certificate now, because theirs was among them.
+    pub renewed: Vec<String>,
+    /// PEM: what peers shall trust for the cluster from now on. Before that, what was revoked still counts there.
+    pub trust: String,
+}
+
 /// A peer file without its name: the body of `PUT /v1/peers/NAME`, and what `peer export` prints. `docs/peer-files.md` has
 /// the fields and their bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

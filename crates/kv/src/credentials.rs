@@ -16,7 +16,8 @@ use crate::pem::{TlsError, certificates};
 /// `tls.crt` and `tls.key` of a folder. What can't be used leaves what could be before. Clones share what is held.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    folder: PathBuf,
+    /// None: what is held stays.
+    folder: Option<PathBuf>,
     held: Arc<Mutex<Option<Held>>>,
 }
 
@@ -30,7 +31,17 @@ struct Held {
 impl Credentials {
     /// Holds nothing before the files are read.
     pub fn in_folder(folder: &Path) -> Self {
-        Self { folder: folder.into(), held: Arc::default() }
+        Self { folder: Some(folder.into()), held: Arc::default() }
+    }
+
+    /// A certificate and its key, as PEM, which stand in no file.
+    ///
+    /// # Errors
+    /// They can't be used together.
+    pub fn of_pair(certificate: &str, key: &str) -> Result<Self, TlsError> {
+        let pems = [certificate, key].map(|pem| pem.as_bytes().to_vec());
+        let certified = Arc::new(certified(Path::new("memory"), &pems)?);
+        Ok(Self { folder: None, held: Arc::new(Mutex::new(Some(Held { pems, certified }))) })
     }
 
     /// Reads the files as they are now, and says whether they are others than those that were held.
@@ -38,12 +49,13 @@ impl Credentials {
     /// # Errors
     /// They are missing, or can't be used together. What was held stays.
     pub fn read(&self) -> Result<bool, TlsError> {
-        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| self.folder.join(name));
+        let Some(folder) = &self.folder else { return Ok(false) };
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.join(name));
         let pems = [read(&certificate)?, read(&key)?];
         if self.held().as_ref().is_some_and(|held| held.pems == pems) {
             return Ok(false);
         }
-        let certified = certified(&self.folder, &pems)?;
+        let certified = certified(folder, &pems)?;
         *self.lock() = Some(Held { pems, certified: Arc::new(certified) });
         Ok(true)
     }
@@ -59,9 +71,7 @@ impl Credentials {
         let read = self.read();
         match self.held() {
             Some(held) => Ok(held.certified),
-            None => Err(read
-                .err()
-                .unwrap_or(TlsError::NoCertificate { place: self.folder.display().to_string() })),
+            None => Err(read.err().unwrap_or(TlsError::NoCertificate { place: "memory".into() })),
         }
     }
 

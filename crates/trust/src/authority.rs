@@ -15,13 +15,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
+use crate::bundle::Bundle;
 use crate::certificate::{Certificate, CertificateError, Serial};
 use crate::identity::{Identity, Role};
+use crate::revocations::Revocations;
+use crate::trust::leads;
 
 /// What a certificate counts before the moment at which it was made: other clocks may be late.
 const CLOCK_SLACK: Duration = Duration::from_secs(5 * 60);
 /// How long an authority's own certificate counts: ten years.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// What tells subjects of one name apart (X.520).
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
 
 /// From when to when a certificate counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,11 @@ impl Lifetime {
             from: UnixTime::since_unix_epoch(at.saturating_sub(CLOCK_SLACK)),
             to: UnixTime::since_unix_epoch(at.saturating_add(length)),
         }
+    }
+
+    /// The `now` of [`Self::starting`].
+    pub(crate) fn start(&self) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(self.from.as_secs()).saturating_add(CLOCK_SLACK))
     }
 
     /// When a certificate of this lifetime is renewed: after a third of it, so that two thirds are left for whatever keeps it
@@ -107,6 +118,8 @@ impl Authority {
         let key = new_key()?;
         let mut params = params(Lifetime::starting(now, AUTHORITY_LIFETIME))?;
         params.distinguished_name = common_name(&format!("clustermesh CA of {cluster}"));
+        // One that takes another's place has another name: lists of revoked certificates are found by their issuer's.
+        params.distinguished_name.push(DnType::CustomDnType(SERIAL_NUMBER.into()), tag()?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(AuthorityError::SignOwn)?;
@@ -172,26 +185,51 @@ impl Authority {
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// A list of revoked certificates (RFC 5280 §5), as PEM. `number` goes up with every list.
+    /// Whether it has signed this certificate, given as PEM; whether that still counts is another question.
+    pub fn vouches_for(&self, certificate_pem: &str) -> bool {
+        let Ok(leaf) = CertificateDer::from_pem_slice(certificate_pem.as_bytes()) else { return false };
+        let (Ok(read), Ok(own)) = (Certificate::read(&leaf), Bundle::of_root(&self.certificate)) else {
+            return false;
+        };
+        leads(&own, &read, (&leaf, &[]), read.not_before)
+    }
+
+    /// Lists certificates as revoked since the list begins, as PEM. `number` goes up with every list.
     pub fn revoke(
         &self,
         serials: &[Serial],
         number: u64,
         lifetime: Lifetime,
     ) -> Result<String, AuthorityError> {
-        let (this_update, next_update) = (date(lifetime.from)?, date(lifetime.to)?);
-        let revoked = |serial: &Serial| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(serial.bytes()),
-            revocation_time: this_update,
-            reason_code: None,
-            invalidity_date: None,
+        let revoked = serials.iter().map(|serial| (serial.clone(), lifetime.from)).collect();
+        self.list(&Revocations { number, revoked }, lifetime)
+    }
+
+    /// What this authority has revoked, as the newest of its lists in a PEM says.
+    pub fn revoked(&self, pem: &str) -> Revocations {
+        Revocations::of(&self.certificate, pem)
+    }
+
+    /// The list that takes the place of those before it. It counts until somebody writes another one.
+    pub fn relist(&self, revocations: &Revocations, now: UnixTime) -> Result<String, AuthorityError> {
+        self.list(revocations, Lifetime::starting(now, AUTHORITY_LIFETIME))
+    }
+
+    fn list(&self, revocations: &Revocations, lifetime: Lifetime) -> Result<String, AuthorityError> {
+        let revoked = |(serial, at): (&Serial, &UnixTime)| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(serial.bytes()),
+                revocation_time: date(*at)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
         };
         let params = CertificateRevocationListParams {
-            this_update,
-            next_update,
-            crl_number: SerialNumber::from(number),
+            this_update: date(lifetime.from)?,
+            next_update: date(lifetime.to)?,
+            crl_number: SerialNumber::from(revocations.number),
             issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
+            revoked_certs: revocations.revoked.iter().map(revoked).collect::<Result<_, AuthorityError>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let list = params.signed_by(&self.issuer).map_err(AuthorityError::SignRevocations)?;
@@ -211,10 +249,19 @@ fn new_key() -> Result<KeyPair, AuthorityError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Key)
 }
 
+fn random<const N: usize>() -> Result<[u8; N], AuthorityError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| AuthorityError::Random)?;
+    Ok(bytes)
+}
+
+fn tag() -> Result<String, AuthorityError> {
+    Ok(random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// What every certificate has: a lifetime and a random serial number.
 fn params(lifetime: Lifetime) -> Result<CertificateParams, AuthorityError> {
-    let mut serial = [0; 16];
-    SystemRandom::new().fill(&mut serial).map_err(|_| AuthorityError::Random)?;
+    let mut serial: [u8; 16] = random()?;
     // Positive, and never shorter than others.
     serial[0] = serial[0] & 0x3f | 0x40;
     let mut params = CertificateParams::default();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -34,6 +35,48 @@ impl fmt::Display for Fingerprint {
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a text is no fingerprint or serial number.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is neither a serial number nor a SHA-256 fingerprint: write it as `clustermesh cert show -o wide` does, in hex with \
+     or without colons"
+)]
+pub struct HexError {
+    text: String,
+}
+
+/// Bytes as openssl shows them, with or without colons.
+fn read_hex(text: &str) -> Result<Vec<u8>, HexError> {
+    let error = || HexError { text: text.chars().take(100).collect() };
+    let digits: Vec<char> = text.trim().chars().filter(|digit| *digit != ':').collect();
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
+        return Err(error());
+    }
+    let digits: Option<Vec<u32>> = digits.iter().map(|digit| digit.to_digit(16)).collect();
+    let bytes = digits.ok_or_else(error)?;
+    bytes.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).map_err(|_| error())).collect()
+}
+
+impl FromStr for Fingerprint {
+    type Err = HexError;
+
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        let bytes = read_hex(text)?.try_into();
+        bytes.map(Self).map_err(|_| HexError { text: text.chars().take(100).collect() })
+    }
+}
+
+impl FromStr for Serial {
+    type Err = HexError;
+
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        match read_hex(text)? {
+            bytes if bytes.len() <= 21 && bytes.iter().any(|byte| *byte != 0) => Ok(Self::new(&bytes)),
+            _ => Err(HexError { text: text.chars().take(100).collect() }),
+        }
     }
 }
 
@@ -123,6 +166,11 @@ impl Certificate {
             is_authority: parsed.is_ca(),
             names: names(&parsed)?,
         })
+    }
+
+    /// When an [`crate::Authority`] of this crate has made it.
+    pub fn made(&self) -> UnixTime {
+        Lifetime { from: self.not_before, to: self.not_after }.start()
     }
 
     /// When whoever keeps it makes it anew.

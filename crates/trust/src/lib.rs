@@ -9,15 +9,17 @@ mod bundle;
 mod certificate;
 mod identity;
 mod refusal;
+mod revocations;
 mod tls;
 mod trust;
 mod upkeep;
 
 pub use authority::{Authority, AuthorityError, Issued, Lifetime};
 pub use bundle::{Bundle, BundleError};
-pub use certificate::{Certificate, CertificateError, Fingerprint, Serial};
+pub use certificate::{Certificate, CertificateError, Fingerprint, HexError, Serial};
 pub use identity::{Identity, IdentityError, Role};
 pub use refusal::{Refusal, RefusalReason};
+pub use revocations::Revocations;
 pub use tls::{ClientVerifier, ServerVerifier, client_config, provider, server_config};
 pub use trust::{Side, Trust};
 pub use upkeep::{Cause, Upkeep, Wanted};

@@ -97,11 +97,7 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Identity, Refusal> {
-        let alive = now.clamp(read.not_before, read.not_after.max(read.not_before));
-        let leads = |bundle: &Bundle| {
-            let on = |side| verify_chain(bundle, leaf, intermediates, (side, alive), None).is_ok();
-            on(Side::Client) || on(Side::Server)
-        };
+        let leads = |bundle: &Bundle| leads(bundle, read, (leaf, intermediates), now);
         let clusters = self.bundles.iter().filter(|(_, bundle)| leads(bundle)).map(|(name, _)| name.clone());
         let mut clusters: Vec<ClusterName> = clusters.collect();
         match (clusters.pop(), clusters.is_empty()) {
@@ -113,6 +109,18 @@ impl Trust {
             }
         }
     }
+}
+
+/// Whether a chain leads to a root of the bundle, on either side, and apart from dates and revocations.
+pub(crate) fn leads(
+    bundle: &Bundle,
+    read: &Certificate,
+    (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    now: UnixTime,
+) -> bool {
+    let alive = now.clamp(read.not_before, read.not_after.max(read.not_before));
+    let on = |side| verify_chain(bundle, leaf, intermediates, (side, alive), None).is_ok();
+    on(Side::Client) || on(Side::Server)
 }
 
 fn verify(

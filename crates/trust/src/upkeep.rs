@@ -70,17 +70,18 @@ impl fmt::Display for Cause {
 }
 
 impl Wanted {
-    /// What becomes of the certificate that is held; none: there is none.
+    /// What becomes of the certificate that is held; none: there is none. `revoked` is what the authority has revoked: its
+    /// list as PEM, or nothing.
     ///
     /// # Errors
-    /// Only where the authority's own certificate can't be trusted.
+    /// Only where the authority's own certificate, or its list, can't be trusted.
     pub fn upkeep(
         &self,
-        authority: &Authority,
+        (authority, revoked): (&Authority, &str),
         held: Option<&Issued>,
         now: UnixTime,
     ) -> Result<Upkeep, BundleError> {
-        let trust = own_trust(authority)?;
+        let trust = own_trust(authority, revoked)?;
         let Some(held) = held else { return Ok(Upkeep::Renew(Cause::Missing)) };
         Ok(match self.fault(authority, &trust, held, now) {
             Ok(renewal) if renewal.as_secs() > now.as_secs() => Upkeep::Keep { renewal },
@@ -121,9 +122,10 @@ impl Wanted {
     }
 }
 
-fn own_trust(authority: &Authority) -> Result<Trust, BundleError> {
+fn own_trust(authority: &Authority, revoked: &str) -> Result<Trust, BundleError> {
     let cluster: ClusterName = authority.cluster().clone();
-    Ok(Trust::in_one(cluster, Bundle::from_pem(authority.certificate_pem())?.into()))
+    let bundle = Bundle::from_pem(&format!("{}\n{revoked}", authority.certificate_pem()))?;
+    Ok(Trust::in_one(cluster, bundle.into()))
 }
 
 impl Role {
@@ -160,7 +162,7 @@ mod tests {
         held: Option<&Issued>,
         after: Duration,
     ) -> Option<Cause> {
-        match wanted.upkeep(authority, held, at(after)).expect("the authority is sound") {
+        match wanted.upkeep((authority, ""), held, at(after)).expect("the authority is sound") {
             Upkeep::Keep { renewal } => {
                 assert!(renewal.as_secs() > at(after).as_secs());
                 None

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mesh_model::name::ClusterName;
 use mesh_trust::{
-    Authority, Bundle, Certificate, Identity, Issued, Lifetime, Refusal, RefusalReason, Role, Side, Trust,
+    Authority, Bundle, Certificate, Fingerprint, Identity, Issued, Lifetime, Refusal, RefusalReason,
+    Revocations, Role, Serial, Side, Trust,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -209,4 +210,50 @@ fn a_certificate_without_an_identity_says_so() {
     let garbage = CertificateDer::from(vec![0x30, 0x03, 0x02, 0x01, 0x00]);
     let refusal = trust.admit(&garbage, &[], Side::Client, now()).unwrap_err();
     assert_eq!(refusal.reason(), RefusalReason::Unreadable);
+}
+
+#[test]
+fn the_lists_of_an_authority_and_of_its_successor_count_beside_each_other() {
+    let (old, new) = (authority("hoth"), authority("hoth"));
+    let mut text = format!("{}{}", old.certificate_pem(), new.certificate_pem());
+    let mut leaves = Vec::new();
+    for issuer in [&old, &new] {
+        let (stolen, good) = (issue(issuer, Role::Agent), issue(issuer, Role::Agent));
+        let serial = Certificate::read(&der(&stolen)).unwrap().serial;
+        text += &issuer.revoke(&[serial], 1, Lifetime::starting(now(), DAY)).unwrap();
+        leaves.push((stolen, good));
+    }
+    let trust = trust(&[("hoth", &text)]);
+    for (stolen, good) in &leaves {
+        assert_eq!(admit(&trust, stolen, Side::Client).unwrap_err().reason(), RefusalReason::Revoked);
+        admit(&trust, good, Side::Client).unwrap();
+    }
+}
+
+#[test]
+fn a_list_says_again_what_the_one_before_it_said() {
+    let (hoth, other) = (authority("hoth"), authority("hoth"));
+    assert_eq!(hoth.revoked(""), Revocations::default());
+    let [one, two] = ["00:A1", "ff02"].map(|text| text.parse::<Serial>().unwrap());
+    let mut revocations = Revocations { number: 1, revoked: [(one, now())].into() };
+    let first = hoth.relist(&revocations, now()).unwrap();
+    assert_eq!(hoth.revoked(&first), revocations);
+    revocations = Revocations { number: 2, ..revocations };
+    revocations.revoked.insert(two, later(DAY));
+    let second = hoth.relist(&revocations, later(DAY)).unwrap();
+    let text = format!("{second}{}{first}", other.relist(&Revocations::default(), now()).unwrap());
+    assert_eq!(hoth.revoked(&text), revocations, "the newest of its own counts");
+}
+
+#[test]
+fn what_is_shown_of_a_certificate_is_read_again() {
+    let read = Certificate::read(&der(&issue(&authority("hoth"), Role::Agent))).unwrap();
+    assert_eq!(read.serial.to_string().parse(), Ok(read.serial.clone()));
+    assert_eq!(read.serial.to_string().replace(':', "").to_lowercase().parse(), Ok(read.serial));
+    assert_eq!(read.fingerprint.to_string().parse(), Ok(read.fingerprint));
+    assert_eq!(Certificate::read(&der(&issue(&authority("hoth"), Role::Agent))).unwrap().made(), now());
+    for bad in ["", "1", "0x12", "00", "zz", "a:b:c", &"11".repeat(22)] {
+        assert!(bad.parse::<Serial>().is_err(), "{bad}");
+    }
+    assert!("A1:B2".parse::<Fingerprint>().is_err());
 }

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use mesh_runtime::{Readiness, Registry};
+use mesh_runtime::Registry;
 use mesh_secrets::Secrets;
 use mesh_secrets::testing::FakeSecrets;
-use mesh_trust::Role;
+use mesh_trust::{Authority, Role};
 use serde_json::json;
 
 use super::*;
@@ -19,11 +19,10 @@ fn at(after: Duration) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000) + after)
 }
 
-fn look(store: Store) -> Look {
+pub(in crate::certificates) fn look(store: Store) -> Look {
     let mut registry = Registry::new("test", "0");
     let metrics = CertificateMetrics::register(registry.root());
     let cluster = ClusterName::new("hoth").unwrap();
-    let condition = Readiness::default().condition("certificates", "-");
     let wanted = |role, names: &[&str]| Wanted {
         role,
         names: names.iter().map(ToString::to_string).collect(),
@@ -34,8 +33,7 @@ fn look(store: Store) -> Look {
         wanted(Role::Agent, &[]),
         wanted(Role::Etcd, &["etcd.example", "127.0.0.1"]),
     ];
-    let leading = watch::Sender::new(true).subscribe();
-    Keeper::new((cluster, store), wanted, (condition, leading), metrics).look
+    Look::new((cluster, store), wanted, metrics)
 }
 
 fn in_a_folder(scratch: &tempfile::TempDir) -> Look {
@@ -50,7 +48,7 @@ fn in_secrets(fake: &FakeSecrets) -> Look {
 async fn held(look: &Look) -> Vec<String> {
     let mut held = Vec::new();
     for holder in look.store.holders() {
-        held.push(look.store.read(holder).await.unwrap().unwrap().pair.certificate_pem);
+        held.push(look.store.read(holder).await.unwrap().unwrap().entry.pair.certificate_pem);
     }
     held
 }
@@ -75,7 +73,7 @@ async fn what_is_missing_is_made_and_what_is_due_is_renewed_by_the_same_authorit
         let third = held(&look).await;
         assert_eq!(third[1], second[1], "only what is missing is made");
         assert!(third[2] != second[2]);
-        assert_eq!(look.store.read(AGENT).await.unwrap().unwrap().trust, third[0]);
+        assert_eq!(look.store.read(AGENT).await.unwrap().unwrap().entry.trust, third[0]);
     }
     assert!(fake.value("mesh-etcd", "tls.key").is_some() && !scratch.path().join("etcd").exists());
     assert_eq!(fake.object("mesh-ca").unwrap()["type"], "kubernetes.io/tls");
@@ -101,14 +99,14 @@ async fn a_companys_certificates_stay_as_they_are() {
         put("agent", "theirs", "theirs");
         look.pass(at(Duration::ZERO), true).await.unwrap();
         let agent = look.store.read(AGENT).await.unwrap().unwrap();
-        assert_eq!((agent.pair.certificate_pem.as_str(), agent.is_own), ("theirs", false));
+        assert_eq!((agent.entry.pair.certificate_pem.as_str(), agent.is_own), ("theirs", false));
         assert!(look.store.read(APISERVER).await.unwrap().is_none(), "nobody can make it here");
         // With their key it could be made here, but for what is theirs.
         put("ca", theirs.certificate_pem(), theirs.key_pem());
         let said = mesh_failure::chain(&look.pass(at(Duration::ZERO), true).await.unwrap_err());
         assert!(said.contains("the agent is somebody else's"), "{said}");
         assert!(look.store.read(APISERVER).await.unwrap().is_some(), "the others are kept");
-        assert_eq!(look.store.read(AGENT).await.unwrap().unwrap().pair.certificate_pem, "theirs");
+        assert_eq!(look.store.read(AGENT).await.unwrap().unwrap().entry.pair.certificate_pem, "theirs");
     }
 }
 
@@ -136,11 +134,12 @@ async fn replicas_that_begin_together_come_to_the_same_authority() {
         ended.unwrap();
     }
     looks[0].pass(now, false).await.unwrap();
-    let authority = looks[0].authority(now).await.unwrap().unwrap();
+    let authorities = looks[0].authorities(now).await.unwrap().authorities.unwrap();
     for wanted in &looks[0].wanted {
         let holder = Holder::Process(wanted.role);
         let held = looks[0].store.read(holder).await.unwrap().unwrap();
-        let upkeep = wanted.upkeep(&authority.authority, Some(&held.pair), now).unwrap();
+        let upkeep =
+            wanted.upkeep((&authorities.issuing, &authorities.list()), Some(&held.entry.pair), now).unwrap();
         assert!(matches!(upkeep, Upkeep::Keep { .. }), "{holder:?}: {upkeep:?}");
     }
 }
