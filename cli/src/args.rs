@@ -1,5 +1,6 @@
 //! The command line: noun, then verb.
 
+mod certificates;
 mod clusters;
 
 use std::path::PathBuf;
@@ -8,9 +9,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mesh_model::name::ServiceName;
 
+pub(crate) use certificates::{CertVerb, RevokeArgs, RotateArgs};
 pub(crate) use clusters::{
-    ApiArgs, CertVerb, ClusterArgs, Endpoint, InviteArgs, InviteVerb, JoinArgs, LeaveArgs, PeerTarget,
-    StatusArgs,
+    ApiArgs, ClusterArgs, Endpoint, InviteArgs, InviteVerb, JoinArgs, LeaveArgs, PeerTarget, StatusArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -38,7 +39,7 @@ For every new one:     clustermesh completion bash > /etc/bash_completion.d/clus
 
 /// Makes clusters one mesh, and shows what the mesh does.
 ///
-/// `join`, `invite`, `leave`, `status` and `peer export|import|remove` ask the clustermesh-apiserver of a cluster: behind
+/// `join`, `invite`, `leave`, `status`, `cert` and `peer export|import|remove` ask the clustermesh-apiserver of a cluster: behind
 /// --context in its pods, through the API server that kubectl uses; behind --socket, or without either, on this host.
 /// Everything else asks the node agent of this host over its admin socket; `bpf dump` reads the pinned maps and needs no
 /// agent. Exits with 1 when something is wrong or could not be shown, with 2 when the command line is wrong.

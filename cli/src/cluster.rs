@@ -12,7 +12,7 @@ mod host;
 mod reach;
 mod socket;
 
-pub(crate) use call::{CallError, call, list};
+pub(crate) use call::{CallError, call, call_leader, list};
 pub(crate) use reach::{Reach, local_apiserver, only, reached};
 pub(crate) use socket::request as request_socket;
 
@@ -85,6 +85,11 @@ pub(crate) trait Cluster {
 
     /// Asks its clustermesh-apiserver. Fails where no answer came.
     async fn ask(&self, request: &Request) -> Result<Answer>;
+
+    /// Asks the one that leads, where there are several; without any of them the first, which says so.
+    async fn ask_leader(&self, request: &Request) -> Result<Answer> {
+        self.ask(request).await
+    }
 
     /// Asks all of its agents that can be asked. Fails where it is not known which there are.
     async fn ask_agents(&self, request: &Request) -> Result<Vec<AgentAnswer>>;

@@ -31,6 +31,8 @@ fn the_help_is_a_contract() {
             "peer remove",
             "cert",
             "cert show",
+            "cert rotate",
+            "cert revoke",
             "hook",
             "hook list",
             "bpf",

@@ -193,17 +193,6 @@ pub(crate) struct StatusArgs {
     pub clusters: ClusterArgs,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum CertVerb {
-    /// One line per certificate: how long it counts, and when it is renewed.
-    ///
-    /// `ca` is the cluster's authority; peers trust it, so that a new one has to reach all of them before it is used.
-    Show {
-        #[command(flatten)]
-        of: ClusterArgs,
-    },
-}
-
 /// A peer of a cluster.
 #[derive(Args, Debug)]
 pub(crate) struct PeerTarget {

@@ -61,6 +61,18 @@ pub(crate) async fn call<T: DeserializeOwned>(
     }
 }
 
+/// Asks the apiserver of a cluster that leads.
+pub(crate) async fn call_leader<T: DeserializeOwned>(
+    cluster: &impl Cluster,
+    request: &Request,
+) -> Result<T, CallError> {
+    let place = cluster.place();
+    match cluster.ask_leader(request).await {
+        Ok(answer) => read(place, request, answer),
+        Err(error) => Err(CallError::Unreachable { place, source: Failure(error) }),
+    }
+}
+
 /// The items of a list.
 pub(crate) async fn list<T: DeserializeOwned>(
     cluster: &impl Cluster,

@@ -93,6 +93,19 @@ impl Context {
         self.apiserver.get_or_try_init(newest).await.map(String::as_str)
     }
 
+    /// The pod that leads now, if any says so.
+    async fn leader(&self) -> Result<Option<String>> {
+        let ask = Request::get("/v1/cluster");
+        for pod in self.pods(APISERVER.component).await? {
+            let Some(name) = pod.metadata.name else { continue };
+            let answer = self.exec(&name, &APISERVER, &ask).await?;
+            if answer.body["leading"] == true {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     async fn exec(&self, pod: &str, container: &Container, request: &Request) -> Result<Answer> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         exec::ask(&api, pod, container, request).await
@@ -123,6 +136,14 @@ impl Cluster for Context {
 
     async fn ask(&self, request: &Request) -> Result<Answer> {
         self.exec(self.apiserver().await?, &APISERVER, request).await
+    }
+
+    async fn ask_leader(&self, request: &Request) -> Result<Answer> {
+        let leader = self.leader().await?;
+        match leader {
+            Some(pod) => self.exec(&pod, &APISERVER, request).await,
+            None => self.ask(request).await,
+        }
     }
 
     async fn ask_agents(&self, request: &Request) -> Result<Vec<AgentAnswer>> {

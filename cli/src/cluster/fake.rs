@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use anyhow::{Result, bail};
-use mesh_admin::cluster::{self as shape, PeerDocument, PeerEntry, Probe, ProbeRequest};
+use mesh_admin::cluster::{
+    self as shape, AdvanceRequest, AuthorityRotation, Certificates, Obstacle, PeerDocument, PeerEntry, Probe,
+    ProbeRequest, RevokeRequest, Revoked, RevokedCertificate, RotationPhase,
+};
 use mesh_model::name::ClusterName;
 use serde_json::{Value, json};
 
@@ -61,6 +64,18 @@ pub(crate) struct Fake {
     pub is_dead: Cell<bool>,
     /// What probes from here say instead of success.
     pub probe_error: RefCell<Option<String>>,
+    pub authority: RefCell<FakeAuthority>,
+}
+
+/// A cluster's authorities by their numbers, and what stands against their next phase.
+#[derive(Debug, Default)]
+pub(crate) struct FakeAuthority {
+    pub number: usize,
+    pub phase: RotationPhase,
+    pub obstacles: Vec<Obstacle>,
+    pub revoked: Vec<String>,
+    /// Phases that began, and certificates that were made anew.
+    pub done: Vec<String>,
 }
 
 impl Fake {
@@ -81,6 +96,7 @@ impl Fake {
             peers: RefCell::default(),
             is_dead: Cell::new(false),
             probe_error: RefCell::default(),
+            authority: RefCell::default(),
         }
     }
 
@@ -100,8 +116,92 @@ impl Fake {
                 changed(before.as_ref() != Some(&file))
             }
             ("DELETE", _, Some(name)) => changed(self.peers.borrow_mut().remove(name).is_some()),
-            _ => Answer { status: 404, body: Value::Null },
+            (method, path, _) => match path.strip_prefix("/v1/certificates") {
+                Some(path) => self.certificates(method, path, request),
+                None => Answer { status: 404, body: Value::Null },
+            },
         }
+    }
+
+    fn certificates(&self, method: &str, path: &str, request: &Request) -> Answer {
+        let good = |body: Value| Answer { status: 200, body };
+        match (method, path) {
+            ("GET", "") => good(json!(self.held())),
+            ("GET", "/ca/rotate") => good(json!(self.rotation())),
+            ("POST", "/ca/rotate") => {
+                self.advance(body::<AdvanceRequest>(request).to);
+                good(json!(self.rotation()))
+            }
+            ("POST", "/revoke") => good(json!(self.revoke(body::<RevokeRequest>(request).certificates))),
+            _ => {
+                let holder = path.trim_matches('/').trim_end_matches("/rotate");
+                self.authority.borrow_mut().done.push(holder.into());
+                good(json!(self.held().certificates[1]))
+            }
+        }
+    }
+
+    /// What peers shall trust, by the authorities' numbers.
+    pub(crate) fn trust(&self) -> String {
+        let authority = self.authority.borrow();
+        let of = |number: usize| match number {
+            0 => self.described.trust.clone().unwrap_or_default(),
+            _ => format!("-----BEGIN CERTIFICATE-----\n{}{number}\n-----END CERTIFICATE-----\n", self.name()),
+        };
+        let revoked = authority.revoked.join("\n");
+        let list = format!("-----BEGIN X509 CRL-----\n{revoked}\n-----END X509 CRL-----\n");
+        let (one, two) = match authority.phase {
+            RotationPhase::Settled => (of(authority.number), String::new()),
+            RotationPhase::Announced => (of(authority.number), of(authority.number + 1)),
+            RotationPhase::Switched => (of(authority.number), of(authority.number - 1)),
+        };
+        one + &two + if authority.revoked.is_empty() { "" } else { &list }
+    }
+
+    fn advance(&self, to: RotationPhase) {
+        let mut authority = self.authority.borrow_mut();
+        if authority.phase == to {
+            return;
+        }
+        authority.number += usize::from(to == RotationPhase::Switched);
+        authority.phase = to;
+        authority.done.push(to.to_string());
+    }
+
+    fn rotation(&self) -> AuthorityRotation {
+        let (trust, authority) = (self.trust(), self.authority.borrow());
+        let obstacles = match authority.phase {
+            RotationPhase::Announced => authority.obstacles.clone(),
+            _ => Vec::new(),
+        };
+        AuthorityRotation { phase: authority.phase, obstacles, trust, fingerprints: vec!["AA:BB".into()] }
+    }
+
+    fn held(&self) -> Certificates {
+        let certificate = |(at, holder): (usize, &str)| {
+            json!({"holder": holder, "serial": format!("0{at}:{:02X}", self.described.id.value()), "fingerprint": "AA",
+                "not_after_unix_s": u64::MAX, "renewal_unix_s": (at > 0).then_some(1)})
+        };
+        let all: Vec<_> = ["ca", "apiserver", "agent"].into_iter().enumerate().map(certificate).collect();
+        let authority = self.authority.borrow();
+        let revoked = authority.revoked.iter();
+        let revoked = revoked.map(|serial| RevokedCertificate { serial: serial.clone(), since_unix_s: 1 });
+        Certificates {
+            cluster: self.name().clone(),
+            certificates: serde_json::from_value(json!(all)).unwrap(),
+            phase: authority.phase,
+            foreign: None,
+            revoked: revoked.collect(),
+            trust: None,
+        }
+    }
+
+    fn revoke(&self, serials: Vec<String>) -> Revoked {
+        let known = self.authority.borrow().revoked.clone();
+        let new: Vec<String> = serials.into_iter().filter(|serial| !known.contains(serial)).collect();
+        self.authority.borrow_mut().revoked.extend(new.iter().cloned());
+        let revoked = new.into_iter().map(|serial| RevokedCertificate { serial, since_unix_s: 1 }).collect();
+        Revoked { revoked, renewed: vec!["agent".into()], trust: self.trust() }
     }
 
     fn entries(&self) -> Vec<PeerEntry> {

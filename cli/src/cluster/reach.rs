@@ -34,6 +34,13 @@ impl Cluster for Reach {
         }
     }
 
+    async fn ask_leader(&self, request: &Request) -> Result<Answer> {
+        match self {
+            Self::Host(host) => host.ask_leader(request).await,
+            Self::Context(context) => context.ask_leader(request).await,
+        }
+    }
+
     async fn ask_agents(&self, request: &Request) -> Result<Vec<AgentAnswer>> {
         match self {
             Self::Host(host) => host.ask_agents(request).await,
