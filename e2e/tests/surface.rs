@@ -26,6 +26,7 @@ const LIMITS: &[(&str, usize)] = &[
     ("crates/secrets", 52),
     ("crates/source", 22),
     ("crates/trust", 56),
+    ("crates/verdict", 28),
     ("ebpf/abi", 58),
     ("node-agent", 24),
 ];
