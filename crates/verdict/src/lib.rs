@@ -6,6 +6,7 @@
 
 pub mod budget;
 mod judge;
+pub mod outlier;
 mod peer;
 mod ramp;
 mod report;
@@ -21,6 +22,8 @@ pub use time::Monotonic;
 
 #[cfg(test)]
 mod judge_tests;
+#[cfg(test)]
+mod outlier_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
