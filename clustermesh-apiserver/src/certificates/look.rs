@@ -88,8 +88,22 @@ impl Look {
     /// Makes what is missing or due; says when the first of them is due.
     pub(super) async fn pass(&self, now: UnixTime, leads: bool) -> Result<UnixTime, KeepError> {
         let _turn = self.turn().await;
+        let stored = self.authorities(now).await?;
+        match self.keep_all(&stored, (now, leads)).await {
+            // Somebody has put certificates of another authority there, and that authority, while both were looked at.
+            Err(KeepError::Foreign { .. }) if self.is_outdated(&stored).await? => Ok(now),
+            kept => kept,
+        }
+    }
+
+    async fn is_outdated(&self, stored: &Stored) -> Result<bool, KeepError> {
+        let held = self.store.read(Holder::Authority).await?;
+        Ok(held.is_none_or(|held| held.entry.files() != stored.held.entry.files()))
+    }
+
+    async fn keep_all(&self, stored: &Stored, (now, leads): (UnixTime, bool)) -> Result<UnixTime, KeepError> {
         let mut first = due_at_the_latest(now);
-        let Some(authorities) = self.authorities(now).await?.authorities else {
+        let Some(authorities) = &stored.authorities else {
             // Somebody else makes all of them.
             for holder in self.store.holders() {
                 let held = self.store.read(holder).await?;
@@ -100,7 +114,7 @@ impl Look {
         // A fault of one leaves no other behind.
         let mut failed = None;
         for wanted in &self.wanted {
-            match self.keep(&authorities, wanted, (now, leads)).await {
+            match self.keep(authorities, wanted, (now, leads)).await {
                 Ok(due) if due.as_secs() < first.as_secs() => first = due,
                 Ok(_) => {}
                 Err(error) => failed = failed.or(Some(error)),

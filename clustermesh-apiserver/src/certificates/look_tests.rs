@@ -191,3 +191,31 @@ async fn a_certificate_that_was_handed_over_is_made_anew() {
     look.pass(now, true).await.unwrap();
     assert!(fake.value("mesh-agent", "tls.crt").unwrap().contains("BEGIN CERTIFICATE"));
 }
+
+#[tokio::test]
+async fn who_is_taken_over_from_while_it_looks_looks_again_and_complains_of_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let look = in_a_folder(&scratch);
+    let now = at(Duration::ZERO);
+    look.pass(now, true).await.unwrap();
+    let read = look.authorities(now).await.unwrap();
+    // Now somebody else takes over: another authority, without its key, and what it has issued.
+    let theirs = Authority::new(&look.cluster, now).unwrap();
+    let agent = look.wanted[1].issue(&theirs, now).unwrap();
+    let put = |holder: &str, files: &[(&str, &str)]| {
+        let (link, folder) =
+            (scratch.path().join(holder), scratch.path().join(format!("{holder}-of-theirs")));
+        fs::create_dir(&folder).unwrap();
+        for (name, text) in files {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+    };
+    put("agent", &[("tls.crt", &agent.certificate_pem), ("tls.key", &agent.key_pem)]);
+    assert!(matches!(look.keep_all(&read, (now, true)).await, Err(KeepError::Foreign { .. })));
+    assert!(!look.is_outdated(&read).await.unwrap(), "nobody else's authority is there: it is a fault");
+    put("ca", &[("tls.crt", theirs.certificate_pem())]);
+    assert!(look.is_outdated(&read).await.unwrap());
+    look.pass(now, true).await.unwrap();
+}
