@@ -20,6 +20,8 @@ SECONDS_EACH := $(or $(SECONDS),60)
 # Rolling updates that bench-kube counts failed requests in.
 RUNS ?=
 
+PLATFORMS ?=
+
 # The Kubernetes lab's settings.
 VERSION ?= 1.34
 PROXY ?= nftables
@@ -103,6 +105,7 @@ ci: ## What a change must pass: lint, test, the oldest kernel where the object c
 
 .PHONY: images kind-up kind-demo kind-clean
 images: ## Build the images with docker, podman or buildah; REGISTRY=, TAG=, PLATFORMS=linux/amd64,linux/arm64 PUSH=1
+	@PLATFORMS='$(PLATFORMS)' setup/deps.sh images
 	@deploy/images/build.sh
 
 kind-up: ## Two kind clusters with routes, images and the chart installed (Docker, Go, kubectl)

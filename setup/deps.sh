@@ -2,11 +2,11 @@
 # Installs what the given targets need and the machine lacks, through apt; says what it installs.
 # Where it can't, it says what is missing and how to get it, and exits with 1.
 #
-#   setup/deps.sh [build] [lab] [kube] [lint] [bench] [kernels]      (default: build lab)
+#   setup/deps.sh [build] [lab] [kube] [lint] [bench] [kernels] [images]      (default: build lab)
 #
 # build: compile the workspace.   lab: run tests and the demo.   kube: run the Kubernetes lab.
 # lint: check style, licences and shell scripts.   bench: what the product is measured beside.
-# kernels: boot other kernels.
+# kernels: boot other kernels.   images: build the images, for PLATFORMS=linux/amd64,linux/arm64 too.
 set -euo pipefail
 
 # The newest Rust that the workspace asks for, and the oldest kernel that runs the programs.
@@ -16,6 +16,7 @@ export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 missing=()
 packages=()
+rust_targets=()
 miss() { missing+=("$1"); }
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -101,6 +102,26 @@ need_kernels() {
     need_program setpriv util-linux
 }
 
+# The image's programs are static, and compiled for another architecture by its own compiler.
+need_images() {
+    local own cpu
+    need_build
+    own=$(uname -m)
+    for cpu in x86_64 aarch64; do
+        case $cpu,${PLATFORMS:-} in
+            "$own",*) ;;
+            x86_64,*linux/amd64* | aarch64,*linux/arm64*)
+                rust_targets+=("$cpu-unknown-linux-gnu")
+                need_program "$cpu-linux-gnu-gcc" "gcc-${cpu//_/-}-linux-gnu"
+                [ -e "/usr/$cpu-linux-gnu/include/stdio.h" ] || case $cpu in
+                    x86_64) packages+=("/usr/$cpu-linux-gnu/include/stdio.h:libc6-dev-amd64-cross") ;;
+                    aarch64) packages+=("/usr/$cpu-linux-gnu/include/stdio.h:libc6-dev-arm64-cross") ;;
+                esac
+                ;;
+        esac
+    done
+}
+
 # The first of the packages that apt can install.
 choose_package() {
     local package
@@ -180,14 +201,16 @@ main() {
     cd "$root"
     for goal in "${goals[@]}"; do
         case $goal in
-            build | lab | kube | lint | bench | kernels) "need_$goal" ;;
-            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint, bench and kernels" >&2; exit 2 ;;
+            build | lab | kube | lint | bench | kernels | images) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint, bench, kernels and images" >&2; exit 2 ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || install_packages
     if [[ " ${goals[*]} " == *" lint "* ]] && [ ${#missing[@]} -eq 0 ]; then
         install_rust_tools
     fi
+    [ ${#rust_targets[@]} -eq 0 ] || [ ${#missing[@]} -gt 0 ] || rustup target add "${rust_targets[@]}" </dev/null ||
+        miss "Rust for ${rust_targets[*]}: rustup target add ${rust_targets[*]}"
     if [ ${#missing[@]} -gt 0 ]; then
         echo "setup: this machine lacks:" >&2
         printf '  - %s\n' "${missing[@]}" >&2
