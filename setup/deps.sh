@@ -2,11 +2,12 @@
 # Installs what the given targets need and the machine lacks, through apt; says what it installs.
 # Where it can't, it says what is missing and how to get it, and exits with 1.
 #
-#   setup/deps.sh [build] [lab] [kube] [lint] [bench] [kernels] [images]      (default: build lab)
+#   setup/deps.sh [build] [lab] [kube] [lint] [bench] [kernels] [images] [kind]      (default: build lab)
 #
 # build: compile the workspace.   lab: run tests and the demo.   kube: run the Kubernetes lab.
 # lint: check style, licences and shell scripts.   bench: what the product is measured beside.
 # kernels: boot other kernels.   images: build the images, for PLATFORMS=linux/amd64,linux/arm64 too.
+# kind: run clusters by kind, without a container engine, too.
 set -euo pipefail
 
 # The newest Rust that the workspace asks for, and the oldest kernel that runs the programs.
@@ -122,6 +123,23 @@ need_images() {
     done
 }
 
+need_kind() {
+    need_build
+    have go || miss "Go 1.26 or newer, to build kind, helm and, without a registry, Kubernetes: install it from https://go.dev/dl"
+    have kubectl || miss "kubectl 1.30 or newer: https://kubernetes.io/docs/tasks/tools/"
+    ! docker info >/dev/null 2>&1 || return 0
+    # What e2e/kind/engine.sh and e2e/kind/image need.
+    [ "$(id -u)" = 0 ] || miss "a docker daemon that answers, or root: one is started in namespaces of its own then"
+    need_program dockerd docker.io
+    need_program docker docker.io
+    need_program iptables iptables
+    need_program ip iproute2
+    need_program jq jq
+    need_program unshare util-linux
+    need_program pgrep procps
+    need_program debootstrap debootstrap
+}
+
 # The first of the packages that apt can install.
 choose_package() {
     local package
@@ -201,8 +219,8 @@ main() {
     cd "$root"
     for goal in "${goals[@]}"; do
         case $goal in
-            build | lab | kube | lint | bench | kernels | images) "need_$goal" ;;
-            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint, bench, kernels and images" >&2; exit 2 ;;
+            build | lab | kube | lint | bench | kernels | images | kind) "need_$goal" ;;
+            *) echo "setup/deps.sh: $goal is none of build, lab, kube, lint, bench, kernels, images and kind" >&2; exit 2 ;;
         esac
     done
     [ ${#packages[@]} -eq 0 ] || install_packages

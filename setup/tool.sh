@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Prints the path of a tool written in Go: the cache's, where Go builds it once, or the one on the PATH.
 #
-#   setup/tool.sh helm|kind|actionlint              builds it if none is there (needs Go)
-#   setup/tool.sh helm|kind|actionlint --present    exits with 1 if none is there
+#   setup/tool.sh helm|kind|crictl|actionlint              builds it if none is there (needs Go)
+#   setup/tool.sh helm|kind|crictl|actionlint --present    exits with 1 if none is there
 #
 # CLUSTERMESH_CACHE   where the cache is (default: ~/.cache/clustermesh)
 set -euo pipefail
@@ -14,6 +14,7 @@ case ${1:-} in
         flags+=" -X helm.sh/helm/v3/internal/version.version=$version"
         ;;
     kind) version=v0.33.0 package=sigs.k8s.io/kind time="half a minute" ;;
+    crictl) version=v1.34.0 package=sigs.k8s.io/cri-tools/cmd/crictl time="a minute" ;;
     actionlint) version=v1.7.12 package=github.com/rhysd/actionlint/cmd/actionlint time="half a minute" ;;
     *)
         sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2

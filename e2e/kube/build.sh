@@ -2,7 +2,9 @@
 # Builds what the Kubernetes lab runs and the machine lacks, from the projects' Go modules, into a cache keyed by
 # version; prints the folder of each on standard output, and what it does on standard error. A second run takes no time.
 #
-#   e2e/kube/build.sh [kubernetes] [etcd] [coredns]      (default: all three)
+#   e2e/kube/build.sh [kubernetes] [etcd] [coredns] [kubeadm]      (default: all but kubeadm)
+#
+# kubeadm, and kubectl with it, is what nodes of kind have beside these (e2e/kind/image); of the default version only.
 #
 # VERSION             of Kubernetes: 1.33, 1.34 (default), 1.37, or a full one like 1.34.4
 # KUBEBUILDER_ASSETS  a folder that holds kube-apiserver, kubelet … already: used as it is, nothing is built
@@ -74,6 +76,20 @@ build_coredns() { # folder
     (cd "$modules/coredns" && go build -trimpath -ldflags "-s -w" -o "$1/coredns" .)
 }
 
+# Its plugins are chosen here: a build with others is another one.
+coredns_version() { echo "$COREDNS_VERSION-$(sha256sum <"$modules/coredns/main.go" | cut -c1-8)"; }
+
+build_kubeadm() { # folder version
+    local minor=${2#*.} stamp=k8s.io/component-base/version
+    grep -q "k8s.io/kubernetes $2\$" "$modules/kubeadm/go.mod" || {
+        say "kubeadm is built for the default version only, not for $2"
+        return 1
+    }
+    (cd "$modules/kubeadm" && go build -trimpath -o "$1/kubeadm" -ldflags "-s -w \
+        -X $stamp.gitVersion=$2 -X $stamp.gitMajor=1 -X $stamp.gitMinor=${minor%%.*}" .)
+    ln -s kubeadm "$1/kubectl"
+}
+
 # Builds into a draft and renames it into place: a folder that is there is complete. The lock lets the second of two
 # builders wait for the first.
 ensure() { # name version how-long
@@ -111,8 +127,9 @@ main() {
                 fi
                 ;;
             etcd) ensure etcd "$ETCD_VERSION" "about a minute" ;;
-            coredns) ensure coredns "$COREDNS_VERSION" "about 100 s" ;;
-            *) say "$goal is none of kubernetes, etcd and coredns"; exit 2 ;;
+            coredns) ensure coredns "$(coredns_version)" "about 100 s" ;;
+            kubeadm) ensure kubeadm "$(full_version)" "about a minute" ;;
+            *) say "$goal is none of kubernetes, etcd, coredns and kubeadm"; exit 2 ;;
         esac
     done
 }
