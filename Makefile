@@ -108,13 +108,16 @@ images: ## Build the images with docker, podman or buildah; REGISTRY=, TAG=, PLA
 	@PLATFORMS='$(PLATFORMS)' setup/deps.sh images
 	@deploy/images/build.sh
 
-kind-up: ## Two kind clusters with routes, images and the chart installed (Docker, Go, kubectl)
-	@e2e/kind/up.sh
+kind-up: ## Two kind clusters with routes, images and the chart installed, left up (Go, kubectl; root where no docker answers)
+	@setup/deps.sh kind
+	@e2e/kind/prepare.sh
+	@e2e/kind/engine.sh run e2e/kind/up.sh
 
-kind-demo: ## The story of demo-kube on two kind clusters (Docker, Go, kubectl; as root); JSON=FILE for results
-	@setup/deps.sh build
+kind-demo: ## The story of demo-kube on two kind clusters, which it makes and removes (root); JSON=FILE for results, KEEP=1
+	@setup/deps.sh kind
+	@cargo build --locked -p clustermesh --bin clustermesh
 	@cargo build --locked -p mesh-e2e --bin demo-kube
-	@target/debug/demo-kube --kind $(if $(JSON),--json '$(JSON)')
+	@KEEP='$(filter-out 0,$(KEEP))' e2e/kind/demo.sh $(if $(JSON),--json '$(JSON)')
 
 kind-clean: ## Remove the kind clusters
 	@e2e/kind/down.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Routes the pods of each cluster on the nodes of the others: what the product asks of the network. Run it again after a
-# node was added.
+# Routes the pods of every node on all other nodes, those of the other clusters among them: what the product asks of the
+# network. Within a cluster the CNI makes the same routes, but after a node's start it may be later than the node's pods.
+# Run it again after a node was added.
 #
 #   e2e/kind/routes.sh CLUSTER CLUSTER…
 #
@@ -42,28 +43,30 @@ gateway() {
     return 1
 }
 
-# On every node of $1: the pods of every node of $2.
-route() {
-    local here=$1 there=$2 node addresses ranges range via count=0
-    while IFS='|' read -r _ addresses ranges; do
-        for range in $ranges; do
-            # shellcheck disable=SC2086 # the addresses are separate words
-            via=$(gateway "$range" $addresses)
-            while IFS='|' read -r node _; do
-                "${node_exec[@]}" "$node" ip "$(family "$range")" route replace "$range" via "$via" </dev/null
-                count=$((count + 1))
-            done <<<"${nodes[$here]}"
-        done
-    done <<<"${nodes[$there]}"
-    echo "routes: $count from nodes of $here to pods of $there"
+# What makes the routes on a node, a command each: the pods of every other node.
+commands() {
+    local here=$1 there node addresses ranges range
+    for there in "${!nodes[@]}"; do
+        while IFS='|' read -r node addresses ranges; do
+            [ "$node" != "$here" ] || continue
+            for range in $ranges; do
+                # shellcheck disable=SC2086 # the addresses are separate words
+                echo "ip $(family "$range") route replace $range via $(gateway "$range" $addresses)"
+            done
+        done <<<"${nodes[$there]}"
+    done
 }
 
 declare -A nodes
 for cluster in "$@"; do
     nodes[$cluster]=$(nodes_of "$cluster")
 done
-for here in "$@"; do
-    for there in "$@"; do
-        [ "$here" = "$there" ] || route "$here" "$there"
-    done
+for cluster in "$@"; do
+    count=0
+    while IFS='|' read -r node _; do
+        wanted=$(commands "$node")
+        "${node_exec[@]}" "$node" sh -ec "$wanted" </dev/null
+        count=$((count + $(wc -l <<<"$wanted")))
+    done <<<"${nodes[$cluster]}"
+    echo "routes: $count on nodes of $cluster"
 done

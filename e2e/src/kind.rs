@@ -1,4 +1,5 @@
-//! The kind clusters of `e2e/kind/up.sh`, as a provider of clusters: a node is a container of Docker's.
+//! The kind clusters of `e2e/kind/up.sh`, as a provider of clusters: a node is a container of Docker's. Runs where docker
+//! answers, which `e2e/kind/engine.sh run` sees to.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -80,6 +81,7 @@ impl Provider for KindClusters {
         self.docker(&["kill", "--signal", "KILL", node]).map(drop)
     }
 
+    /// Returns when the node has its routes: its pods may be ready before its CNI makes them.
     fn power_on(&mut self, _: &str, node: &str) -> Result<()> {
         self.docker(&["start", node])?;
         self.run(Command::new(format!("{SCRIPTS}/nodes.sh")).args(CLUSTERS)).map(drop)

@@ -21,13 +21,16 @@ inspect*) echo PID ;;
 esac
 "#;
 
-/// Each cluster has one node.
+/// Cluster hoth has two nodes, yavin one.
 const KUBECTL: &str = r#"#!/bin/sh
 node=${2#kind-}-worker
 case $2 in kind-hoth) number=1 ;; kind-yavin) number=2 ;; esac
 case "$*" in
-*"--output name") echo "node/$node" ;;
-*) echo "$node|10.9.0.$number |10.$number.1.0/24 " ;;
+*"--output name") echo "node/$node"; [ $number = 2 ] || echo "node/${node}2" ;;
+*)
+    echo "$node|10.9.0.$number |10.$number.1.0/24 "
+    [ $number = 2 ] || echo "${node}2|10.9.0.3 |10.1.2.0/24 "
+    ;;
 esac
 "#;
 
@@ -89,15 +92,25 @@ fn a_node_comes_back_with_what_it_lost() -> Result<()> {
     let mut lines = asked.lines().skip(1);
     assert_eq!(lines.next(), Some("start hoth-worker"));
     let rest: Vec<_> = lines.collect();
-    for node in ["hoth-worker", "yavin-worker"] {
-        let mounts = format!("exec {node} sh -c mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf");
-        ensure!(rest.contains(&mounts.as_str()), "no bpf file system for {node}: {rest:?}");
+    for node in ["hoth-worker", "hoth-worker2", "yavin-worker"] {
+        let remembers = format!("exec {node} sh -ec file=/kind/before-kubelet.sh");
+        ensure!(rest.contains(&remembers.as_str()), "{node} does not learn what it has to make: {rest:?}");
     }
-    for route in [
-        "exec hoth-worker ip -4 route replace 10.2.1.0/24 via 10.9.0.2",
-        "exec yavin-worker ip -4 route replace 10.1.1.0/24 via 10.9.0.1",
+    // A command each, on lines of their own; those of the node's own cluster are among them.
+    for (node, routes) in [
+        ("hoth-worker", ["10.1.2.0/24 via 10.9.0.3", "10.2.1.0/24 via 10.9.0.2"]),
+        ("hoth-worker2", ["10.1.1.0/24 via 10.9.0.1", "10.2.1.0/24 via 10.9.0.2"]),
+        ("yavin-worker", ["10.1.1.0/24 via 10.9.0.1", "10.1.2.0/24 via 10.9.0.3"]),
     ] {
-        ensure!(rest.contains(&route), "{route} is missing: {rest:?}");
+        let begin = format!("exec {node} sh -ec ip -4 route replace ");
+        let begun = rest.iter().position(|line| line.starts_with(&begin));
+        let begun = begun.with_context(|| format!("nothing is routed on {node}: {rest:?}"))?;
+        let mut told: Vec<_> = rest[begun..].iter().take(2).copied().collect();
+        told[0] = told[0].trim_start_matches(&format!("exec {node} sh -ec "));
+        let mut wanted = routes.map(|route| format!("ip -4 route replace {route}"));
+        told.sort_unstable();
+        wanted.sort();
+        assert_eq!(told, wanted, "on {node}");
     }
     Ok(())
 }

@@ -44,8 +44,8 @@ fn run(cli: &Cli) -> Result<bool> {
     }
     prerequisite::check_kube()?;
     let mut lab = bring_up(cli)?;
-    Chart::of_lab(&lab)?.install().context("installing the chart")?;
-    eprintln!("kube: the mesh is installed");
+    Chart::of_lab(&lab)?.install_without_peers().context("installing the chart")?;
+    eprintln!("kube: the chart is installed");
     tell(cli, &mut lab)
 }
 

@@ -24,7 +24,7 @@ const FULL_NAME: &str = "default/rebel-base";
 /// As the manifest says.
 const REPLICAS: usize = 2;
 /// How many steps there are.
-pub const STEPS: usize = 8;
+pub const STEPS: usize = 9;
 const POWER_CUT: &str = "power cut";
 /// How long Kubernetes may take to notice that a node is gone: its grace period of 50 s at most (the lab's is 20 s), and
 /// what its controllers take.
@@ -32,7 +32,8 @@ const NOTICE: Duration = Duration::from_secs(75);
 /// How long calls may go on failing after that: one that began before may have that long to fail.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Tells the story in the first two clusters; the mesh is installed there. Leaves nothing of its own in them.
+/// Tells the story in the first two clusters; the mesh is installed there, and they need not know each other. Leaves
+/// nothing of its own in them but that.
 pub fn tell(provider: &mut dyn Provider, board: &Board) -> Result<Vec<Step>> {
     let sites: [Site; 2] = match <[Site; 2]>::try_from(provider.sites()) {
         Ok(sites) => sites,
@@ -93,7 +94,7 @@ pub fn remark(step: &Step) -> Option<String> {
 impl Teller<'_> {
     fn tell(&mut self) -> Result<Vec<Step>> {
         let (one, other) = (self.one.clone(), self.other.clone());
-        let mut steps = vec![self.become_global()?];
+        let mut steps = vec![self.join()?, self.become_global()?];
         steps.push(self.leave(
             &one,
             &format!("delete deployment {SERVICE} --wait=false"),
@@ -152,6 +153,14 @@ impl Teller<'_> {
         // A cluster has left when its last endpoint has; it is back with the first one.
         let change = if direction == Direction::Away { change(seen.at_unix_us) } else { first };
         Ok(Move { change, control, direction })
+    }
+
+    /// Each cluster goes on answering its own x-wings: nothing is global yet.
+    fn join(&mut self) -> Result<Step> {
+        let name = format!("{} and {} join", self.one.name, self.other.name);
+        let step = self.begin(name, "One command makes them one mesh.");
+        self.shell.join(&self.sites())?;
+        Ok(step.hold(None, vec![Expectation::NoErrors]))
     }
 
     fn become_global(&mut self) -> Result<Step> {

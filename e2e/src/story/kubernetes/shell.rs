@@ -1,10 +1,12 @@
 //! Commands of the story: shown, then run.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::kube::provider::Site;
+use crate::lab::process::program;
 use crate::story::board::Board;
 
 /// How long a cluster may take over anything that the story asks of it.
@@ -16,7 +18,7 @@ pub(super) struct Shell<'b> {
 }
 
 impl Shell<'_> {
-    /// Shows a line that is no command of `kubectl`.
+    /// Shows a line.
     pub(super) fn say(self, line: &str) {
         self.board.command(line.to_owned());
     }
@@ -25,6 +27,21 @@ impl Shell<'_> {
         self.say(&format!("$ kubectl --context {} {args}", site.context.name));
         let words: Vec<_> = args.split(' ').collect();
         site.context.kubectl(&words)
+    }
+
+    /// Makes the clusters peers; returns when every node of each knows the others.
+    pub(super) fn join(self, sites: &[&Site]) -> Result<()> {
+        let contexts: Vec<_> = sites.iter().flat_map(|site| ["--context", &site.context.name]).collect();
+        self.say(&format!("$ clustermesh join {}", contexts.join(" ")));
+        let kubeconfig = &sites.first().context("no cluster joins nobody")?.context.kubeconfig;
+        let mut command = Command::new(program("clustermesh")?);
+        command.arg("join").args(contexts).arg("--kubeconfig").arg(kubeconfig).stdin(Stdio::null());
+        // Nobody is there who could be asked.
+        command.args(["--yes", "--timeout", &format!("{}s", PATIENCE.as_secs())]);
+        let output = command.output().context("starting clustermesh")?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "clustermesh join: {}", said.trim());
+        Ok(())
     }
 
     /// Waits until a workload is as it should be.
