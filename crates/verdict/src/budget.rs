@@ -81,6 +81,10 @@ struct Target {
     /// Of which period it is.
     period: u64,
     turns: usize,
+    /// Where in the sample the nodes are that are probed without suspicion. Each suspicion moves it on, so that nodes that
+    /// are down are left.
+    window: usize,
+    suspected: bool,
     probed: Option<Monotonic>,
     dialled: Option<Monotonic>,
 }
@@ -112,8 +116,17 @@ impl Pacer {
             return;
         }
         let known = self.targets.remove(&cluster);
-        let (turns, probed, dialled) = known.map_or((0, None, None), |t| (t.turns, t.probed, t.dialled));
-        let target = Target { candidates, sample: Vec::new(), period: u64::MAX, turns, probed, dialled };
+        let fresh = Target {
+            candidates: Vec::new(),
+            sample: Vec::new(),
+            period: u64::MAX,
+            turns: 0,
+            window: 0,
+            suspected: false,
+            probed: None,
+            dialled: None,
+        };
+        let target = Target { candidates, period: u64::MAX, ..known.unwrap_or(fresh) };
         self.targets.insert(cluster, target);
     }
 
@@ -180,8 +193,14 @@ impl Pacer {
         let target = self.targets.get_mut(&cluster)?;
         target.probed = Some(now);
         target.resample(seed, now);
+        let suspect = sample == SUSPECT_SAMPLE;
+        if suspect && !std::mem::replace(&mut target.suspected, suspect) {
+            target.window = target.window.wrapping_add(SAMPLE);
+        }
+        target.suspected = suspect;
         target.turns = target.turns.wrapping_add(1);
-        let node = target.sample.get(target.turns % sample.min(target.sample.len()).max(1))?.clone();
+        let place = target.window.wrapping_add(target.turns % sample);
+        let node = target.sample.get(place % target.sample.len().max(1))?.clone();
         Some(Probe::Echo { cluster, node })
     }
 
@@ -216,7 +235,7 @@ impl Target {
     /// Draws other nodes, once in a period: from each zone in turn, within each by lot.
     fn resample(&mut self, seed: u64, now: Monotonic) {
         let period = now.since(Monotonic::default()).as_secs() / RESAMPLE.as_secs();
-        if self.period == period && !self.sample.is_empty() {
+        if self.period == period {
             return;
         }
         self.period = period;
@@ -337,6 +356,21 @@ mod tests {
             assert!(echoes.len() >= 6 && nodes.len() > SAMPLE, "{echoes:?}");
         }
         assert!(sent.iter().any(|(_, probe)| *probe == Probe::Dial { cluster: id(9) }));
+    }
+
+    #[test]
+    fn a_suspicion_moves_on_to_other_nodes() {
+        let mut pacer = pacer(2, 50);
+        let window = |pacer: &mut Pacer, at| {
+            let sent = run(pacer, (at, at + 2000), &Attention::default());
+            of(&sent, 2).into_iter().map(|(_, node)| node).collect::<BTreeSet<NodeName>>()
+        };
+        let before = window(&mut pacer, 0);
+        let attention = Attention { suspects: vec![id(1), id(2)], demoted: vec![] };
+        run(&mut pacer, (2000, 2200), &attention);
+        let after = window(&mut pacer, 2200);
+        assert_eq!((before.len(), after.len()), (SAMPLE, SAMPLE));
+        assert!(before.is_disjoint(&after), "{before:?} {after:?}");
     }
 
     #[test]

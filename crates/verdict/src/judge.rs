@@ -269,7 +269,7 @@ impl Judge {
             let peers = self.peers.iter().filter(|(_, peer)| select(peer));
             peers.map(|(cluster, _)| *cluster).collect::<Vec<ClusterId>>()
         };
-        let is_suspect = |peer: &Peer| !peer.is_demoted() && peer.path.is_suspect(now, &self.settings);
+        let is_suspect = |peer: &Peer| peer.is_in_play() && peer.path.is_suspect(now, &self.settings);
         let mut suspects = clusters(&is_suspect);
         if !suspects.is_empty() || self.home.is_suspect(now, &self.settings) {
             suspects.insert(0, self.own);

@@ -126,6 +126,16 @@ fn a_partition_is_seen_from_each_side_as_it_is() {
 }
 
 #[test]
+fn a_node_that_was_cut_off_finds_the_others_gone_anew_before_it_cuts() {
+    // The way to cluster 2 is cut, which witnesses know; and for a while nobody can be asked.
+    let mut faults = broken(&[What::Path, What::Control]);
+    faults.extend(cut_off(2, DEATH + 20_000, DEATH + 35_000));
+    let mut world = World::new(2, 3, faults);
+    world.run(DEATH + 60_000);
+    assert_eq!((world.verdict(2), world.cuts(2)), (Verdict::PathBroken, vec![]));
+}
+
+#[test]
 fn an_echo_that_is_blocked_demotes_nobody() {
     // From the beginning, and from some time on, with applications or connects on suspicion.
     for from in [0, DEATH] {

@@ -99,6 +99,11 @@ impl Peer {
         self.path.state(now, self.nodes, settings)
     }
 
+    /// It has connections to lose, or is about to.
+    pub(crate) fn is_in_play(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Returning { .. })
+    }
+
     pub(crate) fn is_demoted(&self) -> bool {
         !matches!(self.phase, Phase::Serving)
     }
@@ -124,7 +129,11 @@ impl Peer {
         match &mut self.phase {
             Phase::Serving => {}
             Phase::Broken { round, .. } => *round = Round::NOT_ASKED,
-            Phase::Gone { uncut, .. } => *uncut = uncut.map(|_| now),
+            // What has not been cut yet has to be found gone once more: maybe nobody could say otherwise.
+            Phase::Gone { since, uncut: Some(_) } => {
+                self.phase = Phase::Broken { since: *since, round: Round::NOT_ASKED };
+            }
+            Phase::Gone { .. } => {}
             // Its hold begins again, unless the ramp has begun.
             Phase::Returning { good, hold } if now.since(*good) < *hold => *good = now,
             Phase::Returning { .. } => {}
