@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube test-kernels test-hostile
+.PHONY: help setup demo test lint ebpf bench bench-kube fuzz fmt clean ci kube-up kube-down test-kube demo-kube test-kernels test-hostile simulate
 
 # sudo and minimal shells leave cargo's folder out.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -60,6 +60,10 @@ test-kube: ## The tests of the Kubernetes lab (the same settings)
 
 test-hostile: setup ## A peer with ten million endpoints beside two healthy ones (a few minutes); ENDPOINTS=10000000
 	@HOSTILE_ENDPOINTS='$(ENDPOINTS)' cargo test --locked -p node-agent --test hostile -- --nocapture
+
+simulate: ## Judge a mesh of 511 clusters in virtual time, with an oracle (a minute); SEED=1, MINUTES=60
+	@setup/deps.sh build
+	@cargo run --locked --quiet -p mesh-verdict --example simulate -- --seed '$(or $(SEED),1)' --minutes '$(or $(MINUTES),60)'
 
 test-kernels: ## The datapath on other kernels, in qemu (half an hour); KERNELS='6.1 newest'
 	@setup/deps.sh build lab kernels
