@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_admin::cluster::{PeerDocument, PeerEntry};
 use mesh_model::name::{ClusterId, ClusterName};
-use mesh_peers::folder::{self, FolderProblem};
+use mesh_peers::folder::{self, FolderProblem, FolderReading};
 use mesh_peers::write::{self, WriteError};
 use mesh_peers::{PeerFile, PeerFileError};
 use mesh_secrets::SecretsError;
@@ -149,19 +149,25 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(action).await.unwrap_or(Err(StoreError::Stopping))
 }
 
+impl From<FolderReading> for Stored {
+    fn from(reading: FolderReading) -> Self {
+        let mut stored = Self { refused: reading.misnamed, ..Self::default() };
+        for outcome in reading.peers.into_values() {
+            match outcome {
+                Ok(file) => stored.files.push(file),
+                Err(error) => stored.refused.push(error),
+            }
+        }
+        stored
+    }
+}
+
 fn read(folder: &Path, name: &ClusterName, id: ClusterId) -> Result<Stored, StoreError> {
     let reading = folder::read(folder, name, id);
-    if let Some(problem) = reading.problem {
-        return Err(StoreError::Incomplete(problem));
+    match &reading.problem {
+        Some(problem) => Err(StoreError::Incomplete(problem.clone())),
+        None => Ok(reading.into()),
     }
-    let mut stored = Stored { refused: reading.misnamed, ..Stored::default() };
-    for outcome in reading.peers.into_values() {
-        match outcome {
-            Ok(file) => stored.files.push(file),
-            Err(error) => stored.refused.push(error),
-        }
-    }
-    Ok(stored)
 }
 
 fn writable(folder: &Path) -> Result<(), StoreError> {

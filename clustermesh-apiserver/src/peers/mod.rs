@@ -8,13 +8,13 @@ mod metrics;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh_model::name::{ClusterId, ClusterName};
 use mesh_peers::FolderWatch;
 use mesh_peers::folder::{self, Now, Peer, Peers, Remembered};
 use mesh_runtime::StateFile;
-use mesh_runtime::clock::{rfc3339, unix_seconds};
+use mesh_runtime::clock::rfc3339;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +70,6 @@ pub(crate) struct PeerFiles {
     metrics: PeerMetrics,
     known: watch::Sender<Arc<Known>>,
     remembered: watch::Sender<Option<Remembered>>,
-    /// The problem of the folder that was logged last, and the same with its time.
-    problem: Option<(String, String)>,
     read_again_after: Option<Duration>,
 }
 
@@ -81,8 +79,7 @@ impl PeerFiles {
         let remembered: Remembered = load(&config.memory);
         let peers = Peers::remembering(&remembered, &config.own_name, config.own_id);
         let (known, remembered) = (watch::Sender::default(), watch::Sender::default());
-        let mut files =
-            Self { config, peers, metrics, known, remembered, problem: None, read_again_after: None };
+        let mut files = Self { config, peers, metrics, known, remembered, read_again_after: None };
         files.read();
         files
     }
@@ -120,7 +117,7 @@ impl PeerFiles {
         for name in &change.changed {
             self.log(name);
         }
-        self.log_problem();
+        self.log_problem(change.is_otherwise_incomplete);
         self.publish();
         self.read_again_after = change.read_again_after;
     }
@@ -137,33 +134,20 @@ impl PeerFiles {
         }
     }
 
-    fn log_problem(&mut self) {
-        let misnamed = self.peers.misnamed().iter().map(ToString::to_string);
-        let folder = self.peers.problem().map(ToString::to_string);
-        if folder.is_some() {
+    fn log_problem(&self, is_other: bool) {
+        if self.peers.problem().is_some() {
             self.metrics.folder_failed();
         }
-        let reasons: Vec<String> = folder.into_iter().chain(misnamed).collect();
-        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
-        if reason.as_ref() == self.problem.as_ref().map(|(reason, _)| reason) {
-            return;
-        }
-        match &reason {
-            Some(reason) => tracing::warn!(reason, "peers folder is incomplete; no peer is shut out"),
+        match self.peers.incomplete() {
+            _ if !is_other => {}
+            Some((reason, _)) => tracing::warn!(reason, "peers folder is incomplete; no peer is shut out"),
             None => tracing::info!("peers folder is complete"),
         }
-        let since = rfc3339(unix_seconds(SystemTime::now()));
-        self.problem = reason.map(|reason| {
-            let shown = format!("{reason} (since {since}; no peer is shut out)");
-            (reason, shown)
-        });
     }
 
     fn publish(&self) {
-        let known = Known {
-            peers: self.peers.peers().clone(),
-            problem: self.problem.as_ref().map(|(_, shown)| shown.clone()),
-        };
+        let shown = |(reason, since)| format!("{reason} (since {}; no peer is shut out)", rfc3339(since));
+        let known = Known { peers: self.peers.peers().clone(), problem: self.peers.incomplete().map(shown) };
         self.known.send_if_modified(|before| {
             let other = **before != known;
             if other {

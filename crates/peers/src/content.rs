@@ -29,10 +29,14 @@ pub(crate) fn contents(path: &Path) -> Result<String, Problem> {
     if is_being_written(&file, &metadata) {
         return Err(Problem::BeingWritten);
     }
+    text(bytes)
+}
+
+pub(crate) fn text(bytes: Vec<u8>) -> Result<String, Problem> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Problem::TooBig);
     }
-    String::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))
+    String::from_utf8(bytes).map_err(|error| Problem::Unreadable { reason: error.to_string() })
 }
 
 /// Whether what was read of a file may be half of it. Where the kernel doesn't tell who has it open, it has to be left

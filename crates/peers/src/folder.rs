@@ -12,7 +12,7 @@ use std::path::Path;
 use mesh_model::name::{ClusterId, ClusterName};
 use serde::{Deserialize, Serialize};
 
-use crate::content::contents;
+use crate::content::{contents, text};
 use crate::file::{PeerFile, PeerFileError, Problem};
 
 pub use peers::{Now, Peer, Peers, PeersChange, Remembered};
@@ -55,21 +55,14 @@ pub struct FolderReading {
 }
 
 impl FolderReading {
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.problem.is_none()
     }
 }
 
 /// Reads a folder of peer files. `own_name` and `own_id` are this cluster's, which no file may claim.
 pub fn read(folder: &Path, own_name: &ClusterName, own_id: ClusterId) -> FolderReading {
-    let mut reading = FolderReading {
-        problem: None,
-        peers: BTreeMap::new(),
-        misnamed: Vec::new(),
-        folder: folder.display().to_string(),
-        identity: None,
-        is_secret: false,
-    };
+    let mut reading = FolderReading::of(folder.display().to_string());
     let files = match list(folder, &mut reading) {
         Ok(files) => files,
         Err(error) => {
@@ -84,7 +77,23 @@ pub fn read(folder: &Path, own_name: &ClusterName, own_id: ClusterId) -> FolderR
         return reading;
     }
     for file in files {
-        reading.take(folder, &file, own_name);
+        reading.take(&file, contents(&folder.join(&file)), own_name);
+    }
+    reading.refuse_ids(own_id);
+    reading
+}
+
+/// Reads peer files that are the keys of something else than a folder, by the rules of one.
+pub fn read_keys<'a>(
+    keys: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    own_name: &ClusterName,
+    own_id: ClusterId,
+) -> FolderReading {
+    let mut reading = FolderReading::of(String::new());
+    let mut files: Vec<_> = keys.into_iter().filter(|(key, _)| is_peer_file(key)).collect();
+    files.sort_unstable();
+    for (key, content) in files {
+        reading.take(key, text(content.to_vec()), own_name);
     }
     reading.refuse_ids(own_id);
     reading
@@ -116,7 +125,12 @@ fn is_peer_file(name: &str) -> bool {
 }
 
 impl FolderReading {
-    fn take(&mut self, folder: &Path, file: &str, own_name: &ClusterName) {
+    fn of(folder: String) -> Self {
+        let (peers, misnamed) = (BTreeMap::new(), Vec::new());
+        Self { problem: None, peers, misnamed, folder, identity: None, is_secret: false }
+    }
+
+    fn take(&mut self, file: &str, content: Result<String, Problem>, own_name: &ClusterName) {
         let refused = |problem| PeerFileError { file: file.into(), id: None, problem };
         let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
         let name = match ClusterName::new(stem) {
@@ -126,9 +140,7 @@ impl FolderReading {
                 return;
             }
         };
-        let parsed = contents(&folder.join(file))
-            .map_err(refused)
-            .and_then(|text| PeerFile::parse(&name, file, &text));
+        let parsed = content.map_err(refused).and_then(|text| PeerFile::parse(&name, file, &text));
         let id = claimed_id(&parsed);
         let mut outcome = match parsed {
             Ok(_) if name == *own_name => Err(PeerFileError { id, ..refused(Problem::OwnName) }),

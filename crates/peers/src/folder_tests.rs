@@ -164,9 +164,12 @@ fn a_missing_folder_is_ignorance() {
         problem.contains(folder.path.to_str().unwrap()) && problem.contains("make it a folder"),
         "{problem}"
     );
+    assert_eq!(folder.peers.incomplete().map(|(reason, _)| reason), Some(problem.as_str()));
     fs::rename(folder.path.with_extension("away"), &folder.path).unwrap();
+    let whole_again = PeersChange { is_otherwise_incomplete: true, ..PeersChange::default() };
+    assert_eq!(folder.update(), whole_again);
+    assert_eq!((folder.peers.problem(), folder.peers.incomplete()), (None, None));
     assert_eq!(folder.update(), PeersChange::default());
-    assert_eq!(folder.peers.problem(), None);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn what_is_written_into_a_folder_is_read_there_and_replaces_what_was() {
     for file in [hoth(2), hoth(3)] {
         assert_eq!(write(dir.path(), &file).unwrap(), dir.path().join("hoth.yaml"));
         let reading = folder::read(dir.path(), &name, id);
-        assert!(reading.is_complete() && reading.misnamed.is_empty());
+        assert!(reading.problem.is_none() && reading.misnamed.is_empty());
         assert_eq!(reading.peers.into_values().collect::<Vec<_>>(), [Ok(file)]);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");

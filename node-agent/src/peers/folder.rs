@@ -13,7 +13,7 @@ use mesh_model::snapshot::ClusterSnapshot;
 use mesh_model::view::{PeerPin, PeerSnapshot, Quota};
 use mesh_peers::folder::{self, Now, Peer, Peers, Remembered};
 use mesh_peers::{FolderWatch, PeerFile};
-use mesh_runtime::clock::{rfc3339, unix_seconds};
+use mesh_runtime::clock::rfc3339;
 use mesh_runtime::{Supervisor, SupervisorError, Task};
 use mesh_source::ranges::Known;
 use tokio::sync::watch;
@@ -91,10 +91,6 @@ pub struct PeerFolder {
     peers: Peers,
     tasks: BTreeMap<ClusterName, (watch::Sender<Followed>, Task)>,
     supervisor: Supervisor,
-    /// The last problem logged.
-    problem: Option<String>,
-    /// The same with its time.
-    problem_shown: Option<String>,
     known: watch::Sender<Option<Remembered>>,
     /// The share of each peer, by the number of their files.
     quota: watch::Sender<Quota>,
@@ -113,8 +109,7 @@ impl PeerFolder {
         let peers = Peers::remembering(&config.remembered, &config.own_name, config.own_id);
         let (tasks, known) = (BTreeMap::new(), watch::Sender::default());
         let quota = watch::Sender::new(config.quotas.of_view(config.capacity, 1));
-        let (problem, problem_shown) = (None, None);
-        (Self { config, board, peers, tasks, supervisor, problem, problem_shown, known, quota }, receiver)
+        (Self { config, board, peers, tasks, supervisor, known, quota }, receiver)
     }
 
     /// The memory that shall outlive this process; `None` until the folder has been looked at.
@@ -150,7 +145,7 @@ impl PeerFolder {
         let reading = folder::read(folder, own_name, *own_id);
         let change = self.peers.update(reading, Now::read());
         self.share();
-        self.log_problem();
+        self.log_problem(change.is_otherwise_incomplete);
         self.remember();
         for name in &change.removed {
             tracing::info!(peer = %name, "peer file removed: its backends are drained");
@@ -185,23 +180,14 @@ impl PeerFolder {
         }
     }
 
-    fn log_problem(&mut self) {
-        let problems = self.peers.misnamed().iter().map(ToString::to_string);
-        let folder = self.peers.problem().map(ToString::to_string);
-        if folder.is_some() {
+    fn log_problem(&self, is_other: bool) {
+        if self.peers.problem().is_some() {
             self.board.metrics.folder_failed();
         }
-        let problem: Vec<_> = folder.into_iter().chain(problems).collect();
-        let problem = (!problem.is_empty()).then(|| problem.join("; "));
-        if problem != self.problem {
-            match &problem {
-                Some(reason) => tracing::warn!(reason, "peers folder is incomplete; no peer is drained"),
-                None => tracing::info!("peers folder is complete"),
-            }
-            let since = rfc3339(unix_seconds(SystemTime::now()));
-            let shown = |reason: &String| format!("{reason} (since {since}; no peer is drained)");
-            self.problem_shown = problem.as_ref().map(shown);
-            self.problem = problem;
+        match self.peers.incomplete() {
+            _ if !is_other => {}
+            Some((reason, _)) => tracing::warn!(reason, "peers folder is incomplete; no peer is drained"),
+            None => tracing::info!("peers folder is complete"),
         }
     }
 
@@ -257,6 +243,8 @@ impl PeerFolder {
         let misnamed = self.peers.misnamed().iter().map(|error| (error.file.clone(), error.to_string()));
         let misnamed: Vec<_> = misnamed.collect();
         let claimed = self.peers.claimed_ids();
+        let shown = |(reason, since)| format!("{reason} (since {}; no peer is drained)", rfc3339(since));
+        let problem = self.peers.incomplete().map(shown);
         let own = self.config.own_ranges.borrow().clone().unwrap_or_default();
         self.board.set.send_if_modified(|set| {
             let peers: BTreeMap<_, _> = (self.peers.peers().iter())
@@ -269,14 +257,14 @@ impl PeerFolder {
                 && peers.iter().all(same)
                 && set.claimed == claimed
                 && set.misnamed == misnamed
-                && set.problem == self.problem_shown;
+                && set.problem == problem;
             if !unchanged {
                 for (name, status) in &peers {
                     let before = set.peers.get(name).map(|before| before.state().0);
                     self.board.announce(name, before, status);
                 }
-                let (misnamed, problem) = (misnamed.clone(), self.problem_shown.clone());
-                *set = Arc::new(PeerSet { claimed: claimed.clone(), peers, misnamed, problem });
+                let (claimed, misnamed) = (claimed.clone(), misnamed.clone());
+                *set = Arc::new(PeerSet { claimed, peers, misnamed, problem: problem.clone() });
             }
             !unchanged
         });

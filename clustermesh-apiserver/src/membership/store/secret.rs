@@ -2,7 +2,7 @@
 //! leave each other's keys alone.
 
 use mesh_model::name::{ClusterId, ClusterName};
-use mesh_peers::{PeerFile, PeerFileError, Problem};
+use mesh_peers::{PeerFile, folder};
 use mesh_secrets::{Applied, KeyName, OnConflict, Removed, Secret, SecretName, Secrets};
 
 use super::{StoreError, Stored};
@@ -27,18 +27,7 @@ impl PeerSecret {
 
     pub(super) async fn read(&self, name: &ClusterName, id: ClusterId) -> Result<Stored, StoreError> {
         let secret = self.secret().await?;
-        let mut stored = Stored::default();
-        for (key, value) in secret.data() {
-            let Some((stem, ending)) = key.rsplit_once('.') else { continue };
-            if !ENDINGS.contains(&ending) {
-                continue;
-            }
-            match parse((stem, key), value, (name, id)) {
-                Ok(file) => stored.files.push(file),
-                Err(error) => stored.refused.push(error),
-            }
-        }
-        Ok(stored)
+        Ok(folder::read_keys(secret.data(), name, id).into())
     }
 
     pub(super) async fn put(&self, file: &PeerFile) -> Result<(), StoreError> {
@@ -93,24 +82,6 @@ fn other(secret: &Secret, name: &ClusterName) -> Option<String> {
     keys.into_iter().find(|key| secret.value(key).is_some())
 }
 
-fn parse(
-    (stem, key): (&str, &str),
-    value: &[u8],
-    (own_name, own_id): (&ClusterName, ClusterId),
-) -> Result<PeerFile, PeerFileError> {
-    let refused = |id, problem| PeerFileError { file: key.into(), id, problem };
-    let name =
-        ClusterName::new(stem).map_err(|error| refused(None, Problem::Name { reason: error.to_string() }))?;
-    let text = std::str::from_utf8(value)
-        .map_err(|error| refused(None, Problem::Unreadable { reason: error.to_string() }))?;
-    let file = PeerFile::parse(&name, key, text)?;
-    match file.id {
-        id if name == *own_name => Err(refused(Some(id), Problem::OwnName)),
-        id if id == own_id => Err(refused(Some(id), Problem::OwnId { id })),
-        _ => Ok(file),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mesh_secrets::testing::FakeSecrets;
@@ -144,7 +115,8 @@ mod tests {
         let fake = FakeSecrets::start().await;
         let store = store(&fake);
         assert_eq!(store.describe(), "secret clustermesh-peers");
-        fake.put("clustermesh-peers", &[("hoth.yaml", HOTH), ("README", "x"), ("yavin.yaml", ECHO)]);
+        let own = ECHO.replace("id: 3", "id: 4");
+        fake.put("clustermesh-peers", &[("hoth.yaml", HOTH), ("README", "x"), ("yavin.yaml", &own)]);
         store.put(file("echo", ECHO)).await.unwrap();
         let expected = [("echo", true), ("hoth", true), ("yavin", false)];
         assert_eq!(names(&store).await, expected.map(|(name, good)| (name.to_owned(), good)));
@@ -164,6 +136,20 @@ mod tests {
             assert!(error.contains("is somebody else's"), "{error}");
         }
         assert_eq!(fake.value("clustermesh-peers", "hoth.yaml").as_deref(), Some(ECHO));
+    }
+
+    #[tokio::test]
+    async fn keys_are_judged_as_files_of_a_folder_are() {
+        let fake = FakeSecrets::start().await;
+        let same_id = HOTH.replace("id: 2", "id: 3");
+        let keys = [("hoth.yaml", &*same_id), ("echo.yaml", ECHO), ("a_b.yaml", ECHO), (".echo.yaml", HOTH)];
+        fake.put("clustermesh-peers", &keys);
+        let stored = store(&fake).read(&name("yavin"), ClusterId::try_from(1).unwrap()).await.unwrap();
+        assert!(stored.files.is_empty());
+        let reasons: Vec<String> = stored.entries().into_iter().filter_map(|entry| entry.reason).collect();
+        let expected = ["a_b.yaml", "the file of peer hoth", "the file of peer echo"];
+        let told = reasons.iter().zip(expected).all(|(reason, part)| reason.contains(part));
+        assert!(told && reasons.len() == expected.len(), "{reasons:?}");
     }
 
     #[tokio::test]

@@ -89,6 +89,8 @@ pub struct Peers {
     complete: bool,
     misnamed: Vec<PeerFileError>,
     problem: Option<FolderProblem>,
+    /// What keeps the folder as a whole from being understood, and since when; seconds since the epoch.
+    incomplete: Option<(String, u64)>,
 }
 
 /// What a reading changed.
@@ -98,6 +100,8 @@ pub struct PeersChange {
     pub changed: Vec<ClusterName>,
     /// Peers whose files are gone from a folder that was read completely.
     pub removed: Vec<ClusterName>,
+    /// Whether [`Peers::incomplete`] says something else than before.
+    pub is_otherwise_incomplete: bool,
     /// Files have vanished that count as removed once they stay away, or are being written: read again after this time.
     pub read_again_after: Option<Duration>,
 }
@@ -150,6 +154,11 @@ impl Peers {
         &self.misnamed
     }
 
+    /// What keeps the folder as a whole from being understood, and since when, in seconds since the epoch.
+    pub fn incomplete(&self) -> Option<(&str, u64)> {
+        self.incomplete.as_ref().map(|(reason, since)| (reason.as_str(), *since))
+    }
+
     /// The ids of all peers that files name, or none while that isn't known for sure: then nobody may be drained. What a
     /// refused file says of its id does not count alone: it may have had another one while it was good.
     pub fn claimed_ids(&self) -> Option<BTreeSet<ClusterId>> {
@@ -191,7 +200,20 @@ impl Peers {
         change.changed.extend(adopted);
         self.misnamed = reading.misnamed;
         self.problem = reading.problem;
+        change.is_otherwise_incomplete = self.note_incomplete(now.unix_seconds);
         change
+    }
+
+    /// Whether the reason is another one than before.
+    fn note_incomplete(&mut self, now: u64) -> bool {
+        let misnamed = self.misnamed.iter().map(ToString::to_string);
+        let reasons: Vec<String> = self.problem.iter().map(ToString::to_string).chain(misnamed).collect();
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        let is_other = reason.as_deref() != self.incomplete().map(|(reason, _)| reason);
+        if is_other {
+            self.incomplete = reason.map(|reason| (reason, now));
+        }
+        is_other
     }
 
     /// Finds ignorance that only shows in comparison with earlier readings.
