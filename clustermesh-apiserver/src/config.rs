@@ -24,7 +24,7 @@ use mesh_trust::{Role, Wanted};
 use crate::admin::AdminSocketArgs;
 use crate::certificates::{ETCD_CLIENT, Folder, OwnEtcd, Placement, SecretStore, Store};
 use crate::exporter::COMPACT;
-use crate::membership::OwnCertificates;
+use crate::membership::{OwnCertificates, PeerSecret, PeerStore};
 use crate::peers::PeersArgs;
 use crate::serve::{OwnFiles, ServeConfig};
 
@@ -67,6 +67,9 @@ pub type Invocation = mesh_runtime::Invocation<RunArgs, Command>;
 impl Check for RunArgs {
     fn check(&self) -> Result<(), Box<dyn Error>> {
         self.identity()?;
+        if self.peers.peers_secret.is_some() && !self.source.is_kubernetes() {
+            return Err(Box::new(ConfigError::PeersSecret));
+        }
         self.etcd.server.dialer()?;
         self.certificates.check()?;
         Ok(())
@@ -197,7 +200,7 @@ pub(crate) struct MeshArgs {
         long,
         env = "CLUSTERMESH_MESH_ADDRESS",
         value_name = "ADDRESS:PORT",
-        requires_all = ["mesh_identity", "peers_dir"]
+        requires_all = ["mesh_identity", "peers"]
     )]
     mesh_address: Option<SocketAddr>,
 
@@ -364,6 +367,8 @@ pub enum ConfigError {
         "--etcd-endpoint {endpoint} is https, so --etcd-tls-dir is needed: name a folder with ca.crt, tls.crt and tls.key"
     )]
     NoTlsDir { endpoint: EtcdEndpoint },
+    #[error("--peers-secret needs --source kubernetes: name a folder with --peers-dir instead")]
+    PeersSecret,
     #[error("--etcd-endpoint")]
     Endpoint(#[source] DialerError),
     #[error(
@@ -386,6 +391,16 @@ impl RunArgs {
         let made = self.certificates.certificates_dir.as_ref().map(|dir| dir.join(Role::Apiserver.as_str()));
         let is_shown = made.is_some() && made == self.etcd.server.tls_dir;
         OwnEtcd { endpoints: if is_shown { self.etcd.server.endpoints.clone() } else { Vec::new() } }
+    }
+
+    /// Where peer files are written.
+    pub(crate) fn peer_store(&self) -> Option<PeerStore> {
+        let secret = |name| {
+            let secrets = Secrets::new(self.source.access());
+            PeerStore::Secret(PeerSecret { secrets, name })
+        };
+        let in_secret = self.peers.peers_secret.clone().map(secret);
+        in_secret.or_else(|| self.peers.peers_dir.clone().map(PeerStore::Folder))
     }
 
     /// Who this cluster is.

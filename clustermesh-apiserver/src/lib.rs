@@ -54,7 +54,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let mut process = Process::new(args)?;
     log_start(args);
 
-    let peers = process.follow_peers(metrics.peers);
+    let peers = process.follow_peers(metrics.peers, &metrics.mirrors).await;
     let listens = process.serve(peers, &dialer, metrics.serve).await?;
     let health = AdminServer::bind(Listen::Tcp(args.admin.admin_address)).await?;
     let source = process.source(metrics.source.clone());

@@ -10,7 +10,7 @@ use mesh_runtime::admin::health_routes;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
 use mesh_runtime::shutdown::SignalError;
 use mesh_runtime::{AdminServer, Readiness, Registry, Supervisor};
-use mesh_secrets::{MirrorMetrics, MirrorState};
+use mesh_secrets::{Mirror, MirrorMetrics, MirrorState};
 use mesh_source::kubernetes::{Events, Options};
 use mesh_source::ranges::{Known as Ranges, RangesTask};
 use mesh_source::{IdentityError, ProblemAges, Source, SourceMetrics, Status};
@@ -21,7 +21,7 @@ use crate::certificates::{CertificateMetrics, Keeper, Look, Orders};
 use crate::config::RunArgs;
 use crate::exporter::{self, ExportMetrics, Exporter};
 use crate::invites::JoinMetrics;
-use crate::peers::{Known, PeerFiles, PeerMetrics};
+use crate::peers::{Known, MIRRORED, PeerFiles, PeerMetrics};
 use crate::serve::{MeshApi, ServeError, ServeMetrics};
 
 /// What is counted of all of them.
@@ -41,7 +41,7 @@ impl Metrics {
             export: ExportMetrics::register(registry),
             source: SourceMetrics::register(registry),
             certificates: CertificateMetrics::register(registry),
-            mirrors: MirrorMetrics::register(registry, ["certificates"]),
+            mirrors: MirrorMetrics::register(registry, ["certificates", MIRRORED]),
             serve: ServeMetrics::register(registry),
             join: JoinMetrics::register(registry),
             peers: PeerMetrics::register(registry),
@@ -62,12 +62,21 @@ impl<'a> Process<'a> {
         Ok(Self { args, supervisor, readiness: Readiness::default() })
     }
 
-    /// What the peer files say, from now on. Nothing where there is no folder of them.
-    pub(crate) fn follow_peers(&mut self, metrics: PeerMetrics) -> watch::Receiver<Arc<Known>> {
+    /// What the peer files say, from now on. Nothing where there are none.
+    pub(crate) async fn follow_peers(
+        &mut self,
+        metrics: PeerMetrics,
+        mirrors: &MirrorMetrics,
+    ) -> watch::Receiver<Arc<Known>> {
         let (own_name, own_id) = (&self.args.identity.cluster_name, self.args.identity.cluster_id);
         let Some(config) = self.args.peers.config(own_name, own_id) else {
             return watch::channel(Arc::default()).1;
         };
+        if let Some(mirror) = self.args.peers.mirror(own_name, self.args.source.access(), mirrors) {
+            let mirrored = mirror.state();
+            self.follow_secret("peers-secret", mirror);
+            MirrorState::settled(mirrored).await;
+        }
         let files = PeerFiles::start(config, metrics);
         let (known, token) = (files.known(), self.supervisor.token());
         let lines = |known: &Arc<Known>| known.remarks();
@@ -76,6 +85,15 @@ impl<'a> Process<'a> {
         self.supervisor.spawn("peers memory", files.remember(token.clone()));
         self.supervisor.spawn("peers", files.run(token));
         known
+    }
+
+    /// Keeps a folder as a Secret is; readiness says what is wrong with that.
+    fn follow_secret(&mut self, name: &'static str, mirror: Mirror) {
+        let token = self.supervisor.token();
+        let said = |state: &MirrorState| state.problems.clone();
+        let remarks = self.readiness.clone().remark_on(name, mirror.state(), said, token.clone());
+        self.supervisor.spawn(&format!("{name} remarks"), remarks);
+        self.supervisor.spawn(&format!("{name} mirror"), mirror.run(token));
     }
 
     /// Serves the mesh API, where it is served; says on which address.
@@ -152,13 +170,9 @@ impl<'a> Process<'a> {
         metrics: CertificateMetrics,
         mirrors: &MirrorMetrics,
     ) -> Option<Orders> {
-        let (args, token) = (&self.args.certificates, self.supervisor.token());
+        let args = &self.args.certificates;
         if let Some(mirror) = args.mirror(self.args.source.access(), mirrors) {
-            let said = |state: &MirrorState| state.problems.clone();
-            let remarks =
-                self.readiness.clone().remark_on("certificates", mirror.state(), said, token.clone());
-            self.supervisor.spawn("certificate-remarks", remarks);
-            self.supervisor.spawn("certificate-mirror", mirror.run(token.clone()));
+            self.follow_secret("certificates", mirror);
         }
         let store = args.store(self.args.source.access())?;
         let cluster = self.args.identity.cluster_name.clone();
@@ -166,7 +180,7 @@ impl<'a> Process<'a> {
         let look = Arc::new(Look::new((cluster, store), wanted, metrics));
         let condition = self.readiness.condition("certificates", "they have not been looked at");
         let keeper = Keeper::new(Arc::clone(&look), condition, leading.clone());
-        self.supervisor.spawn("certificates", keeper.run(token));
+        self.supervisor.spawn("certificates", keeper.run(self.supervisor.token()));
         Some(Orders::new(look, leading, self.args.own_etcd()))
     }
 

@@ -57,6 +57,8 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
             (&["--pod-cidr=10.2.0.1/16"], &["--pod-cidr", "behind its prefix", "write 10.2.0.0/16"]),
             (&["--log-filter=loud=loud"], &["--log-filter", "loud", "write a level such as `debug`"]),
             (&["--admin-address=9000"], &["--admin-address <ADDRESS:PORT>", "9000"]),
+            (&["--peers-secret=a"], &["--peers-secret needs --source kubernetes", "--peers-dir"]),
+            (&["--peers-secret=a", "--peers-dir=/a"], &["--peers-secret <NAME>", "cannot be used with"]),
             (&["--mesh-address=2379"], &["--mesh-address <ADDRESS:PORT>", "2379"]),
             (&["--mesh-address=127.0.0.1:0"], &["--mesh-tls-dir <DIR>", "--peers-dir <DIR>"]),
             (

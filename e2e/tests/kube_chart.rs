@@ -4,7 +4,7 @@
 //! Run by `make test-kube`, which brings the lab up and takes it down.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::kube::KubeCluster;
@@ -14,7 +14,6 @@ use mesh_e2e::kube::image::LAB;
 use mesh_e2e::kube::kubectl::Context as Kubectl;
 use mesh_e2e::kube::testing::callers::Seen;
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
-use mesh_e2e::lab::process::program;
 use mesh_e2e::wait;
 use serde_json::{Value, json};
 
@@ -244,56 +243,6 @@ fn the_chart_is_installed_upgraded_and_uninstalled() -> Result<()> {
     uninstalled(&chart, [hoth, yavin])?;
     for cluster in [hoth, yavin] {
         // Whoever installs next needs one that is not on its way out.
-        cluster.context().kubectl(&["delete", "namespace", PLAYGROUND, NAMESPACE])?;
-    }
-    Ok(())
-}
-
-/// Runs the command line of a user who has a kubeconfig with both clusters.
-fn clustermesh(clusters: [&KubeCluster; 2], args: &[&str]) -> Result<String> {
-    let mut command = Command::new(program("clustermesh")?);
-    command.args(args).arg("--kubeconfig").arg(clusters[0].context().kubeconfig);
-    command.args(clusters.iter().flat_map(|cluster| ["--context", cluster.name()]));
-    let output = command.output().context("starting clustermesh")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "clustermesh {}: {said}{complaint}", args.join(" "));
-    Ok(said)
-}
-
-#[test]
-#[ignore = "needs the Kubernetes lab: make test-kube"]
-fn clusters_join_and_leave_by_one_command() -> Result<()> {
-    let fixture = Fixture::enter()?;
-    let chart = Chart::of_lab(fixture.lab())?;
-    chart.install_without_peers()?;
-    let clusters = fixture.pair()?;
-    for cluster in clusters {
-        let service = objects::service(PLAYGROUND, "rebel-base", &objects::in_front_of("rebel-base"));
-        let servers = objects::servers(PLAYGROUND, "rebel-base", cluster.name(), 2);
-        objects::apply(
-            &cluster.context(),
-            &[objects::namespace(PLAYGROUND), objects::global(service), servers],
-        )?;
-    }
-    for cluster in clusters {
-        objects::rolled_out(&cluster.context(), PLAYGROUND, "deployment/rebel-base")?;
-        wait_for_answers(&cluster.context(), "alone", &[cluster.name()])?;
-    }
-    // Nodes see a changed Secret when their kubelet mounts it anew.
-    let joined = clustermesh(clusters, &["join", "--yes", "--timeout=4m"])?;
-    println!("{joined}");
-    for cluster in clusters {
-        wait_for_answers(&cluster.context(), "joined", &["hoth", "yavin"])?;
-    }
-    println!("{}", clustermesh(clusters, &["status"])?);
-    clustermesh(clusters, &["join", "--yes"])?;
-    clustermesh(clusters, &["leave", "yavin", "--yes", "--timeout=4m"])?;
-    for cluster in clusters {
-        wait_for_answers(&cluster.context(), "left", &[cluster.name()])?;
-    }
-    for cluster in clusters {
-        chart.uninstall(cluster.name())?;
         cluster.context().kubectl(&["delete", "namespace", PLAYGROUND, NAMESPACE])?;
     }
     Ok(())

@@ -63,6 +63,7 @@ pub async fn run(args: &RunArgs) -> Result<(), RunError> {
     let (readiness, events) = (Readiness::default(), Events::default());
     let of_inputs = (metrics.source.clone(), metrics.peers);
     let following = Following::new(args, &identity, supervisor.child("peers"), events.clone(), of_inputs);
+    let following = following.mirroring(args.peers_mirror(&metrics.mirrors));
     let installed = install(&args.pins, &args.datapath, &events)?;
     let following = following.reminded(installed.actual.frontend_count() == 0);
 
@@ -198,7 +199,7 @@ fn log_start(args: &RunArgs, identity: &Identity) {
         node = %args.datapath.node_name,
         instance = args.pins.instance,
         source = %args.source,
-        peers = %args.peers.peers_dir.display(),
+        peers = %args.peers_folder().display(),
         "starting"
     );
 }

@@ -10,6 +10,7 @@ use mesh_admin::Hook;
 use mesh_model::name::NodeName;
 use mesh_runtime::Check;
 use mesh_runtime::args::{AdminArgs, LogArgs, duration, instance};
+use mesh_secrets::{Layout, Mirror, MirrorMetrics, SecretName};
 use mesh_source::kubernetes::{Options, QUIET};
 use mesh_source::{Identity, IdentityArgs, IdentityError, SourceArgs};
 
@@ -40,9 +41,19 @@ For every new one:     node-agent completion bash > /etc/bash_completion.d/node-
 /// The task that the command line asks for.
 pub type Invocation = mesh_runtime::Invocation<RunArgs, Command>;
 
+/// What the mirror of the peers' Secret is called in metrics.
+pub(crate) const MIRRORED: &str = "peers";
+
+/// Secrets are where an API server is.
+const PEERS_SECRET_WITHOUT_API: &str =
+    "--peers-secret needs --source kubernetes: name a folder with --peers-dir instead";
+
 impl Check for RunArgs {
     fn check(&self) -> Result<(), Box<dyn Error>> {
         self.identity()?;
+        if self.peers.peers_secret.is_some() && !self.source.is_kubernetes() {
+            return Err(PEERS_SECRET_WITHOUT_API.into());
+        }
         Ok(())
     }
 }
@@ -173,6 +184,12 @@ pub struct PeerArgs {
     /// restart (--state-dir); a folder that is missing or unreadable drains nobody.
     #[arg(long, env = "CLUSTERMESH_PEERS_DIR", value_name = "DIR", default_value = "/etc/clustermesh/peers")]
     pub peers_dir: PathBuf,
+    /// Secret of the own namespace whose keys are the peer files, in place of --peers-dir. Needs --source kubernetes.
+    ///
+    /// Followed over the API server and mirrored below --state-dir: while the API server is away, or the Secret is missing,
+    /// everybody is followed as before. With --dry-run, what a running agent has mirrored counts.
+    #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME", conflicts_with = "peers_dir")]
+    pub peers_secret: Option<SecretName>,
     /// Folder with tls.crt and tls.key: this cluster's identity towards all peers.
     ///
     /// Needed where a peer asks for a client certificate. A rotated certificate is shown at the next connection, and needs
@@ -252,6 +269,19 @@ impl DatapathArgs {
 }
 
 impl RunArgs {
+    /// The folder of peer files: somebody else's, or the mirror of a Secret.
+    pub(crate) fn peers_folder(&self) -> PathBuf {
+        let mirrored = |_: &SecretName| self.pins.instance_state_dir().join("peers-secret");
+        self.peers.peers_secret.as_ref().map_or_else(|| self.peers.peers_dir.clone(), mirrored)
+    }
+
+    /// What brings the Secret into that folder, where there is one.
+    pub(crate) fn peers_mirror(&self, metrics: &MirrorMetrics) -> Option<Mirror> {
+        let name = self.peers.peers_secret.clone()?;
+        let (access, folder) = (self.source.access(), self.peers_folder());
+        Some(Mirror::new(access, (MIRRORED, name), folder, Layout::Files, metrics))
+    }
+
     /// Checks the flags against each other.
     ///
     /// # Errors

@@ -8,7 +8,8 @@ use mesh_kv::Credentials;
 use mesh_model::snapshot::ClusterSnapshot;
 use mesh_peers::folder::Remembered;
 use mesh_runtime::clock::{rfc3339, unix_seconds};
-use mesh_runtime::{Readiness, Supervisor};
+use mesh_runtime::{Readiness, Supervisor, SupervisorError};
+use mesh_secrets::{Mirror, MirrorState};
 use mesh_source::ranges::{Known, RangesTask};
 use mesh_source::{Identity, ProblemAges, Source, Status};
 use prometheus_client::metrics::gauge::Gauge;
@@ -33,6 +34,8 @@ pub(crate) struct Following {
     memory_failed: [Gauge; 2],
     ranges: RangesTask,
     folder: PeerFolder,
+    /// None where the peer files are somebody else's.
+    mirror: Option<Mirror>,
     /// None where no certificate is shown to peers.
     credentials: Option<CredentialsTask>,
 }
@@ -54,7 +57,12 @@ impl Following {
         let task = |credentials: &Credentials| CredentialsTask::new(credentials.clone(), peers.clone());
         let credentials = config.identity.as_ref().map(task);
         let (folder, peers) = PeerFolder::new(config, supervisor, events, peers);
-        Self { source, peers, memory, memory_failed, ranges, folder, credentials }
+        Self { source, peers, memory, memory_failed, ranges, folder, mirror: None, credentials }
+    }
+
+    /// Has the folder of peer files be the mirror of a Secret.
+    pub(crate) fn mirroring(self, mirror: Option<Mirror>) -> Self {
+        Self { mirror, ..self }
     }
 
     /// Begins with what an earlier agent's source said.
@@ -89,6 +97,11 @@ impl Following {
         let of_peers = |set: &Arc<PeerSet>| set.kept();
         let remarks = readiness.clone().remark_on("peers", self.peers.clone(), of_peers, token.clone());
         supervisor.spawn("peers remarks", remarks);
+        if let Some(mirror) = &self.mirror {
+            let lines = |state: &MirrorState| state.problems.clone();
+            let remarks = readiness.clone().remark_on("peers-secret", mirror.state(), lines, token.clone());
+            supervisor.spawn("peers-secret remarks", remarks);
+        }
         if let Some(credentials) = &self.credentials {
             let lines = |failure: &Option<String>| failure.iter().cloned().collect();
             let remarks = readiness.clone().remark_on("certificate", credentials.failure(), lines, token);
@@ -104,6 +117,7 @@ impl Following {
             memory_failed: [source_failed, peers_failed],
             ranges,
             folder,
+            mirror,
             credentials,
             ..
         } = self;
@@ -112,9 +126,23 @@ impl Following {
         supervisor.spawn("memory", memory.source.keep(source.known(), source_failed, token.clone()));
         supervisor.spawn("peers memory", memory.peers.keep(folder.known(), peers_failed, token.clone()));
         supervisor.spawn("source", source.run(token.clone()));
-        supervisor.spawn("ranges", ranges.run(token));
-        supervisor.spawn("peers", folder.run());
+        supervisor.spawn("ranges", ranges.run(token.clone()));
+        let mirrored = mirror.as_ref().map(Mirror::state);
+        mirror
+            .into_iter()
+            .for_each(|mirror| supervisor.spawn("peers-secret mirror", mirror.run(token.clone())));
+        supervisor.spawn("peers", follow(folder, mirrored));
     }
+}
+
+async fn follow(
+    folder: PeerFolder,
+    mirrored: Option<watch::Receiver<MirrorState>>,
+) -> Result<(), SupervisorError> {
+    if let Some(mirrored) = mirrored {
+        MirrorState::settled(mirrored).await;
+    }
+    folder.run().await
 }
 
 pub(crate) fn folder_config(
@@ -124,7 +152,7 @@ pub(crate) fn folder_config(
     local: watch::Receiver<Option<Arc<ClusterSnapshot>>>,
 ) -> FolderConfig {
     FolderConfig {
-        folder: args.peers.peers_dir.clone(),
+        folder: args.peers_folder(),
         own_name: identity.name.clone(),
         own_id: identity.id,
         own_ranges,
@@ -135,3 +163,7 @@ pub(crate) fn folder_config(
         capacity: args.datapath.capacity(),
     }
 }
+
+#[cfg(test)]
+#[path = "following_tests.rs"]
+mod tests;

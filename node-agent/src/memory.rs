@@ -23,7 +23,7 @@ impl Memory {
         // The memory of another cluster, another source or another folder says nothing of these.
         let cluster = format!("cluster {} with id {}", identity.name, identity.id);
         let source = format!("{cluster}, source {}", args.source);
-        let peers = format!("{cluster}, peers folder {}", args.peers.peers_dir.display());
+        let peers = format!("{cluster}, peers folder {}", args.peers_folder().display());
         Self {
             source: StateFile::new(folder.join("source"), memory::VERSION, source),
             peers: StateFile::new(folder.join("peers"), Remembered::VERSION, peers),

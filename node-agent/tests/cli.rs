@@ -47,6 +47,8 @@ fn a_bad_command_line_is_refused_with_flag_reason_and_remedy() {
             (&["--yield-after=5"], &["--yield-after", "a number and a unit", "90s"]),
             (&["--max-slots=1"], &["--max-slots", "64..=268435456"]),
             (&["--max-services=many"], &["--max-services", "many"]),
+            (&["--peers-secret=a"], &["--peers-secret needs --source kubernetes", "--peers-dir"]),
+            (&["--peers-secret=a", "--peers-dir=/a"], &["--peers-secret <NAME>", "cannot be used with"]),
             (&["--instance=a.b"], &["--instance", "letters, digits"]),
         ],
     );

@@ -6,10 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 use mesh_kv::EtcdEndpoint;
 use mesh_runtime::args::instance;
-use mesh_secrets::{Access, SecretName, Secrets};
-
-use crate::membership::{PeerSecret, PeerStore};
-use crate::peers::PeersArgs;
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Joining")]
@@ -23,12 +19,6 @@ pub(crate) struct AdminSocketArgs {
     /// Only its owner can use it. Where it can't be made everything else works all the same, and that is said.
     #[arg(long, env = "CLUSTERMESH_RUN_DIR", value_name = "DIR", default_value = "/run/clustermesh")]
     run_dir: PathBuf,
-
-    /// Secret of the own namespace that --peers-dir is a mount of: clusters that join are written there.
-    ///
-    /// A key for each, `<name>.yaml`, by server-side apply. Without this flag they are written to --peers-dir itself.
-    #[arg(long, env = "CLUSTERMESH_PEERS_SECRET", value_name = "NAME")]
-    peers_secret: Option<SecretName>,
 
     /// Where peers reach this cluster's mesh API: https://HOST:PORT, e.g. of a load balancer. Repeatable.
     ///
@@ -68,15 +58,6 @@ pub(crate) struct AdminSocketArgs {
 impl AdminSocketArgs {
     pub(crate) fn socket(&self) -> PathBuf {
         mesh_admin::instance::apiserver_socket(&self.run_dir.join(&self.instance))
-    }
-
-    /// Where peer files are written.
-    pub(crate) fn store(&self, peers: &PeersArgs, access: Access) -> Option<PeerStore> {
-        let secret = self.peers_secret.clone().map(|name| {
-            let secrets = Secrets::new(access);
-            PeerStore::Secret(PeerSecret { secrets, name })
-        });
-        secret.or_else(|| peers.peers_dir.clone().map(PeerStore::Folder))
     }
 }
 

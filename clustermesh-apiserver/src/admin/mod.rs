@@ -51,7 +51,7 @@ pub(crate) async fn spawn(
 ) -> Result<(), JoinError> {
     let (own, described) = ((described.name.clone(), described.id), Arc::new(described));
     let invites = Invites::new(dialer, described.name.clone());
-    let store = args.admin_socket.store(&args.peers, args.source.access());
+    let store = args.peer_store();
     let peering = Arc::new(Peering::new(own, described.ranges.clone(), store));
     if let Some((address, folder)) = args.admin_socket.join_address.zip(args.own_certificates().folder()) {
         let (peering, described) = (Arc::clone(&peering), Arc::clone(&described));

@@ -45,7 +45,7 @@ impl Described {
             certificates: args.own_certificates(),
             leading,
             listens,
-            store: args.admin_socket.store(&args.peers, args.source.access()).map(|store| store.describe()),
+            store: args.peer_store().map(|store| store.describe()),
         }
     }
 

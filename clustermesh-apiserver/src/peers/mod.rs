@@ -4,6 +4,8 @@
 
 mod args;
 mod metrics;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use mesh_runtime::clock::rfc3339;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use args::PeersArgs;
+pub(crate) use args::{MIRRORED, PeersArgs};
 pub(crate) use metrics::PeerMetrics;
 
 /// Where the peers' files are, and who may not be among them.

@@ -34,9 +34,25 @@ pub(crate) type Files = BTreeMap<KeyName, Vec<u8>>;
 /// Makes the folder hold these files and no others; says whether anything was written.
 pub(crate) fn write(folder: &Path, layout: &Layout, files: &Files) -> Result<bool, FolderError> {
     match layout {
+        // Whoever reads the folder takes what it lacks for gone.
+        Layout::Files if !folder.exists() => create_whole(folder, files),
         Layout::Files => write_files(folder, files),
         Layout::Together(_) => write_together(folder, files),
     }
+}
+
+/// The folder appears with all its files.
+fn create_whole(folder: &Path, files: &Files) -> Result<bool, FolderError> {
+    let failed = |source| FolderError::Write { path: folder.to_owned(), source };
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let staged = folder.with_file_name(format!(".{name}.new"));
+    match fs::remove_dir_all(&staged) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    write_files(&staged, files)?;
+    fs::rename(&staged, folder).map_err(failed)?;
+    Ok(true)
 }
 
 fn write_files(folder: &Path, files: &Files) -> Result<bool, FolderError> {
@@ -128,6 +144,18 @@ mod tests {
                 assert_eq!(listed(&folder), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_folder_appears_with_all_its_files_whatever_an_earlier_process_left() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, staged) = (scratch.path().join("peers"), scratch.path().join(".peers.new"));
+        fs::create_dir(&staged).unwrap();
+        fs::write(staged.join("half"), "1").unwrap();
+        fs::create_dir(staged.join("a")).unwrap();
+        write(&folder, &Layout::Files, &files(&[("a", "1"), ("b", "1")])).unwrap();
+        assert_eq!(listed(&folder), [("a".into(), "1".into()), ("b".into(), "1".into())]);
+        assert!(!staged.exists());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use mesh_failure::{Backoff, chain};
 use mesh_kube::{Access, ApiError, Event, Lines, encoded, get, parse_event, parse_page, whole};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::folder::{self, Files, FolderError, Layout};
@@ -25,6 +25,8 @@ use crate::secrets::{folder, remedy};
 const QUIET: Duration = Duration::from_secs(75);
 /// A watch that has lived so long was none that fails at once.
 const STABLE: Duration = Duration::from_secs(5);
+/// An API server that can be reached answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How far a mirror is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,15 @@ pub struct MirrorState {
     pub is_complete: bool,
     /// What is wrong, each with its remedy. What is in the folder stays.
     pub problems: Vec<String>,
+}
+
+impl MirrorState {
+    /// Waits until the folder is as its Secret is, or it is plain that this may take longer. To be waited for before the
+    /// folder is read for the first time: what an earlier process left in it is older than what the API server says.
+    pub async fn settled(mut mirror: watch::Receiver<Self>) {
+        let settled = mirror.wait_for(|state| state.is_complete || !state.problems.is_empty());
+        drop(timeout(PATIENCE, settled).await);
+    }
 }
 
 /// Why a Secret is not followed at the moment.
@@ -60,8 +71,8 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// `purpose`, one of those that the metrics were registered with, tells the mirrors of a process apart. A folder of [`Layout::Files`] is the mirror's alone:
-    /// whatever else is in it goes.
+    /// `purpose`, one of those that the metrics were registered with, tells the mirrors of a process apart. A folder of
+    /// [`Layout::Files`] is the mirror's alone: whatever else is in it goes.
     pub fn new(
         access: Access,
         (purpose, name): (&'static str, SecretName),

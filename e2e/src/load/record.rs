@@ -15,6 +15,14 @@ pub struct Record {
     pub outcome: Outcome,
 }
 
+impl Record {
+    /// When the whole answer was there, if a server of this cluster gave it.
+    pub(crate) fn answered_by(&self, cluster: &str) -> Option<u64> {
+        let Outcome::Answer(answer) = &self.outcome else { return None };
+        answer.strip_prefix(cluster)?.starts_with('/').then_some(self.start_unix_us + self.latency_us)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {

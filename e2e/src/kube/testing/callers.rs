@@ -120,6 +120,25 @@ impl Callers {
         })
     }
 
+    /// Waits until each of these clusters has answered a call to a target that began since then; gives when the last of their
+    /// first answers was there.
+    pub fn wait_first_answers(&mut self, unix_us: u64, target: &str, clusters: &[&str]) -> Result<u64> {
+        wait::until(&format!("a first answer of each of {clusters:?}"), PATIENCE, || {
+            let mut last = unix_us;
+            for log in self.logs.iter_mut().filter(|log| log.target == target) {
+                log.read()?;
+            }
+            for cluster in clusters {
+                let records = self.logs.iter().filter(|log| log.target == target);
+                let answers =
+                    records.flat_map(|log| log.since(unix_us)).filter_map(|it| it.answered_by(cluster));
+                let first = answers.min();
+                last = last.max(first.with_context(|| format!("no answer of {cluster}"))?);
+            }
+            Ok(last)
+        })
+    }
+
     /// The number of calls of the caller that has the fewest.
     fn fewest(&self, unix_us: u64, target: &str) -> usize {
         let of = self.logs.iter().filter(|log| log.target == target);
