@@ -13,6 +13,7 @@ use mesh_e2e::kube::testing::callers::Callers;
 use mesh_e2e::kube::testing::{Fixture, objects};
 use mesh_e2e::lab::process::program;
 use mesh_e2e::wait::unix_us;
+use serde_json::Value;
 
 /// Where the tests' Services and pods are.
 const PLAYGROUND: &str = "joining";
@@ -110,5 +111,29 @@ fn clusters_join_and_leave_by_one_command() -> Result<()> {
     clustermesh(&both, &["leave", "yavin", "--yes"])?;
     strangers.are_alone()?;
     strangers.lost_no_call_since(begin)?;
+    join_by_an_invite(&mut strangers, &chart)?;
     strangers.part(&chart)
+}
+
+/// Nobody needs a right in the other's cluster.
+fn join_by_an_invite(strangers: &mut Strangers<'_>, chart: &Chart) -> Result<()> {
+    let ([hoth, yavin], begin) = (strangers.clusters, unix_us());
+    chart.take_invites()?;
+    let [name, id, pods, nodes] = chart.invitation_of("hoth")?;
+    let invite = ["invite", &name, &id, &pods, &nodes, "-o", "json"];
+    let issued: Value = serde_json::from_str(&clustermesh(&[yavin], &invite)?)?;
+    let token = issued["token"].as_str().context("no token")?;
+
+    let taken = unix_us();
+    println!("{}", clustermesh(&[hoth], &["join", "--invite", token, "--yes"])?);
+    let met = strangers.have_met(taken)?;
+    println!("join --invite: {met:.1?} from the command to connections across");
+    ensure!(met < SOON, "connections went across only after {met:?}");
+    for cluster in [hoth, yavin] {
+        clustermesh(&[cluster], &["status", "--wait", "--timeout=30s"])?;
+    }
+    let invites = clustermesh(&[yavin], &["invite", "list"])?;
+    ensure!(invites.contains("used"), "{invites}");
+    clustermesh(&[hoth], &["join", "--invite", token, "--yes"]).context("the same token again")?;
+    strangers.lost_no_call_since(begin)
 }

@@ -1,7 +1,7 @@
 //! Where the Service `clustermesh-apiserver` leads to the mesh API from outside.
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use kube::api::ListParams;
 use kube::{Api, Client};
 
@@ -31,9 +31,14 @@ fn type_of(service: &Service) -> &str {
     service.spec.as_ref().and_then(|spec| spec.type_.as_deref()).unwrap_or("ClusterIP")
 }
 
+/// The port of the mesh API: by its name, or in a Service of somebody's own the only one.
+fn port(service: &Service) -> Option<&ServicePort> {
+    let ports = service.spec.as_ref()?.ports.as_deref()?;
+    ports.iter().find(|port| port.name.as_deref() == Some("mesh")).or(ports.first())
+}
+
 fn balanced(service: &Service) -> Result<Vec<String>> {
-    let port = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).next().map(|port| port.port);
-    let port = port.context("the Service has no port")?;
+    let port = port(service).context("the Service has no port")?.port;
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.iter().flat_map(|status| status.ingress.iter().flatten());
     let hosts = ingress.filter_map(|ingress| ingress.ip.clone().or_else(|| ingress.hostname.clone()));
@@ -48,9 +53,7 @@ fn balanced(service: &Service) -> Result<Vec<String>> {
 }
 
 fn on_nodes(service: &Service, nodes: &[Node]) -> Result<Vec<String>> {
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    let port =
-        ports.filter_map(|port| port.node_port).next().context("the Service has no node port (yet)")?;
+    let port = port(service).and_then(|port| port.node_port).context("the Service has no node port (yet)")?;
     let mut ready: Vec<&Node> = nodes.iter().filter(|node| is_ready(node)).collect();
     ready.sort_by_key(|node| node.metadata.creation_timestamp.clone());
     let endpoints: Vec<_> =
@@ -113,8 +116,11 @@ mod tests {
             }))
             .unwrap()
         };
-        let service =
-            service(json!({"spec": {"type": "NodePort", "ports": [{"port": 2379, "nodePort": 32379}]}}));
+        let ports = json!([
+            {"name": "join", "port": 2380, "nodePort": 32380},
+            {"name": "mesh", "port": 2379, "nodePort": 32379},
+        ]);
+        let service = service(json!({"spec": {"type": "NodePort", "ports": ports}}));
         let nodes =
             [node("a", "10.0.0.1", "True"), node("b", "10.0.0.2", "False"), node("c", "10.0.0.3", "True")];
         assert_eq!(on_nodes(&service, &nodes).unwrap(), ["https://10.0.0.1:32379", "https://10.0.0.3:32379"]);

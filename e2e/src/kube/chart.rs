@@ -20,6 +20,8 @@ pub const NAMESPACE: &str = "clustermesh";
 const RELEASE: &str = "clustermesh";
 /// Under which every node of a cluster leads peers to its mesh API.
 const NODE_PORT: u16 = 32379;
+/// The same for clusters that have an invite.
+const INVITES_NODE_PORT: u16 = 32380;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Everything that has to be installed, and by what.
@@ -75,6 +77,26 @@ impl Chart {
     /// Installs it in every cluster where it has never been, as a user does who joins them afterwards.
     pub fn install_without_peers(&self) -> Result<()> {
         self.everywhere(|site| self.install_alone(site))
+    }
+
+    /// Upgrades every cluster's release to one that takes invites, and leaves peers that have joined alone.
+    pub fn take_invites(&self) -> Result<()> {
+        self.everywhere(|site| {
+            let mut values = self.values_alone(site)?;
+            values["exposure"]["endpoints"] = site.endpoints(NODE_PORT).into();
+            let invites =
+                json!({"endpoints": site.endpoints(INVITES_NODE_PORT), "nodePort": INVITES_NODE_PORT});
+            values["exposure"]["invites"] = invites;
+            self.release(site, &values, &[])
+        })
+    }
+
+    /// What `clustermesh invite` has to be told of a cluster.
+    pub fn invitation_of(&self, cluster: &str) -> Result<[String; 4]> {
+        let site = self.site(cluster)?;
+        let ranges = [("pods", &site.pods), ("nodes", &site.nodes)];
+        let [pods, nodes] = ranges.map(|(name, ranges)| format!("--{name}={}", ranges.join(",")));
+        Ok([site.name().into(), format!("--id={}", site.id), pods, nodes])
     }
 
     fn everywhere(&self, work: impl Fn(&Site) -> Result<()> + Sync) -> Result<()> {
@@ -186,11 +208,14 @@ impl Site {
         Ok(said.contains("BEGIN CERTIFICATE").then_some(said))
     }
 
+    fn endpoints(&self, port: u16) -> Vec<String> {
+        self.addresses.iter().map(|address| format!("https://{address}:{port}")).collect()
+    }
+
     fn as_peer(&self, trust: String) -> Value {
-        let endpoints = self.addresses.iter().map(|address| format!("https://{address}:{NODE_PORT}"));
         json!({
             "id": self.id,
-            "endpoints": endpoints.collect::<Vec<_>>(),
+            "endpoints": self.endpoints(NODE_PORT),
             "ranges": {"pods": self.pods, "nodes": self.nodes},
             "trust": trust,
         })
