@@ -22,25 +22,25 @@ const RELEASE: &str = "clustermesh";
 const NODE_PORT: u16 = 32379;
 /// The same for clusters that have an invite.
 const INVITES_NODE_PORT: u16 = 32380;
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+pub(super) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Everything that has to be installed, and by what.
 #[derive(Debug)]
 pub struct Chart {
     helm: PathBuf,
     folder: PathBuf,
-    sites: Vec<Site>,
+    pub(super) sites: Vec<Site>,
 }
 
 /// A cluster, as its own values and its peers' tell it.
 #[derive(Debug)]
-struct Site {
-    context: Context,
+pub(super) struct Site {
+    pub(super) context: Context,
     id: u8,
     pods: Vec<String>,
     nodes: Vec<String>,
     /// Of the nodes.
-    addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<IpAddr>,
     first_node: String,
 }
 
@@ -58,11 +58,11 @@ impl Chart {
         Ok(chart)
     }
 
-    fn folder_of(&self, site: &Site) -> PathBuf {
+    pub(super) fn folder_of(&self, site: &Site) -> PathBuf {
         self.folder.join(site.name())
     }
 
-    fn site(&self, cluster: &str) -> Result<&Site> {
+    pub(super) fn site(&self, cluster: &str) -> Result<&Site> {
         let found = self.sites.iter().find(|site| site.name() == cluster);
         found.with_context(|| format!("the lab has no cluster {cluster}"))
     }
@@ -99,7 +99,7 @@ impl Chart {
         Ok([site.name().into(), format!("--id={}", site.id), pods, nodes])
     }
 
-    fn everywhere(&self, work: impl Fn(&Site) -> Result<()> + Sync) -> Result<()> {
+    pub(super) fn everywhere(&self, work: impl Fn(&Site) -> Result<()> + Sync) -> Result<()> {
         thread::scope(|scope| {
             let threads: Vec<_> = self.sites.iter().map(|site| scope.spawn(|| work(site))).collect();
             let ended =
@@ -112,13 +112,17 @@ impl Chart {
         if site.authority()?.is_some() {
             return Ok(());
         }
+        self.make_namespace(site)?;
+        self.release(site, &self.values_alone(site)?, &[])
+    }
+
+    pub(super) fn make_namespace(&self, site: &Site) -> Result<()> {
         let namespace = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}},
         });
-        site.context.apply(&namespace.to_string())?;
-        self.release(site, &self.values_alone(site)?, &[])
+        site.context.apply(&namespace.to_string())
     }
 
     /// Upgrades a cluster's release to the chart as it is, and waits until everything is ready; `changes` are like
@@ -135,13 +139,25 @@ impl Chart {
         self.release(site, &values, changes)
     }
 
-    fn release(&self, site: &Site, values: &Value, changes: &[&str]) -> Result<()> {
+    pub(super) fn release(&self, site: &Site, values: &Value, changes: &[&str]) -> Result<()> {
+        self.release_of(Path::new("deploy/chart/clustermesh"), site, values, changes)
+    }
+
+    /// The same of another chart than this version's.
+    pub(super) fn release_of(
+        &self,
+        chart: &Path,
+        site: &Site,
+        values: &Value,
+        changes: &[&str],
+    ) -> Result<()> {
         let path = self.folder_of(site).join("values.json");
         fs::write(&path, values.to_string()).context("writing the values")?;
-        let mut args =
-            vec!["upgrade", "--install", RELEASE, "deploy/chart/clustermesh", "--wait", "--timeout=3m"];
-        args.extend(changes.iter().flat_map(|change| ["--set", change]));
-        self.helm(site, args.iter().map(Path::new).chain([Path::new("--values"), &path]))
+        let mut args = vec![Path::new("upgrade"), Path::new("--install"), Path::new(RELEASE), chart];
+        args.extend(["--wait", "--timeout=3m", "--values"].map(Path::new));
+        args.push(&path);
+        args.extend(changes.iter().flat_map(|change| ["--set", change]).map(Path::new));
+        self.helm(site, args.into_iter())
     }
 
     /// Removes a cluster's release, if there is one; returns when no node has anything of it.
@@ -161,7 +177,7 @@ impl Chart {
     }
 
     /// Without peers.
-    fn values_alone(&self, site: &Site) -> Result<Value> {
+    pub(super) fn values_alone(&self, site: &Site) -> Result<Value> {
         Ok(json!({
             "cluster": {"name": site.name(), "id": site.id},
             "images": {
@@ -196,7 +212,7 @@ impl Site {
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.context.name
     }
 
@@ -212,7 +228,7 @@ impl Site {
         self.addresses.iter().map(|address| format!("https://{address}:{port}")).collect()
     }
 
-    fn as_peer(&self, trust: String) -> Value {
+    pub(super) fn as_peer(&self, trust: String) -> Value {
         json!({
             "id": self.id,
             "endpoints": self.endpoints(NODE_PORT),
@@ -222,7 +238,7 @@ impl Site {
     }
 }
 
-fn output(command: &mut Command) -> Result<String> {
+pub(super) fn output(command: &mut Command) -> Result<String> {
     let what = command.get_program().to_string_lossy().into_owned();
     let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let output = command.output().with_context(|| format!("starting {what}"))?;

@@ -25,9 +25,13 @@ pub(crate) const KUBECTL: &str = "lab.local/kubectl:dev";
 pub(crate) const AGENT: &str = "lab.local/clustermesh/node-agent:dev";
 pub(crate) const APISERVER: &str = "lab.local/clustermesh/clustermesh-apiserver:dev";
 
+/// The same of the version before, with `images.tag: before`.
+pub(super) const AGENT_BEFORE: &str = "lab.local/clustermesh/node-agent:before";
+pub(super) const APISERVER_BEFORE: &str = "lab.local/clustermesh/clustermesh-apiserver:before";
+
 /// A program as an image.
 #[derive(Clone, Debug)]
-struct Image {
+pub(super) struct Image {
     name: &'static str,
     /// The program first, then what else lies beside it.
     programs: Vec<PathBuf>,
@@ -54,9 +58,7 @@ pub(super) fn write_all(folder: &Path, assets: &Assets) -> Result<()> {
         image(ETCD, vec![assets.etcd.join("etcd"), assets.etcd.join("etcdctl")], &[]),
     ];
     for image in images {
-        let file = image.name.replace(['/', ':'], "_") + ".tar";
-        let path = folder.join(file);
-        fs::write(&path, image.archive()?).with_context(|| format!("writing {}", path.display()))?;
+        image.write_to(folder)?;
     }
     Ok(())
 }
@@ -69,6 +71,17 @@ fn installed(name: &str) -> Result<PathBuf> {
 }
 
 impl Image {
+    pub(super) fn of(name: &'static str, programs: Vec<PathBuf>) -> Self {
+        Self { name, programs, args: &[] }
+    }
+
+    /// Writes the archive; says where.
+    pub(super) fn write_to(&self, folder: &Path) -> Result<PathBuf> {
+        let path = folder.join(self.name.replace(['/', ':'], "_") + ".tar");
+        fs::write(&path, self.archive()?).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
     fn archive(&self) -> Result<Vec<u8>> {
         let layer = self.layer()?;
         let entry = file_name(self.programs.first().context("an image without a program")?)?;

@@ -8,6 +8,7 @@ mod access;
 mod archive;
 mod assets;
 pub mod audit;
+pub mod before;
 pub mod chart;
 mod cluster;
 mod control;
