@@ -76,9 +76,7 @@ impl Agent {
 
     /// Microseconds of CPU that it has used.
     pub(crate) fn cpu_us(&self) -> Result<f64> {
-        let stat = fs::read_to_string(self.cgroup.path().join("cpu.stat")).context("the agent's CPU time")?;
-        let line = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-        Ok(line.context("no usage_usec in cpu.stat")?.parse()?)
+        self.cgroup.cpu_us()
     }
 
     /// Bytes of memory that are its own: heap and stacks, neither files nor maps.

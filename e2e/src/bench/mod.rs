@@ -8,6 +8,7 @@ mod change;
 mod connect;
 mod data_set;
 pub mod dial;
+mod fan_out;
 mod fixture;
 mod hooks;
 pub(crate) mod journal;
@@ -83,6 +84,7 @@ const ALL: &[(&str, Measure)] = &[
     ("propagate", propagate::measure),
     ("scale", scale::measure),
     ("rate", rate::measure),
+    ("serve", fan_out::measure),
 ];
 
 /// Measures, shows and writes.

@@ -1,6 +1,7 @@
 //! From the rename of a manifest in one cluster to the map write on a node of another, through the real processes,
 //! beside what etcd alone takes between the same two places.
 
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,34 +29,81 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BARE_KEY: &str = "bench/bare";
 
 pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
-    let mut lab = Lab::start(&LabSpec::small())?;
-    let [writer, reader] = CLUSTERS;
-    for name in CLUSTERS {
-        let cluster = lab.cluster(name)?;
-        (0..SERVICES).try_for_each(|number| declare(cluster.manifests(), cluster.plan(), number))?;
-    }
-    let node = lab.cluster(reader)?.nodes().first().context("a cluster without a node")?;
-    let (agent, netns) = (node.api(), node.netns().name().to_owned());
-    let writer = lab.cluster(writer)?;
-    let (plan, folder) = (writer.plan(), writer.manifests().to_owned());
-    (0..SERVICES).try_for_each(|number| rewrite(&folder, plan, (number, 0)).map(drop))?;
-    wait::until("the agent to know all backends", PATIENCE, || {
-        agent.ensure_backends(SERVICES * usize::from(BACKENDS))
-    })?;
-    let journal = Journal::follow(agent.socket, unix_us())?;
-    let writer = lab.cluster(CLUSTERS[0])?;
-    let bare = Bare::follow(writer.control().name(), &netns, plan)?;
+    let mut mesh = Mesh::start(&LabSpec::small())?;
+    let bare = mesh.bare()?;
     let (mut times, mut bare_times) = (Vec::new(), Vec::new());
     for change in 0..effort.times(1000) {
-        let number = change % SERVICES;
-        let generation = u8::try_from(change / SERVICES % 100 + 1)?;
-        let renamed_unix_us = rewrite(&folder, plan, (number, generation))?;
-        let (written_unix_us, _) = journal.written(&spec(number).full_name(), PATIENCE)?;
-        times.push(ms(Duration::from_micros(written_unix_us.saturating_sub(renamed_unix_us))));
+        times.push(mesh.change(change)?);
         bare_times.push(ms(bare.once()?));
     }
-    lab.check()?;
+    mesh.lab.check()?;
     Ok(rows(&times, &bare_times))
+}
+
+/// The same where peers read the mesh API beside the same where they read etcd, alternating.
+pub(super) fn measure_served(effort: Effort) -> Result<Vec<Row>> {
+    let specs = [LabSpec { mesh_api: true, ..LabSpec::small() }, LabSpec::small()];
+    let mut meshes = specs.iter().map(Mesh::start).collect::<Result<Vec<_>>>()?;
+    let mut times = [Vec::new(), Vec::new()];
+    for change in 0..effort.times(1000) {
+        for (mesh, times) in meshes.iter_mut().zip(&mut times) {
+            times.push(mesh.change(change)?);
+        }
+    }
+    meshes.iter_mut().try_for_each(|mesh| mesh.lab.check())?;
+    let [served, direct] = times;
+    let ratio = median(&served) / median(&direct);
+    Ok(vec![
+        Row::shown("serve_propagation_median_ms", median(&served), "ms"),
+        Row::shown("serve_propagation_p99_ms", percentile(&served, 0.99), "ms"),
+        Row::shown("serve_propagation_by_etcd_median_ms", median(&direct), "ms"),
+        Row::shown("serve_propagation_by_etcd_p99_ms", percentile(&direct, 0.99), "ms"),
+        Row::new("serve_propagation", ratio, "x etcd", Goal::AtMost(1.1)),
+    ])
+}
+
+/// Two clusters, of which one changes and the other follows.
+struct Mesh {
+    journal: Journal,
+    folder: PathBuf,
+    plan: Plan,
+    reader: String,
+    lab: Lab,
+}
+
+impl Mesh {
+    fn start(spec: &LabSpec) -> Result<Self> {
+        let mut lab = Lab::start(spec)?;
+        let [writer, reader] = CLUSTERS;
+        for name in CLUSTERS {
+            let cluster = lab.cluster(name)?;
+            (0..SERVICES).try_for_each(|number| declare(cluster.manifests(), cluster.plan(), number))?;
+        }
+        let node = lab.cluster(reader)?.nodes().first().context("a cluster without a node")?;
+        let (agent, reader) = (node.api(), node.netns().name().to_owned());
+        let writer = lab.cluster(writer)?;
+        let (plan, folder) = (writer.plan(), writer.manifests().to_owned());
+        (0..SERVICES).try_for_each(|number| rewrite(&folder, plan, (number, 0)).map(drop))?;
+        wait::until("the agent to know all backends", PATIENCE, || {
+            agent.ensure_backends(SERVICES * usize::from(BACKENDS))
+        })?;
+        let journal = Journal::follow(agent.socket, unix_us())?;
+        Ok(Self { journal, folder, plan, reader, lab })
+    }
+
+    fn bare(&mut self) -> Result<Bare> {
+        let writer = self.lab.cluster(CLUSTERS[0])?;
+        Bare::follow(writer.control().name(), &self.reader, self.plan)
+    }
+
+    /// Replaces a backend; gives the time until it is in the maps, in milliseconds.
+    fn change(&mut self, change: usize) -> Result<f64> {
+        let number = change % SERVICES;
+        let generation = u8::try_from(change / SERVICES % 100 + 1)?;
+        let renamed_unix_us = rewrite(&self.folder, self.plan, (number, generation))?;
+        let (written_unix_us, _) = self.journal.written(&spec(number).full_name(), PATIENCE)?;
+        Ok(ms(Duration::from_micros(written_unix_us.saturating_sub(renamed_unix_us))))
+    }
 }
 
 fn rows(times: &[f64], bare: &[f64]) -> Vec<Row> {

@@ -121,16 +121,17 @@ pub(crate) async fn put(client: &Client, (key, value): Entry) -> Result<()> {
     Ok(())
 }
 
-/// Writes records one by one at a rate, and gives the rate that was reached.
+/// Writes records one by one at a rate, each made when it is written, and gives the rate that was reached.
 pub(crate) async fn put_at_rate(
     client: &Client,
     per_second: u32,
-    records: impl Iterator<Item = Result<Entry>>,
+    mut records: impl Iterator<Item = Result<Entry>>,
 ) -> Result<f64> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / per_second);
     let (started, mut under_way, mut written) = (Instant::now(), JoinSet::new(), 0_u32);
-    for record in records {
+    loop {
         tick.tick().await;
+        let Some(record) = records.next() else { break };
         let (client, record) = (client.clone(), record?);
         under_way.spawn(async move { put(&client, record).await });
         written += 1;

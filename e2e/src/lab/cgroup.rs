@@ -50,6 +50,14 @@ impl Cgroup {
         &self.path
     }
 
+    /// Microseconds of CPU that its processes have used.
+    pub(crate) fn cpu_us(&self) -> Result<f64> {
+        let path = self.path.join("cpu.stat");
+        let stat = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let line = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        Ok(line.context("no usage_usec in cpu.stat")?.parse()?)
+    }
+
     pub(super) fn create(&self) -> Result<()> {
         // The end of another lab may take the common folder away between two steps of this.
         let mut made = fs::create_dir_all(&self.path);
