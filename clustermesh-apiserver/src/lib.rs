@@ -24,6 +24,8 @@ use membership::Described;
 use process::{Metrics, Process};
 use serve::ServeError;
 
+pub use serve::answer_bytes;
+
 /// For all tasks to end after a signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 

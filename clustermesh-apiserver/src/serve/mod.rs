@@ -8,6 +8,7 @@ mod cache;
 mod feed;
 mod listener;
 mod metrics;
+mod probe;
 mod range;
 mod record;
 mod reload;
@@ -57,6 +58,7 @@ use view::Scope;
 use crate::peers::Known;
 
 pub(crate) use metrics::ServeMetrics;
+pub use probe::answer_bytes;
 pub(crate) use tls::OwnFiles;
 
 /// How often idle watches that want it are told of progress: etcd's default.
