@@ -12,7 +12,7 @@ use crate::alias::{chosen, column, one_of_two};
 use crate::order::Seen;
 use crate::read;
 use crate::reading::Reading;
-use crate::scan::{Scan, look, thorough};
+use crate::scan::{Scan, look, slow_path};
 use crate::{
     BackendEntry, CLUSTER_USABLE, ClusterStates, FLAG_CANARY, FLAG_PLAIN_OK, Group, GroupTable, KeyWords,
     STATE_ACTIVE, ServiceCell, ServiceKey, SlotEntry, TableKey,
@@ -20,8 +20,8 @@ use crate::{
 
 /// How often a changing entry is looked up before the program gives up.
 pub const ATTEMPTS: u32 = 4;
-/// Slots tried in the group that the quick way chose, before the thorough way looks at every group.
-const QUICK_SLOTS: u32 = 3;
+/// Slots tried in the group that the fast path chose, before the slow path looks at every group.
+const FAST_PATH_SLOTS: u32 = 3;
 
 /// What a choice looks up.
 ///
@@ -155,13 +155,13 @@ fn verdict<T: Tables>(
 /// False where the service has no backend; nothing if the entry changed meanwhile.
 #[inline(always)]
 fn choose<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) -> Option<bool> {
-    if quick(tables, reading, choice)? {
+    if fast_path(tables, reading, choice)? {
         return Some(true);
     }
     cold_path();
     let groups = reading.groups(tables)?;
     let mut scan = Scan::new(groups.first, reading.group_count(), reading.service(), tables.random());
-    let pick = Pick::unpack(thorough(tables, groups.first, groups.mask, &mut scan));
+    let pick = Pick::unpack(slow_path(tables, groups.first, groups.mask, &mut scan));
     reading.seen.add(scan.seen.word());
     if pick.backend == Pick::TORN.backend {
         return None;
@@ -190,7 +190,7 @@ impl Choice {
     }
 }
 
-/// Whether a backend that the thorough way picked is one that nobody would choose unless in need.
+/// Whether a backend that the slow path picked is one that nobody would choose unless in need.
 #[inline(always)]
 fn is_last_resort<T: Tables>(tables: &mut T, id: u32) -> Option<bool> {
     let backend = tables.backend(id)?;
@@ -226,13 +226,13 @@ impl Pick {
     }
 }
 
-/// The quick way: choose among the first tier's groups by weight as if all of their clusters were usable,
+/// The fast path: choose among the first tier's groups by weight as if all of their clusters were usable,
 /// then see whether the chosen one is. Falling back only then leaves the shares of the others as they should
 /// be, and costs the state of one cluster instead of all.
 ///
-/// False where the thorough way has to look; nothing if a slot has another owner.
+/// False where the slow path has to look; nothing if a slot has another owner.
 #[inline(always)]
-fn quick<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) -> Option<bool> {
+fn fast_path<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) -> Option<bool> {
     let mut random = tables.random();
     let group = first_choice(tables, reading, random)?;
     if group.count == 0 || group.weight == 0 {
@@ -241,7 +241,7 @@ fn quick<T: Tables>(tables: &mut T, reading: &mut Reading, choice: &mut Choice) 
     if read::cluster_state(tables.clusters()?, group.cluster) != CLUSTER_USABLE {
         return Some(false);
     }
-    for _ in 0..QUICK_SLOTS {
+    for _ in 0..FAST_PATH_SLOTS {
         random = next_random(random);
         let slot = read::owned_slot(tables.slot(group.slot(below(random, group.count)))?, reading.service())?;
         let backend = tables.backend(slot.backend)?;

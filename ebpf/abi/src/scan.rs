@@ -1,4 +1,4 @@
-//! The thorough way to a backend, where the quick one met none: the order of the fallbacks, and the best backend among
+//! The slow path to a backend, where the fast one met none: the order of the fallbacks, and the best backend among
 //! slots of all groups. Never writes a map, never counts.
 
 use core::ptr::NonNull;
@@ -8,16 +8,16 @@ use crate::pick::{GroupView, Pick, Tables, below, next_random};
 use crate::read;
 use crate::{BackendEntry, Group, STATE_ACTIVE, STATE_FREE, STATE_QUARANTINED, STATE_TERMINATING, SlotEntry};
 
-/// Slots that the thorough way looks at, over all groups: two in each of sixteen groups, all of a group of 32
+/// Slots that the slow path looks at, over all groups: two in each of sixteen groups, all of a group of 32
 /// that stands alone.
 const SCAN_SLOTS: u32 = 32;
 
-/// The thorough way: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,
+/// The slow path: looks at [`SCAN_SLOTS`] slots, of all groups in turn; the best rank wins,
 /// groups of one rank share by weight and by how many of their slots are of that rank. Kept out of line, so
-/// that the quick way stays short. `mask` keeps an index below the number of groups that there is room for. Returns a packed
+/// that the fast path stays short. `mask` keeps an index below the number of groups that there is room for. Returns a packed
 /// [`Pick`].
 #[inline(never)]
-pub(crate) fn thorough<T: Tables>(
+pub(crate) fn slow_path<T: Tables>(
     tables: &mut T,
     groups: NonNull<Group>,
     mask: usize,
@@ -44,7 +44,7 @@ const LOOK_DONE: u32 = 1;
 /// The entry changed meanwhile.
 pub const LOOK_TORN: u32 = 2;
 
-/// The thorough way's state between two slots, with the best backend that it has met. It lies in memory, of which the
+/// The slow path's state between two slots, with the best backend that it has met. It lies in memory, of which the
 /// verifier knows nothing.
 #[repr(C)]
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Scan {
     }
 }
 
-/// A step of the thorough way: looks at one slot of one group. Returns whether another may be better.
+/// A step of the slow path: looks at one slot of one group. Returns whether another may be better.
 #[inline(always)]
 pub fn look<T: Tables>(tables: &mut T, group: NonNull<Group>, scan: &mut Scan) -> u32 {
     let group = GroupView::read(group, &mut scan.seen);

@@ -257,7 +257,7 @@ proptest! {
         prop_assert_eq!(reader.world.torn, 0);
     }
 
-    /// Also where the quick way's cluster is demoted and the thorough way has to share.
+    /// Also where the fast path's cluster is demoted and the slow path has to share.
     #[test]
     fn shares_follow_the_weights(weights in proptest::collection::vec(1..6_u32, 1..6), demoted in any::<bool>(), seed in any::<u64>()) {
         let group = |weight, demoted| Wanted { tier: 0, weight, demoted, states: vec![STATE_ACTIVE; 2] };
@@ -320,7 +320,7 @@ proptest! {
         counts in proptest::collection::vec(1..4_usize, 3),
         seed in any::<u64>()
     ) {
-        // Without an active backend the thorough way looks too.
+        // Without an active backend the slow path looks too.
         let states = vec![if active { STATE_ACTIVE } else { STATE_TERMINATING }; 4];
         // From two groups to three a table comes, and back it goes.
         let wanted = vec![Wanted { tier: 0, weight: 1, demoted: false, states }; 3];
