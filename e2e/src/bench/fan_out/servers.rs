@@ -71,9 +71,6 @@ impl World {
             fs::write(folder.join("tls.crt"), issued.certificate_pem)?;
             fs::write(folder.join("tls.key"), issued.key_pem)?;
         }
-        let trust = certificates.join("trust");
-        fs::create_dir_all(&trust)?;
-        fs::write(trust.join(format!("{}.crt", data_set.name())), authority.certificate_pem())?;
         let tls = Arc::new(client_config(&certificates.join("client"))?);
         Ok(Self { netns, data_set, certificates, tls, lab_dir })
     }
@@ -136,7 +133,9 @@ impl World {
     fn apiserver(&self) -> Result<Launch> {
         // Of an empty folder nothing is known, so it never leads: it only serves.
         let manifests = self.lab_dir.path().join("no-manifests");
+        let peers = self.lab_dir.path().join("no-peers");
         fs::create_dir_all(&manifests)?;
+        fs::create_dir_all(&peers)?;
         let args = [
             format!("--cluster-name={}", self.data_set.name()),
             "--cluster-id=2".into(),
@@ -148,7 +147,9 @@ impl World {
             format!("--admin-address={HOST}:{ADMIN_PORT}"),
             format!("--mesh-address={HOST}:{MESH_PORT}"),
             format!("--mesh-tls-dir={}", self.certificates.join("server").display()),
-            format!("--mesh-trust-dir={}", self.certificates.join("trust").display()),
+            format!("--peers-dir={}", peers.display()),
+            format!("--state-dir={}", self.lab_dir.path().join("state").display()),
+            format!("--run-dir={}", self.lab_dir.path().join("run").display()),
         ];
         self.launch("apiserver", Program::Ours("clustermesh-apiserver"), &args)
     }
