@@ -5,7 +5,7 @@ mod servers;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use reader::{Crowd, Heard};
 use servers::{Kind, Server, World};
@@ -52,6 +52,8 @@ pub(crate) fn measure(effort: Effort) -> Result<Vec<Row>> {
 /// What was told to a crowd, and what that took.
 #[derive(Debug)]
 struct Told {
+    /// As many as could be written: readers, writer and server share the machine.
+    changes_per_second: f64,
     events: f64,
     /// Of those that there were to tell.
     share: f64,
@@ -73,6 +75,7 @@ impl Told {
     fn rows(&self, name: &str) -> Vec<Row> {
         vec![
             Row::shown(format!("{name}_events_per_cpu_second"), self.per_cpu_second(), "1/s"),
+            Row::shown(format!("{name}_changes_per_second"), self.changes_per_second, "1/s"),
             Row::shown(format!("{name}_cpu"), self.cpu_share * 100.0, "% of a CPU"),
             Row::shown(format!("{name}_median_ms"), self.p50_ms, "ms"),
             Row::shown(format!("{name}_p99_ms"), self.p99_ms, "ms"),
@@ -91,10 +94,10 @@ fn busy(world: &World, kind: Kind, effort: Effort) -> Result<Told> {
     let wanted = usize::try_from(changes)? * STREAMS;
     let Heard { events, mut delays_us } = crowd.leave(wanted, PATIENCE)?;
     let (cpu_seconds, elapsed) = ((server.cpu_us()? - before) / 1e6, started.elapsed().as_secs_f64());
-    ensure!(reached > 0.9 * f64::from(CHANGES_PER_SECOND), "only {reached} changes a second were written");
     delays_us.sort_unstable();
     let delays: Vec<f64> = delays_us.iter().map(|us| f64::from(*us) / 1000.0).collect();
     Ok(Told {
+        changes_per_second: reached,
         events: events as f64,
         share: events as f64 / wanted as f64,
         cpu_seconds,
