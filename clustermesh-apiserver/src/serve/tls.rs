@@ -35,6 +35,9 @@ pub(crate) enum TlsError {
     Bundle { path: PathBuf, source: BundleError },
 }
 
+/// So many changes of place during a reading are waited out; whoever is faster is read as a whole the next time.
+const PLACES: usize = 8;
+
 fn shown(identity: Option<&Identity>) -> String {
     identity.map_or_else(|| "nobody".into(), ToString::to_string)
 }
@@ -85,8 +88,17 @@ impl Content {
 }
 
 impl OwnFiles {
-    /// Reads the files as they are now.
+    /// Reads the files as they are now, all of one state where they are a mounted Secret.
     pub(crate) fn content(&self) -> Result<Content, TlsError> {
+        read_together(|| self.place(), || self.read())
+    }
+
+    /// Where the files really are: the kubelet puts all of a Secret's new files into place by one link.
+    fn place(&self) -> Option<PathBuf> {
+        self.0.join("..data").canonicalize().or_else(|_| self.0.canonicalize()).ok()
+    }
+
+    fn read(&self) -> Result<Content, TlsError> {
         let authority = match read(&self.0.join("ca.crt")) {
             Ok(bytes) => Some(bytes),
             Err(error) if error.is_missing() => None,
@@ -114,6 +126,18 @@ impl OwnFiles {
         let authority = content.authority.as_ref().map(bundle).transpose()?.map(Arc::new);
         Ok(Own { shown: Arc::new(certified.into()), authority })
     }
+}
+
+/// Reads again where the place has become another meanwhile: some files may be of before, some of after.
+fn read_together<P: PartialEq, T>(place: impl Fn() -> P, read: impl Fn() -> T) -> T {
+    for _ in 0..PLACES {
+        let before = place();
+        let content = read();
+        if place() == before {
+            return content;
+        }
+    }
+    read()
 }
 
 /// The chain of this cluster's apiserver.
@@ -179,4 +203,35 @@ fn bundles(trusted: &Trusted) -> (BTreeMap<ClusterName, Arc<Bundle>>, Vec<String
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Unreadable { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Swaps the place in the middle of the first `swaps` readings; each is of the place before and of that behind.
+    fn reading_during(swaps: u32) -> (u32, u32) {
+        let (place, left) = (Cell::new(0), Cell::new(swaps));
+        read_together(
+            || place.get(),
+            || {
+                let certificate = place.get();
+                if left.get() > 0 {
+                    left.set(left.get() - 1);
+                    place.set(place.get() + 1);
+                }
+                (certificate, place.get())
+            },
+        )
+    }
+
+    #[test]
+    fn files_swapped_while_they_are_read_are_read_again() {
+        assert_eq!(reading_during(0), (0, 0));
+        assert_eq!(reading_during(1), (1, 1));
+        assert_eq!(reading_during(3), (3, 3));
+        assert_eq!(reading_during(8), (8, 8));
+    }
 }
