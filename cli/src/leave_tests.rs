@@ -1,26 +1,8 @@
-use std::rc::Rc;
-
 use clap::Parser;
 
 use super::*;
 use crate::args::{Cli, Noun};
-use crate::cluster::fake::{Cut, Fake, Wires};
-
-/// Three clusters that know each other.
-fn mesh() -> (Rc<Wires>, Vec<Fake>) {
-    let wires = Rc::new(Wires::default());
-    let fakes: Vec<_> =
-        [("hoth", 1), ("yavin", 2), ("endor", 3)].map(|(name, id)| Fake::new(&wires, name, id)).into();
-    for at in &fakes {
-        for peer in fakes.iter().filter(|peer| peer.name() != at.name()) {
-            let described = &peer.described;
-            let file = serde_json::json!({"id": described.id, "endpoints": described.endpoints,
-                "ranges": {"pods": described.ranges.pods}, "trust": described.trust});
-            at.peers.borrow_mut().insert(peer.name().to_string(), serde_json::from_value(file).unwrap());
-        }
-    }
-    (wires, fakes)
-}
+use crate::cluster::fake::{Cut, Fake, mesh};
 
 fn left(clusters: &[Fake], more: &[&str]) -> Result<()> {
     let line = ["clustermesh", "leave", "endor", "--yes", "--timeout=1s"];

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::chart::{Chart, NAMESPACE};
-use mesh_e2e::kube::testing::callers::Callers;
-use mesh_e2e::kube::testing::{Fixture, objects};
+use mesh_e2e::kube::testing::Fixture;
+use mesh_e2e::kube::testing::callers::{self, Callers};
 use mesh_e2e::lab::process::program;
 use mesh_e2e::wait::unix_us;
 use serde_json::Value;
@@ -34,18 +34,8 @@ impl<'a> Strangers<'a> {
             chart.uninstall(cluster.name())?;
         }
         chart.install_without_peers()?;
-        for cluster in clusters {
-            let service = objects::service(PLAYGROUND, SERVICE, &objects::in_front_of(SERVICE));
-            let servers = objects::servers(PLAYGROUND, SERVICE, cluster.name(), 2);
-            let items = [objects::namespace(PLAYGROUND), objects::global(service), servers];
-            objects::apply(&cluster.context(), &items)?;
-        }
-        for cluster in clusters {
-            objects::rolled_out(&cluster.context(), PLAYGROUND, &format!("deployment/{SERVICE}"))?;
-        }
-        let target = objects::dialled(PLAYGROUND, SERVICE, 80);
-        let start = |cluster| Callers::start(cluster, PLAYGROUND, &[(SERVICE, &target)]);
-        let mut strangers = Self { clusters, callers: [start(clusters[0])?, start(clusters[1])?] };
+        let callers = callers::of_a_global_service(clusters, PLAYGROUND, SERVICE)?;
+        let mut strangers = Self { clusters, callers };
         strangers.are_alone()?;
         Ok(strangers)
     }

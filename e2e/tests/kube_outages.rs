@@ -10,7 +10,7 @@ use mesh_e2e::agent_api::AgentApi;
 use mesh_e2e::kube::chart::{Chart, NAMESPACE};
 use mesh_e2e::kube::kubectl::Context as Kubectl;
 use mesh_e2e::kube::testing::agents::{self, Counts};
-use mesh_e2e::kube::testing::callers::Callers;
+use mesh_e2e::kube::testing::callers::{self, Callers};
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::kube::{KubeCluster, Part};
 use mesh_e2e::wait::{self, unix_us};
@@ -35,18 +35,7 @@ impl Scene {
     fn set() -> Result<Self> {
         let (fixture, chart) = Fixture::enter_mesh()?;
         let pair = fixture.pair()?;
-        for cluster in pair {
-            let service = objects::service(PLAYGROUND, SERVICE, &objects::in_front_of(SERVICE));
-            let servers = objects::servers(PLAYGROUND, SERVICE, cluster.name(), 2);
-            let items = [objects::namespace(PLAYGROUND), objects::global(service), servers];
-            objects::apply(&cluster.context(), &items)?;
-        }
-        for cluster in pair {
-            objects::rolled_out(&cluster.context(), PLAYGROUND, &format!("deployment/{SERVICE}"))?;
-        }
-        let target = objects::dialled(PLAYGROUND, SERVICE, 80);
-        let start = |cluster| Callers::start(cluster, PLAYGROUND, &[(SERVICE, &target)]);
-        let callers = [start(pair[0])?, start(pair[1])?];
+        let callers = callers::of_a_global_service(pair, PLAYGROUND, SERVICE)?;
         Ok(Self { fixture, chart, callers })
     }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_e2e::kube::KubeCluster;
 use mesh_e2e::kube::before::Before;
 use mesh_e2e::kube::chart::{Chart, NAMESPACE};
-use mesh_e2e::kube::testing::callers::Callers;
+use mesh_e2e::kube::testing::callers::{self, Callers};
 use mesh_e2e::kube::testing::{Fixture, PATIENCE, objects};
 use mesh_e2e::wait::{self, unix_us};
 
@@ -30,18 +30,7 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn set(clusters: [&'a KubeCluster; 2]) -> Result<Self> {
-        for cluster in clusters {
-            let service = objects::service(PLAYGROUND, SERVICE, &objects::in_front_of(SERVICE));
-            let servers = objects::servers(PLAYGROUND, SERVICE, cluster.name(), 2);
-            let items = [objects::namespace(PLAYGROUND), objects::global(service), servers];
-            objects::apply(&cluster.context(), &items)?;
-        }
-        for cluster in clusters {
-            objects::rolled_out(&cluster.context(), PLAYGROUND, &format!("deployment/{SERVICE}"))?;
-        }
-        let target = objects::dialled(PLAYGROUND, SERVICE, 80);
-        let start = |cluster| Callers::start(cluster, PLAYGROUND, &[(SERVICE, &target)]);
-        let mut callers = [start(clusters[0])?, start(clusters[1])?];
+        let mut callers = callers::of_a_global_service(clusters, PLAYGROUND, SERVICE)?;
         let mut begin = 0;
         for callers in &mut callers {
             begin = begin.max(callers.wait_answers(SERVICE, &BOTH)?);

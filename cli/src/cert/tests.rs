@@ -1,5 +1,3 @@
-use std::rc::Rc;
-
 use anyhow::Result;
 use clap::Parser;
 use mesh_admin::cluster::Problem;
@@ -7,23 +5,7 @@ use mesh_model::reason::Actor;
 
 use super::*;
 use crate::args::{Cli, Noun};
-use crate::cluster::fake::{Cut, Fake, Wires};
-
-/// Clusters that know each other.
-fn mesh() -> (Rc<Wires>, Vec<Fake>) {
-    let wires = Rc::new(Wires::default());
-    let fakes: Vec<_> =
-        [("hoth", 1), ("yavin", 2), ("endor", 3)].map(|(name, id)| Fake::new(&wires, name, id)).into();
-    for at in &fakes {
-        for peer in fakes.iter().filter(|peer| peer.name() != at.name()) {
-            let described = &peer.described;
-            let file = serde_json::json!({"id": described.id, "endpoints": described.endpoints,
-                "ranges": {"pods": described.ranges.pods}, "trust": described.trust});
-            at.peers.borrow_mut().insert(peer.name().to_string(), serde_json::from_value(file).unwrap());
-        }
-    }
-    (wires, fakes)
-}
+use crate::cluster::fake::{Cut, Fake, mesh};
 
 fn run(clusters: &[Fake], more: &[&str]) -> Result<()> {
     let yes: &[&str] = if more.contains(&"show") { &[] } else { &["--yes"] };

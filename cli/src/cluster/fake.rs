@@ -237,6 +237,22 @@ impl Fake {
     }
 }
 
+/// Three clusters that know each other.
+pub(crate) fn mesh() -> (Rc<Wires>, Vec<Fake>) {
+    let wires = Rc::new(Wires::default());
+    let fakes: Vec<_> =
+        [("hoth", 1), ("yavin", 2), ("endor", 3)].map(|(name, id)| Fake::new(&wires, name, id)).into();
+    for at in &fakes {
+        for peer in fakes.iter().filter(|peer| peer.name() != at.name()) {
+            let described = &peer.described;
+            let file = json!({"id": described.id, "endpoints": described.endpoints,
+                "ranges": {"pods": described.ranges.pods}, "trust": described.trust});
+            at.peers.borrow_mut().insert(peer.name().to_string(), serde_json::from_value(file).unwrap());
+        }
+    }
+    (wires, fakes)
+}
+
 fn body<T: serde::de::DeserializeOwned>(request: &Request) -> T {
     serde_json::from_slice(request.body.as_deref().unwrap()).unwrap()
 }

@@ -66,6 +66,22 @@ pub struct Callers {
     logs: Vec<Log>,
 }
 
+/// Puts a global Service with two servers into both clusters, in a namespace for it, and starts callers of it in both.
+pub fn of_a_global_service(clusters: [&KubeCluster; 2], namespace: &str, name: &str) -> Result<[Callers; 2]> {
+    for cluster in clusters {
+        let service = objects::service(namespace, name, &objects::in_front_of(name));
+        let servers = objects::servers(namespace, name, cluster.name(), 2);
+        let items = [objects::namespace(namespace), objects::global(service), servers];
+        objects::apply(&cluster.context(), &items)?;
+    }
+    for cluster in clusters {
+        objects::rolled_out(&cluster.context(), namespace, &format!("deployment/{name}"))?;
+    }
+    let target = objects::dialled(namespace, name, 80);
+    let start = |cluster| Callers::start(cluster, namespace, &[(name, &target)]);
+    Ok([start(clusters[0])?, start(clusters[1])?])
+}
+
 impl Callers {
     /// Starts one on every node; a target is its name and what to dial.
     pub fn start(cluster: &KubeCluster, namespace: &str, targets: &[(&str, &str)]) -> Result<Self> {
